@@ -1,0 +1,1 @@
+"""Processes: everything that talks to the outside. Verbs; run them with ``sfumato <verb>``."""

@@ -1,0 +1,78 @@
+"""Create the topics where they are missing and say what is wrong with those that exist."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from sfumato.agents.settings import Settings
+from sfumato.schemas.topics import TOPICS, Topic
+
+TIMEOUT = 15.0
+
+
+class TopicError(RuntimeError):
+    """A topic is missing or differs from its contract; each line of the text names one and the remedy."""
+
+
+def create(settings: Settings) -> list[str]:
+    """Create missing topics; returns their names. Existing ones are left as they are. Idempotent."""
+    admin = _admin(settings)
+    wanted = [
+        NewTopic(
+            settings.topic(topic),
+            num_partitions=topic.partitions or settings.partitions,
+            replication_factor=settings.replication_factor,
+            config=topic.config(),
+        )
+        for topic in TOPICS
+    ]
+    created = []
+    for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT).items():
+        try:
+            future.result()
+            created.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicError(f"{name}: {error.args[0].str()}") from None
+    return created
+
+
+def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
+    """Compare the cluster's topics with their contracts; :class:`TopicError` names every difference."""
+    admin = _admin(settings)
+    existing = admin.list_topics(timeout=TIMEOUT).topics
+    problems = []
+    present = []
+    for topic in topics:
+        name = settings.topic(topic)
+        if name not in existing or existing[name].error is not None:
+            problems.append(f"{name}: missing; run `sfumato topics`")
+            continue
+        present.append(topic)
+        # A topic of one partition (policies, epochs) is read whole by one consumer.
+        found, wanted = len(existing[name].partitions), topic.partitions
+        if wanted is not None and found != wanted:
+            problems.append(f"{name}: {found} partitions instead of {wanted}; delete and create it again")
+    problems += _config_problems(admin, settings, present)
+    if problems:
+        raise TopicError("\n".join(problems))
+
+
+def _config_problems(admin: AdminClient, settings: Settings, topics: list[Topic]) -> list[str]:
+    resources = {ConfigResource(ResourceType.TOPIC, settings.topic(topic)): topic for topic in topics}
+    problems = []
+    for resource, future in admin.describe_configs(list(resources), request_timeout=TIMEOUT).items():
+        found = {name: entry.value for name, entry in future.result().items()}
+        for name, wanted in resources[resource].config().items():
+            # The embedded broker reports only what was set, and ignores retention (docs/brokers.md).
+            if name in found and found[name] != wanted:
+                problems.append(
+                    f"{resource.name}: {name} is {found[name]}, not {wanted}; run `kafka-configs.sh --alter "
+                    f"--topic {resource.name} --add-config {name}={wanted}`"
+                )
+    return problems
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return AdminClient({"bootstrap.servers": settings.bootstrap_servers})

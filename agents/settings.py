@@ -1,0 +1,78 @@
+"""Every setting, from environment variables that start with ``SFUMATO_``; see ``docs/settings.md``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sfumato.schemas.audit import summary
+from sfumato.schemas.topics import Topic
+
+Seconds = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SFUMATO_", frozen=True, extra="forbid")
+
+    # Kafka
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Comma-separated ``host:port``."""
+    topic_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = ""
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """Partitions of each frame topic: the most anonymizers that can share the work."""
+    replication_factor: Annotated[int, Field(ge=1)] = 1
+    queue_bytes: Annotated[int, Field(ge=1_000_000)] = 64_000_000
+    """Frames waiting for the broker in one ingestor, in bytes; beyond it the newest are dropped and counted."""
+
+    # anonymize
+    group_id: str = "sfumato-anonymize"
+    detector: str = "centerface"
+    detector_threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads for detection; 0: the cores of the machine."""
+    detector_long_side: Annotated[int, Field(ge=32, le=8192)] = 1280
+    """Pictures are shrunk to this long side, in pixels, before detection; never enlarged."""
+    detector_device: str = "cpu"
+    """For the ultralytics detector: ``cpu``, ``cuda`` or ``cuda:N``."""
+    detector_model: str = ""
+    """For the ultralytics detector: path of a .pt, .onnx or .engine file."""
+    detector_timeout: Seconds = 30.0
+    """A batch whose detection takes longer is fully masked and the worker restarts."""
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    batch_wait: Seconds = 0.02
+    """Longest wait for a batch to fill, in seconds."""
+    max_pixels: Annotated[int, Field(ge=1)] = 40_000_000
+    """Larger pictures are dropped before they are decoded."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 85
+    stall_timeout: Seconds = 60.0
+    """A worker that has work but commits nothing for this long exits and is restarted."""
+
+    # bridge
+    bridge_host: str = "127.0.0.1"
+    bridge_port: Port = 8080
+    bridge_allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
+    """Host names viewers may use; others are refused (DNS rebinding)."""
+
+    # all
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port = 0
+    """Prometheus exporter; 0: none. Worker ``i`` of ``sfumato anonymize --workers`` uses this port + ``i``."""
+    weights_dir: Path = Path.home() / ".cache" / "sfumato"
+
+    def topic(self, topic: Topic) -> str:
+        """The topic's name on this cluster."""
+        return self.topic_prefix + topic.name
+
+
+class SettingsError(ValueError):
+    """The environment holds a setting that is not valid; the text names it."""
+
+
+def load() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(f"SFUMATO_ environment: {summary(error)}") from None

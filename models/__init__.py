@@ -1,0 +1,1 @@
+"""Pixels: decode, detect, mask, encode. No Kafka, no network."""

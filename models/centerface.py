@@ -1,0 +1,1 @@
+"""CenterFace, the default face detector. Written next."""

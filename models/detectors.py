@@ -1,0 +1,70 @@
+"""The detectors: image batch in, boxes out. One line in ``DETECTORS`` adds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.schemas.detection import Detection, Target
+
+Image = NDArray[np.uint8]
+"""A picture: uint8, shape (height, width, 3), channels blue, green, red."""
+
+
+class DetectorError(RuntimeError):
+    """A detector cannot be made: unknown name, missing weight, unusable device. The text says what to do."""
+
+
+class Detector(Protocol):
+    """What the engine needs of a detector. ``weights_sha256`` goes into every audit event."""
+
+    name: str
+    targets: frozenset[Target]
+    weights_sha256: str
+
+    def detect(self, images: Sequence[Image]) -> list[tuple[Detection, ...]]:
+        """Boxes for each image, in its own pixels, in order. Images of a batch may differ in size.
+
+        Returns every detection scored :data:`LOWEST_SCORE` or more; the policy's threshold is applied later.
+        """
+        ...
+
+
+LOWEST_SCORE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorOptions:
+    """``threads`` 0: all cores. ``long_side``: pictures are shrunk to it, in pixels, never enlarged.
+    ``device`` and ``model`` are for detectors that let the user choose them."""
+
+    threads: int = 0
+    long_side: int = 1280
+    device: str = "cpu"
+    model: str = ""
+    weights_dir: Path = Path.home() / ".cache" / "sfumato"
+
+
+def _centerface(options: DetectorOptions) -> Detector:
+    from sfumato.models.centerface import CenterFace
+
+    return CenterFace(options)
+
+
+DETECTORS: dict[str, Callable[[DetectorOptions], Detector]] = {
+    "centerface": _centerface,
+}
+
+
+def make(name: str, options: DetectorOptions) -> Detector:
+    """The detector of that name; :class:`DetectorError` lists the valid names."""
+    try:
+        maker = DETECTORS[name]
+    except KeyError:
+        raise DetectorError(f"unknown detector {name!r}; one of: {', '.join(sorted(DETECTORS))}") from None
+    return maker(options)

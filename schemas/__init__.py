@@ -1,0 +1,1 @@
+"""The contracts: what travels on each Kafka topic. No I/O here."""

@@ -1,0 +1,118 @@
+"""The audit event: one per ingested frame, saying what became of it and why. No pixels, ever.
+
+Its JSON Schema is published as ``docs/audit.schema.json``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, identity
+from sfumato.schemas.detection import Detection
+from sfumato.schemas.frame import Message, TimeSource
+from sfumato.schemas.outcome import Outcome, Reason
+
+AUDIT_TYPE = "sfumato.audit.v1"
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Milliseconds = Annotated[float, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Origin(_Record):
+    """Where in Kafka the frame was read from."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class DetectorRecord(_Record):
+    """The detector that looked at the frame."""
+
+    name: str
+    weights_sha256: Sha256
+
+
+class Timings(_Record):
+    """How long each stage took, in milliseconds; ``detect`` is the frame's share of its batch."""
+
+    decode: Milliseconds = 0.0
+    detect: Milliseconds = 0.0
+    mask: Milliseconds = 0.0
+    encode: Milliseconds = 0.0
+
+
+class AuditEvent(_Record):
+    """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
+    ``origin`` then identifies it. ``detail`` names the header or policy field at fault."""
+
+    id: str
+    origin: Origin
+    camera: str | None = None
+    epoch: int | None = None
+    sequence: int | None = None
+    outcome: Outcome
+    reason: Reason | None = None
+    detail: str | None = None
+    captured_at: datetime | None = None
+    time_source: TimeSource | None = None
+    audited_at: datetime
+    policy_version: int | None = None
+    detector: DetectorRecord | None = None
+    detections: tuple[Detection, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    input_bytes: int
+    input_sha256: Sha256
+    output_bytes: int | None = None
+    output_sha256: Sha256 | None = None
+    timings_ms: Timings = Timings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AuditEvent:
+        if (self.outcome is Outcome.MASKED) != (self.reason is None):
+            raise ValueError("reason: given exactly where the outcome is not masked")
+        if (self.outcome is Outcome.DROPPED) != (self.output_sha256 is None):
+            raise ValueError("output_sha256: given exactly where the outcome is not dropped")
+        return self
+
+    @property
+    def frame(self) -> FrameId | None:
+        if self.camera is None or self.epoch is None or self.sequence is None:
+            return None
+        return FrameId(self.camera, self.epoch, self.sequence)
+
+    def to_message(self) -> Message:
+        frame = self.frame
+        event = CloudEvent(
+            id=self.id,
+            source="/sfumato/audit",
+            type=AUDIT_TYPE,
+            time=self.audited_at,
+            content_type="application/json",
+            extensions=identity(frame) if frame else {},
+        )
+        value = self.model_dump_json(by_alias=True).encode()
+        return Message((self.camera or "").encode(), value, event.headers())
+
+    @classmethod
+    def from_message(cls, value: bytes | None) -> AuditEvent:
+        """Read a message of ``audit``; :class:`EnvelopeError` where it breaks the contract."""
+        try:
+            return cls.model_validate_json(value or b"")
+        except ValidationError as error:
+            raise EnvelopeError("value", summary(error)) from None
+
+
+def summary(error: ValidationError) -> str:
+    """What is wrong and where, without the input itself."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors(include_input=False)
+    )

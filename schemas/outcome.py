@@ -1,0 +1,37 @@
+"""What became of a frame. Every ingested frame ends as exactly one outcome."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    MASKED = "masked"
+    """Detection ran; what the policy names is masked."""
+    FULLY_MASKED = "fully_masked"
+    """One grey rectangle of the frame's size: detection failed or no policy is valid."""
+    DROPPED = "dropped"
+    """Nothing was published."""
+
+
+class Reason(StrEnum):
+    """Why a frame was fully masked or dropped; the words appear in audit events and metrics."""
+
+    # fully masked
+    NO_POLICY = "no_policy"
+    INVALID_POLICY = "invalid_policy"
+    TARGET_UNAVAILABLE = "target_unavailable"
+    DETECTOR_ERROR = "detector_error"
+    DETECTOR_TIMEOUT = "detector_timeout"
+    MASK_ERROR = "mask_error"
+    TOO_SMALL = "too_small"
+    # dropped by the anonymizer
+    INVALID_ENVELOPE = "invalid_envelope"
+    EMPTY = "empty"
+    UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    UNDECODABLE = "undecodable"
+    TOO_LARGE = "too_large"
+    ENCODE_ERROR = "encode_error"
+    # dropped by the ingestor, before Kafka: counted in the epoch's record
+    QUEUE_FULL = "queue_full"
+    UNDELIVERED = "undelivered"

@@ -1,0 +1,51 @@
+"""The Kafka topics, in the order a frame meets them: name, key, partitions, retention.
+
+No compression for pictures: they are compressed already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""Largest message on a frame topic, in bytes, headers included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic's contract. ``partitions`` None: the number set for frames. ``retention_ms`` None: compacted,
+    the newest message of each key is kept for ever."""
+
+    name: str
+    key: str
+    value: str
+    partitions: int | None
+    retention_ms: int | None
+    compression: str
+    max_message_bytes: int
+
+    def config(self) -> dict[str, str]:
+        """The topic's configuration in Kafka's own names."""
+        config = {"compression.type": self.compression, "max.message.bytes": str(self.max_message_bytes)}
+        if self.retention_ms is None:
+            return {**config, "cleanup.policy": "compact"}
+        # A segment is deleted whole, so it must roll well inside the retention.
+        segment_ms = min(self.retention_ms // 4, DAY)
+        return {
+            **config,
+            "cleanup.policy": "delete",
+            "retention.ms": str(self.retention_ms),
+            "segment.ms": str(segment_ms),
+        }
+
+
+FRAMES_RAW = Topic("frames.raw", "camera", "encoded picture", None, 10 * MINUTE, "uncompressed", MAX_MESSAGE_BYTES)
+EPOCHS = Topic("epochs", "camera", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
+POLICIES = Topic("policies", "camera", "JSON", 1, None, "producer", 1024 * 1024)
+FRAMES_ANONYMIZED = Topic("frames.anonymized", "camera", "JPEG", None, DAY, "uncompressed", MAX_MESSAGE_BYTES)
+AUDIT = Topic("audit", "camera", "JSON", None, 90 * DAY, "producer", 1024 * 1024)
+
+TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT)
