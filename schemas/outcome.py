@@ -17,7 +17,7 @@ class Outcome(StrEnum):
 class Reason(StrEnum):
     """Why a frame was fully masked or dropped; the words appear in audit events and metrics."""
 
-    # fully masked
+    # fully masked (and TOO_LARGE, where the masked picture outgrew the topic)
     NO_POLICY = "no_policy"
     INVALID_POLICY = "invalid_policy"
     TARGET_UNAVAILABLE = "target_unavailable"
@@ -25,6 +25,7 @@ class Reason(StrEnum):
     DETECTOR_TIMEOUT = "detector_timeout"
     MASK_ERROR = "mask_error"
     TOO_SMALL = "too_small"
+    TOO_MANY_DETECTIONS = "too_many_detections"
     # dropped by the anonymizer
     INVALID_ENVELOPE = "invalid_envelope"
     EMPTY = "empty"

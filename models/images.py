@@ -1,0 +1,102 @@
+"""Encoded pictures to pixels and back.
+
+Decoders are strict: a truncated file is an error, never a half-grey picture. Nothing but pixels leaves:
+EXIF, thumbnails, comments and colour profiles of the input are not copied.
+simplejpeg for JPEG, Pillow for the rest (``docs/decisions/0005-jpeg.md``).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import lru_cache
+
+import numpy as np
+import simplejpeg
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+from sfumato.models.detectors import Image
+from sfumato.schemas.outcome import Reason
+
+FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+"""Accepted content types and what Pillow calls the format."""
+JPEG_LONGEST_SIDE = 65_500
+"""libjpeg's limit, in pixels."""
+GREY = 128
+
+_ORIENTATION = 0x0112
+"""The EXIF tag that says how to turn the picture."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; ``reason`` goes into its audit event."""
+
+    def __init__(self, reason: Reason, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
+
+def inspect(payload: bytes, content_type: str, *, max_pixels: int) -> tuple[int, int]:
+    """Width and height as the picture will be decoded, read from its header alone.
+
+    Raises :class:`ImageError` for an empty, foreign or mislabelled payload and for one with more than
+    ``max_pixels``, so that nothing large is allocated for a hostile header.
+    """
+    with _open(payload, content_type, max_pixels) as picture:
+        width, height = picture.size
+        return (height, width) if _orientation(picture) >= 5 else (width, height)
+
+
+def decode(payload: bytes, content_type: str, *, max_pixels: int) -> Image:
+    """The upright picture: uint8, (height, width, 3), BGR. Raises :class:`ImageError`."""
+    try:
+        with _open(payload, content_type, max_pixels) as picture:
+            if picture.format == "JPEG" and picture.mode in ("RGB", "L") and _orientation(picture) == 1:
+                return np.asarray(simplejpeg.decode_jpeg(payload, "BGR"), dtype=np.uint8)
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise what they like on hostile input
+        raise ImageError(Reason.UNDECODABLE, type(error).__name__) from None
+
+
+def encode(image: Image, quality: int) -> bytes:
+    """A baseline JPEG with 4:2:0 chroma, without metadata."""
+    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "BGR", "420")
+    return encoded
+
+
+@lru_cache(64)
+def grey(width: int, height: int) -> bytes:
+    """The fully masked frame: one JPEG in uniform grey. It is made without looking at the input."""
+    return encode(np.full((height, width, 3), GREY, np.uint8), 75)
+
+
+def _open(payload: bytes, content_type: str, max_pixels: int) -> PillowImage.Image:
+    if not payload:
+        raise ImageError(Reason.EMPTY, "no bytes")
+    if content_type not in FORMATS:
+        raise ImageError(Reason.UNSUPPORTED_CONTENT_TYPE, f"not one of {', '.join(FORMATS)}")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit follows; Pillow's warning would only repeat it.
+            warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+            picture = PillowImage.open(io.BytesIO(payload), formats=[FORMATS[content_type]])
+    except PillowImage.DecompressionBombError:
+        raise ImageError(Reason.TOO_LARGE, f"more than {max_pixels} pixels") from None
+    except Exception as error:  # noqa: BLE001 - decoders raise what they like on hostile input
+        raise ImageError(Reason.UNDECODABLE, type(error).__name__) from None
+    width, height = picture.size
+    if width * height > max_pixels or max(width, height) > JPEG_LONGEST_SIDE:
+        picture.close()
+        raise ImageError(Reason.TOO_LARGE, f"{width}x{height}: more than {max_pixels} pixels or too long a side")
+    return picture
+
+
+def _orientation(picture: PillowImage.Image) -> int:
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - broken EXIF: the picture is taken as it lies
+        return 1
