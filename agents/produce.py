@@ -57,6 +57,14 @@ class Producer:
             on_delivery=lambda error, _: on_delivery(error),
         )
 
+    def try_send(self, topic: Topic, message: Message, on_delivery: OnDelivery) -> bool:
+        """As :meth:`send`, but False instead of BufferError when the queue is full."""
+        try:
+            self.send(topic, message, on_delivery)
+        except BufferError:
+            return False
+        return True
+
     def close(self, timeout: float) -> int:
         """Wait up to ``timeout`` seconds for what is queued; returns how many messages were left undelivered."""
         left: int = self._producer.flush(timeout)

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """For the ultralytics detector: path of a .pt, .onnx or .engine file."""
     detector_timeout: Seconds = 30.0
     """A batch whose detection takes longer is fully masked and the worker restarts."""
+    codec_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads that decode, mask and encode the pictures of a batch; more pays where a GPU detects."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     batch_wait: Seconds = 0.02
     """Longest wait for a batch to fill, in seconds."""

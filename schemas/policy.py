@@ -59,8 +59,8 @@ class Masking(_Part):
 
     mask: MaskName = MaskName.MOSAIC
     shape: Shape = Shape.RECTANGLE
-    threshold: Relative = 0.2
-    dilation: Annotated[float, Field(ge=0, le=2)] = 0.15
+    threshold: Relative = 0.1
+    dilation: Annotated[float, Field(ge=0, le=2)] = 0.25
     cells: Annotated[int, Field(ge=1, le=8)] = 6
 
 

@@ -1,0 +1,36 @@
+"""Every Prometheus metric, by process, and the exporter. Units are base units (seconds, bytes)."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from sfumato.agents.settings import Settings
+from sfumato.schemas.audit import AuditEvent
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# anonymize
+FRAMES = Counter("sfumato_frames", "Frames by camera and outcome.", ["camera", "outcome"])
+REFUSED = Counter("sfumato_frames_refused", "Frames fully masked or dropped, by reason.", ["outcome", "reason"])
+STAGE = Histogram("sfumato_stage_seconds", "Time per frame and stage.", ["stage"], buckets=SECONDS)
+DELAY = Histogram("sfumato_capture_to_audit_seconds", "From capture to the audit event.", buckets=SECONDS)
+BATCH_SIZE = Histogram("sfumato_batch_frames", "Frames per detector batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
+LAG = Gauge("sfumato_consumer_lag_frames", "Frames that wait in this worker's partitions.")
+
+
+def count(audit: AuditEvent) -> None:
+    """Count one frame's outcome; only frames whose audit event the broker has acknowledged."""
+    FRAMES.labels(audit.camera or "", audit.outcome).inc()
+    if audit.reason is not None:
+        REFUSED.labels(audit.outcome, audit.reason).inc()
+    for stage, milliseconds in audit.timings_ms:
+        if milliseconds:
+            STAGE.labels(stage).observe(milliseconds / 1000)
+    if audit.captured_at is not None:
+        DELAY.observe(max(0.0, (audit.audited_at - audit.captured_at).total_seconds()))
+
+
+def serve(settings: Settings) -> None:
+    """Start the exporter unless ``metrics_port`` is 0; OSError where the port is taken."""
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host)
