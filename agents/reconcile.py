@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
-from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId
+from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, Headers
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED
@@ -223,7 +223,7 @@ class TopicReader:
         elif topic is AUDIT:
             self.account.add_audit(AuditEvent.from_message(message.value()))
         else:
-            self.account.add_published(CloudEvent.from_headers(message.headers()).frame_id(message.key()))
+            self.account.add_published(CloudEvent.from_headers(_pairs(message)).frame_id(message.key()))
 
 
 def reconcile(settings: Settings, follow: float) -> Account:
@@ -233,3 +233,8 @@ def reconcile(settings: Settings, follow: float) -> Account:
         if follow:
             reader.settle(follow)
         return reader.account
+
+
+def _pairs(message: Message) -> Headers:
+    headers = message.headers() or []
+    return list(headers.items()) if isinstance(headers, dict) else headers
