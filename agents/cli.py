@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from confluent_kafka import KafkaException
 
+        from sfumato.agents.broker import BrokerError
         from sfumato.agents.policies import PolicyError
         from sfumato.agents.provision import TopicError
         from sfumato.models.weights import WeightError
 
         try:
             return super().invoke(ctx)
-        except (SettingsError, TopicError, PolicyError, WeightError, TimeoutError) as error:
+        except (SettingsError, TopicError, BrokerError, PolicyError, WeightError, TimeoutError) as error:
             raise click.ClickException(str(error)) from None
         except KafkaException as error:
             servers = load().bootstrap_servers
@@ -101,6 +103,17 @@ def reconcile(follow: float) -> None:
     account = count(load(), follow)
     click.echo(json.dumps(account.report(), indent=2))
     sys.exit(0 if account.balanced else 1)
+
+
+@main.command()
+@click.option("--port", default=9092, show_default=True, help="Loopback port; 0: a free one.")
+def broker(port: int) -> None:
+    """Run the embedded broker in memory, for trying out; prints its address. Exit status 3: memory limit reached."""
+    from sfumato.agents.broker import run
+
+    # SIGTERM ends it in the same good order as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(run(port, load().broker_memory_bytes))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ def create(settings: Settings) -> list[str]:
             future.result()
             created.append(name)
         except KafkaException as error:
+            if error.args[0].code() in _NO_ANSWER:
+                raise _no_broker(settings) from None
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(f"{name}: {error.args[0].str()}") from None
     return created
@@ -41,7 +43,10 @@ def create(settings: Settings) -> list[str]:
 def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
     """Compare the cluster's topics with their contracts; :class:`TopicError` names every difference."""
     admin = _admin(settings)
-    existing = admin.list_topics(timeout=TIMEOUT).topics
+    try:
+        existing = admin.list_topics(timeout=TIMEOUT).topics
+    except KafkaException:
+        raise _no_broker(settings) from None
     problems = []
     present = []
     for topic in topics:
@@ -72,6 +77,13 @@ def _config_problems(admin: AdminClient, settings: Settings, topics: list[Topic]
                     f"--topic {resource.name} --add-config {name}={wanted}`"
                 )
     return problems
+
+
+_NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
+
+
+def _no_broker(settings: Settings) -> TopicError:
+    return TopicError(f"no broker answers at {settings.bootstrap_servers}; start one, or set SFUMATO_BOOTSTRAP_SERVERS")
 
 
 def _admin(settings: Settings) -> AdminClient:

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     queue_bytes: Annotated[int, Field(ge=1_000_000)] = 64_000_000
     """Frames waiting for the broker in one ingestor, in bytes; beyond it the newest are dropped and counted."""
 
+    broker_memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Resident memory at which the embedded broker ends; unset: 2 GiB or a quarter of the machine's, if less."""
+
     # anonymize
     group_id: str = "sfumato-anonymize"
     detector: str = "centerface"

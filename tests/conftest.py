@@ -1,0 +1,89 @@
+"""Real brokers for the tests. ``-k embedded`` or ``-k kafka`` picks one; none is ever skipped."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import apache_kafka
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from sfumato.agents import provision
+from sfumato.agents.broker import BrokerError, EmbeddedBroker, answers, free_port
+from sfumato.agents.settings import Settings
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker: ``kind`` is ``embedded`` or ``kafka``."""
+
+    kind: str
+    bootstrap_servers: str
+
+
+@pytest.fixture(scope="session", params=["embedded", "kafka"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """One of each kind for the whole session; of one kind only: ``parametrize("broker", ["kafka"], indirect=True)``."""
+    if request.param == "embedded":
+        with EmbeddedBroker() as embedded:
+            yield Broker("embedded", embedded.bootstrap_servers)
+    elif _docker_answers():
+        with _container() as bootstrap_servers:
+            yield Broker("kafka", bootstrap_servers)
+    else:
+        with apache_kafka.ApacheKafka() as kafka:
+            yield Broker("kafka", kafka.bootstrap_servers)
+
+
+@pytest.fixture
+def settings(broker: Broker) -> Iterator[Settings]:
+    """Settings with a topic prefix of this test's own; its topics are deleted afterwards."""
+    unique = uuid.uuid4().hex[:12]
+    settings = Settings(
+        bootstrap_servers=broker.bootstrap_servers, topic_prefix=f"t{unique}.", group_id=f"g{unique}", partitions=2
+    )
+    yield settings
+    delete_topics(settings)
+
+
+@pytest.fixture
+def topics(settings: Settings) -> Settings:
+    """Settings whose topics exist."""
+    provision.create(settings)
+    return settings
+
+
+def delete_topics(settings: Settings) -> None:
+    """Delete every topic that begins with the prefix: the embedded broker holds them in memory otherwise."""
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(settings.topic_prefix)]
+    if names:
+        for future in admin.delete_topics(names, request_timeout=10).values():
+            future.result()
+
+
+def _docker_answers() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    """Apache Kafka's own image, with the properties that ``ops/apache_kafka.py`` sets."""
+    from testcontainers.core.container import DockerContainer
+
+    port = free_port()
+    properties = apache_kafka.properties(port, controller_port=9093, host="0.0.0.0", advertised="127.0.0.1")
+    image = DockerContainer(f"apache/kafka:{apache_kafka.VERSION}").with_bind_ports(port, port)
+    for name, value in properties.items():
+        image = image.with_env(f"KAFKA_{name.upper().replace('.', '_')}", str(value))
+    with image:
+        if not answers(f"127.0.0.1:{port}", timeout=120):
+            raise BrokerError("Apache Kafka's container does not answer")
+        yield f"127.0.0.1:{port}"
