@@ -15,6 +15,7 @@ REFUSED = Counter("sfumato_frames_refused", "Frames fully masked or dropped, by 
 STAGE = Histogram("sfumato_stage_seconds", "Time per frame and stage.", ["stage"], buckets=SECONDS)
 DELAY = Histogram("sfumato_capture_to_audit_seconds", "From capture to the audit event.", buckets=SECONDS)
 BATCH_SIZE = Histogram("sfumato_batch_frames", "Frames per detector batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
+ASSIGNED = Gauge("sfumato_assigned_partitions", "Partitions of frames.raw assigned to this worker.")
 LAG = Gauge("sfumato_consumer_lag_frames", "Frames that wait in this worker's partitions.")
 
 

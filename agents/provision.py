@@ -40,6 +40,15 @@ def create(settings: Settings) -> list[str]:
     return created
 
 
+def delete(settings: Settings) -> None:
+    """Delete the topics that exist; for demonstrations and tests."""
+    admin = _admin(settings)
+    existing = admin.list_topics(timeout=TIMEOUT).topics
+    names = [name for topic in TOPICS if (name := settings.topic(topic)) in existing]
+    for future in admin.delete_topics(names, request_timeout=TIMEOUT).values() if names else ():
+        future.result()
+
+
 def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
     """Compare the cluster's topics with their contracts; :class:`TopicError` names every difference."""
     admin = _admin(settings)

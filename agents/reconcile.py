@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -81,6 +82,9 @@ class Account:
         self.unreadable = 0
         """Messages of these topics that break their contract."""
         self._unframed: set[str] = set()
+        self._delays_ms: Counter[int] = Counter()
+        self._published_from: datetime | None = None
+        self._published_to: datetime | None = None
 
     def add_epoch(self, record: EpochRecord) -> None:
         epoch = self._epoch(record.camera, record.epoch)
@@ -108,8 +112,11 @@ class Account:
             self.fully_masked[str(event.reason)] += 1
         self.objects.update(detection.target.value for detection in event.detections)
 
-    def add_published(self, frame: FrameId) -> None:
-        self._epoch(frame.camera, frame.epoch).published.add(frame.sequence)
+    def add_published(self, frame: FrameId, captured_at: datetime, published_at: datetime) -> None:
+        if self._epoch(frame.camera, frame.epoch).published.add(frame.sequence):
+            self._delays_ms[round((published_at - captured_at).total_seconds() * 1000)] += 1
+            self._published_from = min(self._published_from or published_at, published_at)
+            self._published_to = max(self._published_to or published_at, published_at)
 
     def report(self) -> dict[str, Any]:
         """The counts as a JSON object; ``unpublished``: audited as masked but not on ``frames.anonymized``."""
@@ -129,6 +136,23 @@ class Account:
             "fully_masked_reasons": dict(sorted(self.fully_masked.items())),
             "objects": dict(sorted(self.objects.items())),
         }
+
+    def delay_ms(self, quantile: float) -> int | None:
+        """Capture to publication in milliseconds, at the quantile (0 to 1); None before the first frame."""
+        rank = quantile * self._delays_ms.total()
+        for delay in sorted(self._delays_ms):
+            rank -= self._delays_ms[delay]
+            if rank <= 0:
+                return delay
+        return None
+
+    @property
+    def fps(self) -> float:
+        """Frames published per second, between the first and the last."""
+        if self._published_from is None or self._published_to is None:
+            return 0.0
+        seconds = (self._published_to - self._published_from).total_seconds()
+        return (self._delays_ms.total() - 1) / seconds if seconds else 0.0
 
     @property
     def unaccounted(self) -> int:
@@ -223,7 +247,9 @@ class TopicReader:
         elif topic is AUDIT:
             self.account.add_audit(AuditEvent.from_message(message.value()))
         else:
-            self.account.add_published(CloudEvent.from_headers(_pairs(message)).frame_id(message.key()))
+            event = CloudEvent.from_headers(_pairs(message))
+            published_at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+            self.account.add_published(event.frame_id(message.key()), event.time, published_at)
 
 
 def reconcile(settings: Settings, follow: float) -> Account:

@@ -20,7 +20,8 @@ from sfumato.agents.settings import Settings
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 2.0
+INTERVAL = 1.0
+"""Seconds between two looks."""
 
 
 class Watchdog(threading.Thread):
@@ -56,6 +57,7 @@ class Watchdog(threading.Thread):
     def _progress(self) -> tuple[dict[int, int], int]:
         """Committed offset by partition, and frames that wait, over the partitions assigned to this worker."""
         assigned = [TopicPartition(tp.topic, tp.partition) for tp in self._app.consumer.assignment()]
+        metrics.ASSIGNED.set(len(assigned))
         committed, lag = {}, 0
         for tp in self._consumer.committed(assigned, timeout=10) if assigned else []:
             low, high = self._consumer.get_watermark_offsets(tp, timeout=10)

@@ -1,0 +1,188 @@
+"""The whole of sfumato on this machine: a broker and its processes, for the demonstration, benchmarks and drills."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from sfumato.agents import policies, provision
+from sfumato.agents.broker import EmbeddedBroker, free_port
+from sfumato.agents.settings import Settings
+from sfumato.schemas.policy import Policy
+
+STOP_TIMEOUT = 40.0
+
+
+class StackError(RuntimeError):
+    """A process ended or did not get ready; the text says which and where its log lies."""
+
+
+class Stack:
+    """A context manager. ``broker``: "embedded", "kafka" or the address of a running one.
+
+    On a running broker the topics get a prefix of their own and are deleted at the end.
+    """
+
+    def __init__(self, broker: str, folder: Path, **overrides: Any) -> None:
+        self.broker_name = broker
+        self.folder = folder
+        self.broker: Any = None
+        self.settings = Settings(**overrides)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        started: dict[str, Any] = {}
+        if self.broker_name == "embedded":
+            self.broker = self._opened.enter_context(EmbeddedBroker())
+        elif self.broker_name == "kafka":
+            from apache_kafka import ApacheKafka
+
+            self.broker = self._opened.enter_context(ApacheKafka())
+        else:
+            started["topic_prefix"] = f"sfumato-{int(time.time())}."
+        servers = self.broker.bootstrap_servers if self.broker else self.broker_name
+        ports = {"bridge_port": self.settings.bridge_port or free_port(), "metrics_port": free_port()}
+        self.settings = self.settings.model_copy(update={"bootstrap_servers": servers, **ports, **started})
+        try:
+            provision.create(self.settings)
+            if self.broker is None:
+                self._opened.callback(provision.delete, self.settings)
+            provision.check(self.settings)
+        except BaseException:
+            self._opened.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for verb in list(self._processes):
+            with contextlib.suppress(StackError):
+                self.stop(verb)
+        self._opened.close()
+
+    def publish(self, *found: Policy) -> None:
+        policies.publish(self.settings, list(found))
+
+    def start(self, verb: str, *arguments: str, **overrides: Any) -> None:
+        """Start ``sfumato VERB``; its log is ``VERB.log`` in the stack's folder."""
+        settings = self.settings.model_copy(update=overrides)
+        with self.log(verb).open("ab") as log:
+            self._processes[verb] = subprocess.Popen(
+                [sys.executable, "-m", "sfumato.agents.cli", verb, *arguments],
+                env=_environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
+            )
+
+    def stop(self, verb: str) -> int:
+        """SIGTERM and wait; returns the exit status. :class:`StackError` where it had to be killed."""
+        process = self._processes.pop(verb)
+        process.terminate()
+        try:
+            return process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise StackError(f"{verb} did not end within {STOP_TIMEOUT:g} s; see {self.log(verb)}") from None
+
+    def pid(self, verb: str) -> int:
+        return self._processes[verb].pid
+
+    def check(self, *expected_to_end: str) -> None:
+        """:class:`StackError` where the broker or a process has ended by itself."""
+        if self.broker is not None and not self.broker.alive:
+            raise StackError("the broker has ended")
+        for verb, process in self._processes.items():
+            if verb not in expected_to_end and process.poll() is not None:
+                raise StackError(f"{verb} ended with status {process.returncode}:\n{self.tail(verb)}")
+
+    def running(self, verb: str) -> bool:
+        return self._processes[verb].poll() is None
+
+    def log(self, verb: str) -> Path:
+        return self.folder / f"{verb}.log"
+
+    def tail(self, verb: str) -> str:
+        return "\n".join(self.log(verb).read_text(errors="replace").splitlines()[-15:])
+
+    def wait_for_worker(self, timeout: float = 60.0) -> None:
+        """Until the anonymizer has partitions assigned."""
+        self._wait("anonymize", timeout, lambda: self.metric("sfumato_assigned_partitions") > 0)
+
+    def wait_for_bridge(self, timeout: float = 60.0) -> None:
+        """Until the bridge says it is ready."""
+
+        def ready() -> bool:
+            with contextlib.suppress(OSError):
+                return bool(urllib.request.urlopen(f"{self.bridge_url}/readyz", timeout=2).status == 200)
+            return False
+
+        self._wait("bridge", timeout, ready)
+
+    @property
+    def bridge_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.bridge_port}"
+
+    def metric(self, name: str, port: int | None = None) -> float:
+        """The sum of a metric's samples as its process exports it; 0 where it does not (yet)."""
+        return sum(value for sample, value in self._samples(port or self.settings.metrics_port) if sample == name)
+
+    def _samples(self, port: int) -> Iterator[tuple[str, float]]:
+        try:
+            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2).read().decode()
+        except (OSError, urllib.error.URLError):
+            return
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                yield sample.name, sample.value
+
+    def _wait(self, verb: str, timeout: float, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + timeout
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(f"{verb} was not ready within {timeout:g} s:\n{self.tail(verb)}")
+            time.sleep(0.1)
+
+
+def demonstration_policy(camera: str) -> Policy:
+    """Faces as a mosaic under an ellipse: what the demonstration and the benchmark use."""
+    return Policy.model_validate(
+        {
+            "camera": camera,
+            "version": 1,
+            "controller": "Demonstration",
+            "purpose": "Show what sfumato does",
+            "lawful_basis": "legitimate_interests",
+            "dpia": "none: published test clips",
+            "retention_hours": 24,
+            "targets": {"face": {"mask": "mosaic", "shape": "ellipse"}},
+        }
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings as the environment of a child process."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")}
+    dumped = settings.model_dump(mode="json")
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in dumped.items()}
+    return {**own, **{f"SFUMATO_{name.upper()}": text for name, text in texts.items()}}
