@@ -75,7 +75,9 @@ def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
 
 def _config_problems(admin: AdminClient, settings: Settings, topics: list[Topic]) -> list[str]:
     resources = {ConfigResource(ResourceType.TOPIC, settings.topic(topic)): topic for topic in topics}
-    problems = []
+    problems: list[str] = []
+    if not resources:
+        return problems
     for resource, future in admin.describe_configs(list(resources), request_timeout=TIMEOUT).items():
         found = {name: entry.value for name, entry in future.result().items()}
         for name, wanted in resources[resource].config().items():
