@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
@@ -37,7 +39,17 @@ def create(settings: Settings) -> list[str]:
                 raise _no_broker(settings) from None
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(f"{name}: {error.args[0].str()}") from None
+    await_visible(admin, created)
     return created
+
+
+def await_visible(admin: AdminClient, names: list[str]) -> None:
+    """Wait until the broker's metadata shows new topics: Apache Kafka answers a creation before it does."""
+    deadline = time.monotonic() + TIMEOUT
+    while missing := set(names) - admin.list_topics(timeout=TIMEOUT).topics.keys():
+        if time.monotonic() > deadline:
+            raise TopicError(f"{', '.join(sorted(missing))}: created, but the broker does not list it")
+        time.sleep(0.05)
 
 
 def delete(settings: Settings) -> None:

@@ -21,6 +21,7 @@ def _create(settings: Settings, name: str, partitions: int, config: dict[str, st
     admin = _admin(settings)  # held: a collected client fails its futures
     for future in admin.create_topics([new], request_timeout=10).values():
         future.result()
+    provision.await_visible(admin, [name])
 
 
 def test_creates_every_topic_once(settings: Settings) -> None:
