@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ EXIT_CONFIGURATION = 78
 """Exit status for what a restart cannot mend (sysexits.h: EX_CONFIG); the supervisor then stops."""
 EXIT_RESTART = 75
 """Exit status that asks the supervisor for a fresh process (sysexits.h: EX_TEMPFAIL)."""
+SHUTDOWN_TIMEOUT = 10.0
 ENVELOPE_BYTES = 512 * 1024
 """Room left in a message for headers, in bytes."""
 
@@ -244,6 +246,13 @@ def leave(why: str, status: int) -> NoReturn:
     os._exit(status)
 
 
+def _end_within(seconds: float) -> None:
+    """End the process even where a thread of a library would keep it from ending."""
+    timer = threading.Timer(seconds, leave, ("shutdown took too long", 0))
+    timer.daemon = True
+    timer.start()
+
+
 def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
     """The anonymizer of these settings; DetectorError or WeightError where its detector cannot be made."""
     detector = detectors.make(
@@ -274,5 +283,8 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         leave(f"cannot start: {error!r}", EXIT_RESTART)
     try:
         await Worker(settings, anonymizer, Producer(settings, client_id="sfumato-anonymize")).run(stream)
+    except asyncio.CancelledError:
+        _end_within(SHUTDOWN_TIMEOUT)
+        raise
     except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
         leave(repr(error), EXIT_RESTART)

@@ -55,7 +55,8 @@ class Stack:
 
             self.broker = self._opened.enter_context(ApacheKafka())
         else:
-            started["topic_prefix"] = f"sfumato-{int(time.time())}."
+            prefix = f"sfumato-{time.time_ns() // 1_000_000}."
+            started = {"topic_prefix": prefix, "group_id": prefix + "anonymize"}
         servers = self.broker.bootstrap_servers if self.broker else self.broker_name
         ports = {"bridge_port": self.settings.bridge_port or free_port(), "metrics_port": free_port()}
         self.settings = self.settings.model_copy(update={"bootstrap_servers": servers, **ports, **started})
@@ -183,6 +184,6 @@ def demonstration_policy(camera: str) -> Policy:
 def _environment(settings: Settings) -> dict[str, str]:
     """The settings as the environment of a child process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")}
-    dumped = settings.model_dump(mode="json")
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in dumped.items()}
+    given = settings.model_dump(mode="json", exclude_none=True)
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     return {**own, **{f"SFUMATO_{name.upper()}": text for name, text in texts.items()}}
