@@ -1,0 +1,70 @@
+# make demo | test | bench | lint | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# stdout belongs to the programs: make and pip write to stderr only.
+
+PYTHON ?= python3
+BIN := .venv/bin
+MAKEFLAGS += --no-print-directory
+
+# make demo: stop after SECONDS (empty: run until Ctrl-C); CAMERAS="name=url …"; BROKER=embedded|kafka|host:port
+SECONDS ?=
+CAMERAS ?=
+BROKER ?= embedded
+export CAMERAS  # in the environment, since a camera's URL may hold a password
+
+# make test: GPU=0 leaves out the large `gpu` extra, and with it the tests of the ultralytics detector
+GPU ?= 1
+PYTEST_ARGS ?=
+
+.PHONY: demo test bench lint lock venv clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.run
+	@$(BIN)/python ops/demo.py --broker '$(BROKER)' $(if $(SECONDS),--seconds '$(SECONDS)')
+
+bench: .venv/.test
+	@$(BIN)/python ops/bench.py
+
+test: .venv/.test $(if $(filter-out 0,$(GPU)),.venv/.gpu)
+	@$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+lint: .venv/.test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+venv: .venv/.test
+
+# Versions stay as they are unless pyproject.toml forbids them; UPGRADE=--upgrade takes the newest.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
+lock: .venv/.test
+	@$(COMPILE) pyproject.toml requirements/build.in -o requirements/run.txt
+	@$(COMPILE) pyproject.toml requirements/build.in --extra dev -c requirements/run.txt -o requirements/test.txt
+	@$(COMPILE) pyproject.toml requirements/build.in --extra gpu -c requirements/test.txt -o requirements/gpu.txt
+
+clean:
+	@rm -rf .venv .cache .coverage .coverage.* htmlcov build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# A stamp per set of requirements: installed again only when they change.
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r
+
+.venv/.run: requirements/run.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "sfumato needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv >&2 \
+		|| { echo "python's venv module is missing. Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing requirements/run.txt into .venv" >&2
+	@$(INSTALL) requirements/run.txt >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
+	@touch $@
+
+.venv/.test: requirements/test.txt .venv/.run
+	@echo "installing requirements/test.txt into .venv" >&2
+	@$(INSTALL) requirements/test.txt >&2
+	@touch $@
+
+.venv/.gpu: requirements/gpu.txt .venv/.test
+	@echo "installing requirements/gpu.txt into .venv (some gigabytes)" >&2
+	@$(INSTALL) requirements/gpu.txt >&2
+	@touch $@
