@@ -5,10 +5,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-# make demo: stop after SECONDS (empty: run until Ctrl-C); CAMERAS="name=url …"; BROKER=embedded|kafka|host:port
+# make demo: stop after SECONDS (empty: run until Ctrl-C); CAMERAS="name=url …"; BROKER=embedded|kafka|host:port;
+# DEMO_ARGS="--fps 10 --workers 2 --port 0"
 SECONDS ?=
 CAMERAS ?=
 BROKER ?= embedded
+DEMO_ARGS ?=
 export CAMERAS  # in the environment, since a camera's URL may hold a password
 
 # make test: GPU=0 leaves out the large `gpu` extra, and with it the tests of the ultralytics detector
@@ -19,7 +21,7 @@ PYTEST_ARGS ?=
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
-	@$(BIN)/python ops/demo.py --broker '$(BROKER)' $(if $(SECONDS),--seconds '$(SECONDS)')
+	@$(BIN)/python ops/demo.py --broker '$(BROKER)' $(if $(SECONDS),--seconds '$(SECONDS)') $(DEMO_ARGS)
 
 bench: .venv/.test
 	@$(BIN)/python ops/bench.py
@@ -66,5 +68,5 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 
 .venv/.gpu: requirements/gpu.txt .venv/.test
 	@echo "installing requirements/gpu.txt into .venv (some gigabytes)" >&2
-	@$(INSTALL) requirements/gpu.txt >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/gpu.txt >&2
 	@touch $@

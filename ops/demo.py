@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -172,7 +173,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, help="end after this many seconds; default: at Ctrl-C")
     parser.add_argument("--broker", default="embedded", help="embedded, kafka, or the host:port of your own")
-    parser.add_argument("--cameras", default="", help='"name=url name=url"; default: clips of real video')
+    cameras = os.environ.get("CAMERAS", "")  # a URL may hold a password, and a command line is public
+    parser.add_argument("--cameras", default=cameras, help='"name=url name=url"; default: CAMERAS, else clips')
     parser.add_argument("--fps", type=float, default=FPS, help="frames per second taken from each camera")
     parser.add_argument("--workers", type=int, default=1, help="anonymizer processes")
     parser.add_argument("--port", type=int, default=8080, help="the viewer's port; 0: a free one")
