@@ -243,10 +243,10 @@ def _guardian(pid: int, litter: list[Path]) -> subprocess.Popen[bytes]:
 def run(port: int, memory_limit: int | None, *, every: float = 0.5) -> int:
     """Serve until interrupted; returns the exit status: 0, or :data:`MEMORY_EXIT_CODE` at the memory limit."""
     with EmbeddedBroker(port, memory_limit=memory_limit) as broker:
-        print(broker.bootstrap_servers, flush=True)
         limit = f"{broker.memory_limit / 2**20:.0f} MiB (SFUMATO_BROKER_MEMORY_BYTES)"
         warned = False
         try:
+            print(broker.bootstrap_servers, flush=True)
             while broker.alive:
                 share = broker.memory_share()
                 if share >= 1:
