@@ -81,6 +81,19 @@ def policies(file: Path) -> None:
 
 
 @main.command()
+@click.option("--cameras", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="cameras.toml")
+@click.option("--camera", "pairs", multiple=True, metavar="NAME=URL", help="One camera; may be repeated.")
+def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
+    """Read cameras and publish their frames (docs/cameras.md)."""
+    from sfumato.agents import cameras
+    from sfumato.agents.ingest import ingest as run
+
+    if (file is None) == (not pairs):
+        raise click.UsageError("give either --cameras FILE or --camera NAME=URL")
+    sys.exit(run(load(), cameras.read_file(file) if file else cameras.read_pairs(list(pairs))))
+
+
+@main.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def anonymize(workers: int) -> None:
     """Run the anonymizer: supervised Faust workers that share the partitions of frames.raw."""

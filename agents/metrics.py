@@ -9,6 +9,14 @@ from sfumato.schemas.audit import AuditEvent
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+# ingest
+INGESTED = Counter("sfumato_ingested_frames", "Frames handed to the broker.", ["camera"])
+INGESTED_BYTES = Counter("sfumato_ingested_bytes", "Bytes of frames handed to the broker.", ["camera"])
+INGEST_DROPPED = Counter("sfumato_ingest_dropped_frames", "Frames dropped before Kafka.", ["camera", "reason"])
+SKIPPED = Counter("sfumato_skipped_frames", "Frames left out by the camera's fps cap.", ["camera"])
+RECONNECTS = Counter("sfumato_reconnects", "Times a camera was opened again.", ["camera"])
+OUTSTANDING = Gauge("sfumato_outstanding_bytes", "Bytes of frames that the broker has not acknowledged.")
+
 # anonymize
 FRAMES = Counter("sfumato_frames", "Frames by camera and outcome.", ["camera", "outcome"])
 REFUSED = Counter("sfumato_frames_refused", "Frames fully masked or dropped, by reason.", ["outcome", "reason"])

@@ -17,7 +17,7 @@ import openvino
 from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from sfumato.models import weights
+from sfumato.models import images, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image
 from sfumato.schemas.detection import Detection, Target
 
@@ -47,15 +47,15 @@ class CenterFace:
             self._config["INFERENCE_NUM_THREADS"] = str(options.threads)
         self._compiled = lru_cache(COMPILED_SIZES)(self._compile)
 
-    def detect(self, images: Sequence[Image]) -> list[tuple[Detection, ...]]:
-        return [self._detect(image) for image in images]
+    def detect(self, pictures: Sequence[Image]) -> list[tuple[Detection, ...]]:
+        return [self._detect(picture) for picture in pictures]
 
     def _detect(self, image: Image) -> tuple[Detection, ...]:
         height, width = image.shape[:2]
         scale = min(1.0, self._long_side / max(height, width))
         if scale < 1.0:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            image = images.resize(image, *size)
         result = self._compiled(*_padded_size(image))(_pad(image)[np.newaxis])
         heat, size_map, offset = (np.asarray(result[i])[0] for i in range(3))
         boxes, scores = _decode(heat[0], size_map, offset)

@@ -27,8 +27,8 @@ class Detector(Protocol):
     targets: frozenset[Target]
     weights_sha256: str
 
-    def detect(self, images: Sequence[Image]) -> list[tuple[Detection, ...]]:
-        """Boxes for each image, in its own pixels, in order. Images of a batch may differ in size.
+    def detect(self, pictures: Sequence[Image]) -> list[tuple[Detection, ...]]:
+        """Boxes for each picture, in its own pixels, in order. Those of a batch may differ in size.
 
         Returns every detection scored :data:`LOWEST_SCORE` or more; the policy's threshold is applied later.
         """

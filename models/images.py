@@ -11,6 +11,7 @@ import io
 import warnings
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image as PillowImage
@@ -66,6 +67,12 @@ def encode(image: Image, quality: int) -> bytes:
     """A baseline JPEG with 4:2:0 chroma, without metadata."""
     encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "BGR", "420")
     return encoded
+
+
+def resize(image: Image, width: int, height: int) -> Image:
+    """The picture at another size, in pixels, by area averaging."""
+    resized: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return resized
 
 
 @lru_cache(64)

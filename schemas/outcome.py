@@ -33,6 +33,5 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     TOO_LARGE = "too_large"
     ENCODE_ERROR = "encode_error"
-    # dropped by the ingestor, before Kafka: counted in the epoch's record
+    # dropped by the ingestor, before Kafka (besides UNDECODABLE, TOO_LARGE, EMPTY): counted in the epoch's record
     QUEUE_FULL = "queue_full"
-    UNDELIVERED = "undelivered"
