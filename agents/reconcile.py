@@ -218,6 +218,9 @@ class TopicReader:
                 return True
         return False
 
+    def on_audit(self, event: AuditEvent) -> None:
+        """For subclasses that want more than the counts."""
+
     def _assign(self) -> set[tuple[str, int]]:
         existing = self._consumer.list_topics(timeout=15).topics
         for name in self._topics:
@@ -245,11 +248,13 @@ class TopicReader:
         if topic is EPOCHS:
             self.account.add_epoch(EpochRecord.from_message(message.value()))
         elif topic is AUDIT:
-            self.account.add_audit(AuditEvent.from_message(message.value()))
+            event = AuditEvent.from_message(message.value())
+            self.account.add_audit(event)
+            self.on_audit(event)
         else:
-            event = CloudEvent.from_headers(_pairs(message))
+            envelope = CloudEvent.from_headers(_pairs(message))
             published_at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
-            self.account.add_published(event.frame_id(message.key()), event.time, published_at)
+            self.account.add_published(envelope.frame_id(message.key()), envelope.time, published_at)
 
 
 def reconcile(settings: Settings, follow: float) -> Account:
@@ -262,5 +267,8 @@ def reconcile(settings: Settings, follow: float) -> Account:
 
 
 def _pairs(message: Message) -> Headers:
-    headers = message.headers() or []
+    try:
+        headers = message.headers() or []
+    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
+        raise EnvelopeError("headers", "a name is not UTF-8") from None
     return list(headers.items()) if isinstance(headers, dict) else headers

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from sfumato.agents import policies, provision
@@ -116,6 +117,18 @@ class Stack:
             if verb not in expected_to_end and process.poll() is not None:
                 raise StackError(f"{verb} ended with status {process.returncode}:\n{self.tail(verb)}")
 
+    def resident_bytes(self, verb: str) -> int:
+        """Resident memory of a process and its workers."""
+        return sum(process.memory_info().rss for process in self._family(verb))
+
+    def cpu_seconds(self, verb: str) -> float:
+        """User and system CPU time of a process and its workers so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._family(verb))
+
+    def _family(self, verb: str) -> list[psutil.Process]:
+        process = psutil.Process(self.pid(verb))
+        return [process, *process.children(recursive=True)]
+
     def running(self, verb: str) -> bool:
         return self._processes[verb].poll() is None
 
@@ -127,7 +140,7 @@ class Stack:
 
     def wait_for_worker(self, timeout: float = 60.0) -> None:
         """Until the anonymizer has partitions assigned."""
-        self._wait("anonymize", timeout, lambda: self.metric("sfumato_assigned_partitions") > 0)
+        self.wait_for("anonymize", timeout, lambda: self.metric("sfumato_assigned_partitions") > 0)
 
     def wait_for_bridge(self, timeout: float = 60.0) -> None:
         """Until the bridge says it is ready."""
@@ -137,7 +150,7 @@ class Stack:
                 return bool(urllib.request.urlopen(f"{self.bridge_url}/readyz", timeout=2).status == 200)
             return False
 
-        self._wait("bridge", timeout, ready)
+        self.wait_for("bridge", timeout, ready)
 
     @property
     def bridge_url(self) -> str:
@@ -156,7 +169,7 @@ class Stack:
             for sample in family.samples:
                 yield sample.name, sample.value
 
-    def _wait(self, verb: str, timeout: float, ready: Callable[[], bool]) -> None:
+    def wait_for(self, verb: str, timeout: float, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + timeout
         while not ready():
             self.check()

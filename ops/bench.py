@@ -1,0 +1,215 @@
+"""The benchmark: what Kafka, Faust and the accounting cost beside the model. ``make bench`` runs it.
+
+One JSON object is the last line on stdout; all its figures come from this one run. The pipeline and the bare
+loop use the same frames, model, settings and number of threads (one for the model), in turn: bare, pipeline, bare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+from clips import clip
+from stack import Stack, demonstration_policy
+
+from sfumato.agents.fetch import fetch
+from sfumato.agents.produce import Producer
+from sfumato.agents.reconcile import TopicReader
+from sfumato.models import detectors, images, masks
+from sfumato.models.detectors import DetectorOptions
+from sfumato.models.weights import WEIGHTS
+from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.cloudevent import FrameId
+from sfumato.schemas.epoch import EpochRecord, EpochState
+from sfumato.schemas.frame import RawFrame, TimeSource
+from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
+
+GOALS = {"ratio": 0.9, "e2e_ms": {"p50": 50, "p99": 300}}
+CLIP = "bikes"
+FRAMES = 250
+PACED_SECONDS = 65.0
+INGEST_SECONDS = 20.0
+TIMEOUT = 300.0
+
+
+class DelayReader(TopicReader):
+    """Keeps, besides the counts, each frame's delay from capture to audit without its share of the detection."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self.beyond_model_ms: list[float] = []
+        self.bytes_in = self.bytes_out = 0
+
+    def on_audit(self, event: AuditEvent) -> None:
+        self.bytes_in += event.input_bytes
+        self.bytes_out += event.output_bytes or 0
+        if event.captured_at is not None:
+            delay = (event.audited_at - event.captured_at).total_seconds() * 1000
+            self.beyond_model_ms.append(delay - event.timings_ms.detect)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--broker", default="embedded", help="embedded, kafka, or the host:port of your own")
+    parser.add_argument("--frames", type=int, default=FRAMES)
+    options = parser.parse_args()
+    pictures = [images.encode(image, 85) for image in islice(decoded(CLIP), options.frames)]
+    folder = Path(tempfile.mkdtemp(prefix="sfumato-bench-"))
+    say(f"logs: {folder}")
+    settings = {"detector_threads": 1, "partitions": 4}
+    with Stack(options.broker, folder / "speed", **settings) as stack:
+        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        before = bare_fps(stack, pictures)
+        pipeline = pipeline_fps(stack, pictures)
+        bare = statistics.mean([before, bare_fps(stack, pictures)])
+    say(f"bare loop {bare:.2f} fps, pipeline {pipeline:.2f} fps")
+    with Stack(options.broker, folder / "latency", **settings) as stack:
+        paced = latency_at(stack, pipeline / 2)
+    result = {
+        "pipeline_fps": round(pipeline, 2),
+        "bare_fps": round(bare, 2),
+        "ratio": round(pipeline / bare, 3),
+        **paced,
+        "ingest_cpu_s_per_camera_minute": {
+            "h264_25_fps": ingest_cpu(options.broker, folder / "h264", clip(CLIP)),
+            "mjpeg_25_fps": ingest_cpu(options.broker, folder / "mjpeg", mjpeg(folder / "clip.mkv")),
+        },
+        "goals": GOALS,
+        "clip": f"{CLIP} 640x272",
+        "model_threads": 1,
+        "cores": os.cpu_count(),
+        "broker": options.broker,
+    }
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+def bare_fps(stack: Stack, pictures: list[bytes]) -> float:
+    """Decode, detect, mask, encode in one loop, with nothing around it."""
+    settings, policy = stack.settings, demonstration_policy("bare")
+    options = DetectorOptions(threads=1, long_side=settings.detector_long_side, weights_dir=settings.weights_dir)
+    detector = detectors.make(settings.detector, options)
+    detector.detect([images.decode(pictures[0], "image/jpeg", max_pixels=settings.max_pixels)])  # compile
+    started = time.perf_counter()
+    for payload in pictures:
+        image = images.decode(payload, "image/jpeg", max_pixels=settings.max_pixels)
+        (found,) = detector.detect([image])
+        masks.apply(image, tuple(d for d in found if d.score >= policy.targets[d.target].threshold), policy)
+        images.encode(image, settings.jpeg_quality)
+    return len(pictures) / (time.perf_counter() - started)
+
+
+def pipeline_fps(stack: Stack, pictures: list[bytes]) -> float:
+    """The same frames through Kafka and Faust: they wait in frames.raw when the worker starts."""
+    cameras = [f"camera-{i}" for i in range(4)]
+    stack.publish(*(demonstration_policy(camera) for camera in cameras))
+    producer, now = Producer(stack.settings, client_id="bench"), datetime.now(UTC)
+    for i, payload in enumerate(pictures):
+        id = FrameId(cameras[i % 4], 1, i // 4)
+        frame = RawFrame(id, now, TimeSource.ARRIVAL, 640, 272, "image/jpeg", payload)
+        producer.send(FRAMES_RAW, frame.to_message(), lambda error: None)
+    for i, camera in enumerate(cameras):
+        last = len(range(i, len(pictures), 4)) - 1
+        record = EpochRecord(camera=camera, epoch=1, state=EpochState.ENDED, at=now, last_sequence=last)
+        producer.send(EPOCHS, record.to_message(), lambda error: None)
+    if producer.close(60):
+        raise SystemExit("bench: the broker did not take the frames")
+    stack.start("anonymize")
+    with TopicReader(stack.settings) as reader:
+        settle(stack, reader)
+        stack.stop("anonymize")
+        return reader.account.fps
+
+
+def latency_at(stack: Stack, fps: float) -> dict[str, Any]:
+    """Two cameras that together send ``fps`` frames a second, for a minute."""
+    cameras = ["camera-0", "camera-1"]
+    stack.publish(*(demonstration_policy(camera) for camera in cameras))
+    stack.start("anonymize")
+    stack.wait_for_worker()
+    stack.start("bridge")
+    stack.wait_for_bridge()
+    table = [f'[[camera]]\nid = "{c}"\nurl = "{clip(CLIP).as_uri()}"\nloop = true\nfps = {fps / 2}\n' for c in cameras]
+    (stack.folder / "cameras.toml").write_text("\n".join(table))
+    stack.start("ingest", "--cameras", str(stack.folder / "cameras.toml"), metrics_port=0)
+    with DelayReader(stack.settings) as reader:
+        deadline = time.monotonic() + PACED_SECONDS
+        while time.monotonic() < deadline:
+            stack.check()
+            reader.read(0.5)
+        memory = {"broker": stack.broker.resident_bytes()} if stack.broker else {}
+        memory |= {verb: stack.resident_bytes(verb) for verb in ("ingest", "anonymize", "bridge")}
+        stack.stop("ingest")
+        settle(stack, reader)
+        delays = statistics.quantiles(reader.beyond_model_ms, n=100, method="inclusive")
+        return {
+            "e2e_ms": {"p50": round(delays[49], 1), "p99": round(delays[98], 1)},
+            "e2e_at_fps": round(fps, 2),
+            "unaccounted": reader.account.unaccounted,
+            "bytes_in": reader.bytes_in,
+            "bytes_out": reader.bytes_out,
+            "resident_bytes_after_60_s": memory,
+        }
+
+
+def ingest_cpu(broker: str, folder: Path, source: Path) -> float:
+    """CPU seconds the ingestor needs for one camera-minute in real time."""
+    with Stack(broker, folder, partitions=1) as stack:
+        (folder / "cameras.toml").write_text(f'[[camera]]\nid = "camera"\nurl = "{source.as_uri()}"\nloop = true\n')
+        stack.start("ingest", "--cameras", str(folder / "cameras.toml"))
+        stack.wait_for("ingest", 30, lambda: stack.metric("sfumato_ingested_frames_total") > 0)
+        started, cpu = time.monotonic(), stack.cpu_seconds("ingest")
+        while time.monotonic() - started < INGEST_SECONDS:
+            stack.check()
+            time.sleep(0.5)
+        used, elapsed = stack.cpu_seconds("ingest") - cpu, time.monotonic() - started
+        return round(used / elapsed * 60, 2)
+
+
+def settle(stack: Stack, reader: TopicReader) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not reader.settle(1):
+        stack.check("ingest")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: the counts did not settle: {reader.account.report()}")
+
+
+def mjpeg(path: Path) -> Path:
+    """The clip as Motion JPEG, 25 frames per second."""
+    first, *rest = decoded(CLIP)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt, stream.time_base = "yuvj420p", Fraction(1, 25)
+        for number, image in enumerate([first, *rest]):
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decoded(name: str) -> Iterator[Any]:
+    with av.open(str(clip(name))) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="bgr24")
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
