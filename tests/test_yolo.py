@@ -9,7 +9,6 @@ import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -167,14 +166,12 @@ def test_output_that_is_not_finite_raises(tmp_path, detector):
         make(path)
 
 
-def test_threads_are_limited_and_opencv_is_left_alone(model_file):
+def test_threads_are_limited(model_file):
     import torch
 
-    before = cv2.getNumThreads()
     for threads in (1, 2):
         make(model_file, threads=threads).detect([picture(64, 64)])
         assert torch.get_num_threads() == threads
-    assert cv2.getNumThreads() == before
 
 
 def test_an_onnx_export_finds_the_same(tmp_path, model_file, detector):
@@ -307,7 +304,8 @@ def test_class_names_are_matched_however_they_are_written():
 
 
 def test_no_network_no_pip_no_settings(model_file, tmp_path):
-    """A fresh interpreter in which every look-up of a name and every subprocess raises; HOME stays empty."""
+    """A fresh interpreter in which every look-up of a name and every subprocess raises; HOME stays empty,
+    and the threads of OpenCV and OpenMP are left as they were."""
     code = """
 import sys
 def hook(event, arguments):
@@ -317,11 +315,12 @@ def hook(event, arguments):
     if event in ("subprocess.Popen", "os.system") and "pip" in str(arguments):
         print("PIP", arguments, flush=True)
 sys.addaudithook(hook)
-import numpy
+import os, cv2, numpy
 from sfumato.models import detectors
+before = cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS")
 options = detectors.DetectorOptions(device="cpu", threads=1, model=sys.argv[1])
 found = detectors.make("ultralytics", options).detect([numpy.full((64, 64, 3), (0, 0, 255), numpy.uint8)])
-print("FOUND", len(found[0]) > 0)
+print("FOUND", len(found[0]) > 0, (cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS")) == before)
 """
     home = tmp_path / "home"
     home.mkdir()
@@ -334,7 +333,7 @@ print("FOUND", len(found[0]) > 0)
         text=True,
         timeout=120,
     )
-    assert run.stdout.splitlines() == ["FOUND True"], run.stdout + run.stderr
+    assert run.stdout.splitlines() == ["FOUND True True"], run.stdout + run.stderr
     assert list(home.iterdir()) == []
 
 
