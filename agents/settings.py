@@ -38,8 +38,8 @@ class Settings(BaseSettings):
     """CPU threads for detection; 0: the cores of the machine."""
     detector_long_side: Annotated[int, Field(ge=32, le=8192)] = 1280
     """Pictures are shrunk to this long side, in pixels, before detection; never enlarged."""
-    detector_device: str = "cpu"
-    """For the ultralytics detector: ``cpu``, ``cuda`` or ``cuda:N``."""
+    detector_device: str = "auto"
+    """For the ultralytics detector: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: cuda where present, else cpu."""
     detector_model: str = ""
     """For the ultralytics detector: path of a .pt, .onnx or .engine file."""
     detector_timeout: Seconds = 30.0

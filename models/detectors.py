@@ -45,7 +45,7 @@ class DetectorOptions:
 
     threads: int = 0
     long_side: int = 1280
-    device: str = "cpu"
+    device: str = "auto"
     model: str = ""
     weights_dir: Path = Path.home() / ".cache" / "sfumato"
 
@@ -56,8 +56,15 @@ def _centerface(options: DetectorOptions) -> Detector:
     return CenterFace(options)
 
 
+def _ultralytics(options: DetectorOptions) -> Detector:
+    from sfumato.models.yolo import Yolo
+
+    return Yolo(options)
+
+
 DETECTORS: dict[str, Callable[[DetectorOptions], Detector]] = {
     "centerface": _centerface,
+    "ultralytics": _ultralytics,
 }
 
 
