@@ -6,17 +6,13 @@ The values below were measured against message loss and latency; see docs/decisi
 from __future__ import annotations
 
 import tempfile
-from typing import Any
 
 import faust
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
-from sfumato.agents import anonymize
+from sfumato.agents import anonymize, transport
 from sfumato.agents.settings import Settings, load
 from sfumato.schemas.topics import FRAMES_RAW
 
-FETCH_MAX_WAIT_MS = 20
-"""Longest wait of the broker for a fetch to fill. Faust hard-codes 1,500: half a second of latency."""
 BUFFERED_EVENTS = 64
 """Frames read ahead of the agent. Faust's default, 4,096, would be 400 MB of pictures."""
 
@@ -44,19 +40,7 @@ def make_app(settings: Settings) -> faust.App:
     )
 
 
-def _fetch_promptly() -> None:
-    """Set the fetch wait that Faust offers no setting for."""
-    create = AIOKafkaConsumerThread._create_worker_consumer
-
-    def create_prompt_consumer(self: AIOKafkaConsumerThread, transport: Any) -> Any:
-        consumer = create(self, transport)
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
-        return consumer
-
-    AIOKafkaConsumerThread._create_worker_consumer = create_prompt_consumer
-
-
-_fetch_promptly()
+transport.mend()
 settings = load()
 app = make_app(settings)
 frames_raw = app.topic(settings.topic(FRAMES_RAW), value_type=bytes, key_type=bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED, FRAMES_RAW, Topic
 from tests.test_anonymize import GARBAGE
+from tests.test_transport import batch, produce_raw
 
 EPOCH = 1_700_000_000_000
 TIMEOUT = 120.0
@@ -146,14 +148,16 @@ def test_garbage_ends_as_audited_outcomes_and_kills_nothing(stack, pictures):
     messages += [(FRAMES_RAW, message) for message in hostile]
     messages += [(FRAMES_RAW, raw("north", len(GARBAGE), pictures[0])), ended("north", len(GARBAGE))]
     send(stack, messages)
+    hostile_name = batch(0, b"\xff\xfe\xff\xfe\xff")
+    asyncio.run(produce_raw(stack.settings, stack.settings.topic(FRAMES_RAW), hostile_name))
     stack.start("anonymize")
     with TopicReader(stack.settings) as reader:
         settle(stack, reader)  # the hostile ones have no identity: wait for their audits by number
-        while reader.account.report()["frames_in"] < len(GARBAGE) + 1 + len(hostile):
+        while reader.account.report()["frames_in"] < len(GARBAGE) + 2 + len(hostile):
             assert reader.read(30), stack.tail("anonymize")
         report = reader.account.report()
     expected = Counter(str(reason) for *_, outcome, reason in GARBAGE if outcome == "dropped")
-    assert report["dropped"] == {**expected, "invalid_envelope": len(hostile)}
+    assert report["dropped"] == {**expected, "invalid_envelope": len(hostile) + 1}
     assert report["fully_masked_reasons"] == {"too_small": 1}
     assert report["masked"] == 1
     assert report["unaccounted"] == report["unpublished"] == 0
