@@ -108,6 +108,14 @@ def anonymize(workers: int) -> None:
 
 
 @main.command()
+def bridge() -> None:
+    """Show the anonymized frames: viewer, REST and WebSocket on SFUMATO_BRIDGE_HOST and _PORT (docs/bridge.md)."""
+    from sfumato.agents.bridge import serve
+
+    serve(load())
+
+
+@main.command()
 @click.option("--follow", type=float, default=0.0, help="Wait up to this many seconds for frames still on their way.")
 def reconcile(follow: float) -> None:
     """Count every frame from ingest to outcome; exit status 1 where one is unaccounted for."""

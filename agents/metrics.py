@@ -26,6 +26,11 @@ BATCH_SIZE = Histogram("sfumato_batch_frames", "Frames per detector batch.", buc
 ASSIGNED = Gauge("sfumato_assigned_partitions", "Partitions of frames.raw assigned to this worker.")
 LAG = Gauge("sfumato_consumer_lag_frames", "Frames that wait in this worker's partitions.")
 
+# bridge
+VIEWERS = Gauge("sfumato_bridge_viewers", "Viewers connected by WebSocket.")
+BRIDGE_FRAMES = Counter("sfumato_bridge_frames", "Frames taken from frames.anonymized.", ["camera"])
+BRIDGE_REFUSED = Counter("sfumato_bridge_refused_messages", "Messages of frames.anonymized that break its contract.")
+
 
 def count(audit: AuditEvent) -> None:
     """Count one frame's outcome; only frames whose audit event the broker has acknowledged."""

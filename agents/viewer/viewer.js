@@ -1,0 +1,179 @@
+// The viewer: one WebSocket per visible tile. Message format: docs/bridge.md.
+
+const STALE_AFTER = 2000, LOST_AFTER = 10000; // ms without a frame; as in agents/live.py
+const SHORTEST_PAUSE = 500, LONGEST_PAUSE = 15000; // ms between two attempts to connect
+const REASONS = {
+  no_policy: "no policy for this camera",
+  invalid_policy: "its policy is not valid",
+  target_unavailable: "a target cannot be detected",
+  detector_error: "detection failed",
+  detector_timeout: "detection took too long",
+  mask_error: "masking failed",
+  too_small: "picture too small",
+  too_many_detections: "too many detections",
+  too_large: "picture too large",
+};
+
+const grid = document.getElementById("grid");
+const dialog = document.getElementById("enlarged");
+const tiles = new Map();
+let enlarged = null;
+
+class Tile {
+  constructor(id) {
+    this.id = id;
+    this.item = document.getElementById("tile").content.firstElementChild.cloneNode(true);
+    this.item.dataset.camera = id;
+    this.part = (name) => this.item.querySelector(name);
+    this.part(".name").textContent = id;
+    this.part("button").setAttribute("aria-label", `Enlarge camera ${id}`);
+    this.part("button").addEventListener("click", () => enlarge(this));
+    this.arrived = -Infinity;
+    this.pause = SHORTEST_PAUSE;
+    this.facts = null;
+    this.newest = null; // the newest message, while an older one is being decoded
+    this.decoding = false;
+  }
+
+  show(visible) {
+    this.visible = visible;
+    if (visible && !this.socket) this.connect();
+    if (!visible && this.socket) this.socket.close();
+  }
+
+  connect() {
+    clearTimeout(this.retry);
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    this.socket = new WebSocket(`${scheme}//${location.host}/v1/cameras/${encodeURIComponent(this.id)}/live`);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onmessage = ({ data }) => this.take(data);
+    this.socket.onclose = () => {
+      this.socket = null;
+      if (!this.visible) return;
+      this.retry = setTimeout(() => this.visible && !this.socket && this.connect(), this.pause * (0.5 + Math.random() / 2));
+      this.pause = Math.min(this.pause * 2, LONGEST_PAUSE);
+    };
+  }
+
+  async take(data) {
+    this.newest = data;
+    if (this.decoding) return;
+    this.decoding = true;
+    try {
+      while (this.newest) {
+        const message = this.newest;
+        this.newest = null;
+        await this.draw(message);
+      }
+    } finally {
+      this.decoding = false;
+    }
+  }
+
+  async draw(data) {
+    const length = new DataView(data).getUint32(0);
+    this.facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+    const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
+    this.arrived = performance.now();
+    this.pause = SHORTEST_PAUSE;
+    for (const canvas of this.canvases()) {
+      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+        canvas.width = bitmap.width;
+        canvas.height = bitmap.height;
+      }
+      canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    }
+    bitmap.close();
+    this.refresh();
+  }
+
+  canvases() {
+    return enlarged === this ? [this.part("canvas"), dialog.querySelector("canvas")] : [this.part("canvas")];
+  }
+
+  get state() {
+    const age = performance.now() - this.arrived;
+    return age < STALE_AFTER ? "live" : age < LOST_AFTER ? "stale" : "lost";
+  }
+
+  refresh() {
+    this.item.dataset.state = this.state;
+    this.part(".state").textContent = this.state;
+    if (!this.facts) return;
+    const { outcome, objects, latency_ms: latency } = this.facts;
+    this.part(".outcome").textContent = outcome.replace("_", " ");
+    this.part(".outcome").dataset.outcome = outcome;
+    this.part(".objects").textContent = objects;
+    this.part(".latency").textContent = formatted(latency);
+    const notice = this.notice();
+    for (const place of enlarged === this ? [this.item, dialog] : [this.item]) {
+      place.querySelector(".notice").hidden = !notice;
+      place.querySelector(".notice").textContent = notice;
+    }
+    if (enlarged === this) {
+      document.getElementById("enlarged-facts").textContent =
+        `${this.state} · ${this.facts.width}×${this.facts.height} · ${formatted(latency)} · ${this.facts.captured_at}`;
+    }
+  }
+
+  notice() {
+    if (this.facts.outcome !== "fully_masked") return "";
+    return `Fully masked: ${REASONS[this.facts.reason] ?? this.facts.reason}`;
+  }
+}
+
+function formatted(latency) {
+  return latency < 10000 ? `${latency} ms` : `${Math.round(latency / 1000)} s`;
+}
+
+function enlarge(tile) {
+  enlarged = tile;
+  const from = tile.part("canvas"), to = dialog.querySelector("canvas");
+  to.width = from.width;
+  to.height = from.height;
+  to.getContext("2d").drawImage(from, 0, 0);
+  document.getElementById("enlarged-name").textContent = tile.id;
+  dialog.showModal();
+  tile.refresh();
+}
+
+dialog.addEventListener("close", () => { enlarged = null; });
+dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+const visibility = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) tiles.get(target.dataset.camera).show(isIntersecting);
+}, { rootMargin: "200px" });
+
+async function lookForCameras() {
+  let problem = "";
+  try {
+    const response = await fetch("/v1/cameras", { signal: AbortSignal.timeout(5000) });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    for (const { id } of (await response.json()).cameras) if (!tiles.has(id)) add(id);
+  } catch {
+    problem = "The bridge does not answer.";
+  }
+  document.getElementById("empty").hidden = tiles.size > 0 || problem !== "";
+  summarize(problem);
+}
+
+function add(id) {
+  const tile = new Tile(id);
+  tiles.set(id, tile);
+  const after = [...tiles.keys()].filter((other) => other > id).sort()[0];
+  grid.insertBefore(tile.item, after ? tiles.get(after).item : null);
+  visibility.observe(tile.item);
+}
+
+function summarize(problem) {
+  const counts = { live: 0, stale: 0, lost: 0 };
+  for (const tile of tiles.values()) counts[tile.state] += 1;
+  const parts = Object.entries(counts).filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
+  const text = problem || parts.join(" · ") || "Waiting for cameras";
+  const summary = document.getElementById("summary");
+  if (summary.textContent !== text) summary.textContent = text; // said aloud only when it changes
+}
+
+setInterval(() => tiles.forEach((tile) => tile.refresh()), 500);
+setInterval(lookForCameras, 2000);
+lookForCameras();
