@@ -42,7 +42,7 @@ class CenterFace:
         self._long_side = options.long_side
         self._openvino = openvino.Core()
         self._graph = path
-        self._config = {"PERFORMANCE_HINT": "LATENCY"}
+        self._config = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": "NO"}
         if options.threads:
             self._config["INFERENCE_NUM_THREADS"] = str(options.threads)
         self._compiled = lru_cache(COMPILED_SIZES)(self._compile)
