@@ -41,7 +41,8 @@ GOALS = {"ratio": 0.9, "e2e_ms": {"p50": 50, "p99": 300}}
 CLIP = "bikes"
 FRAMES = 120
 ROUNDS = 5
-PACED_SECONDS = 65.0
+WARM_UP_SECONDS = 5.0
+PACED_SECONDS = 60.0
 INGEST_SECONDS = 20.0
 TIMEOUT = 300.0
 
@@ -156,21 +157,20 @@ def pipeline_fps(stack: Stack, reader: BenchReader, cameras: list[str], epoch: i
 
 
 def latency_at(stack: Stack, fps: float) -> dict[str, Any]:
-    """Two cameras that together send ``fps`` frames a second, for a minute."""
-    cameras = ["camera-0", "camera-1"]
-    stack.publish(*(demonstration_policy(camera) for camera in cameras))
+    """One camera that sends ``fps`` frames a second, for a minute; the first seconds, in which the model is compiled
+    for its size, are left out of the delays."""
+    stack.publish(demonstration_policy("camera"))
     stack.start("anonymize")
     stack.wait_for_worker()
     stack.start("bridge")
     stack.wait_for_bridge()
-    table = [f'[[camera]]\nid = "{c}"\nurl = "{clip(CLIP).as_uri()}"\nloop = true\nfps = {fps / 2}\n' for c in cameras]
-    (stack.folder / "cameras.toml").write_text("\n".join(table))
+    table = f'[[camera]]\nid = "camera"\nurl = "{clip(CLIP).as_uri()}"\nloop = true\nfps = {fps}\n'
+    (stack.folder / "cameras.toml").write_text(table)
     stack.start("ingest", "--cameras", str(stack.folder / "cameras.toml"), metrics_port=0)
     with BenchReader(stack.settings) as reader:
-        deadline = time.monotonic() + PACED_SECONDS
-        while time.monotonic() < deadline:
-            stack.check()
-            reader.read(0.5)
+        read_for(stack, reader, WARM_UP_SECONDS)
+        reader.beyond_model_ms.clear()
+        read_for(stack, reader, PACED_SECONDS)
         memory = {"broker": stack.broker.resident_bytes()} if stack.broker else {}
         memory |= {verb: stack.resident_bytes(verb) for verb in ("ingest", "anonymize", "bridge")}
         stack.stop("ingest")
@@ -198,6 +198,13 @@ def ingest_cpu(broker: str, folder: Path, source: Path) -> float:
             time.sleep(0.5)
         used, elapsed = stack.cpu_seconds("ingest") - cpu, time.monotonic() - started
         return round(used / elapsed * 60, 2)
+
+
+def read_for(stack: Stack, reader: BenchReader, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        stack.check()
+        reader.read(0.5)
 
 
 def settle(stack: Stack, reader: TopicReader) -> None:
