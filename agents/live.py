@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from sfumato.agents import metrics
 from sfumato.agents.settings import Settings
@@ -96,8 +96,8 @@ class Reader(threading.Thread):
 
     def __init__(self, settings: Settings, live: Live, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name="live", daemon=True)
-        self.ready = False
-        """Whether the broker answered and every partition is read."""
+        self.assigned: list[TopicPartition] = []
+        """What is read from Kafka; empty until the broker has answered."""
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._live = live
         self._loop = loop
@@ -113,18 +113,13 @@ class Reader(threading.Thread):
             }
         )
 
-    def assignment(self) -> list[TopicPartition]:
-        """What is read from Kafka."""
-        assigned: list[TopicPartition] = self._consumer.assignment()
-        return assigned
-
     def close(self) -> None:
         self._closing.set()
         self.join()
         self._consumer.close()
 
     def run(self) -> None:
-        while not self.ready and not self._closing.is_set():
+        while not self.assigned and not self._closing.is_set():
             self._assign()
         while not self._closing.is_set():
             message = self._consumer.poll(0.2)
@@ -144,16 +139,22 @@ class Reader(threading.Thread):
     def _assign(self) -> None:
         try:
             found = self._consumer.list_topics(self._topic, timeout=5).topics[self._topic]
+            # Asked for now, not by OFFSET_END: that is resolved later, and frames between would be missed.
+            ends = [self._end(number) for number in found.partitions] if found.error is None else []
         except KafkaException as error:
             log.warning("waiting for the broker: %s", error.args[0].str())
             return
-        if found.error is not None or not found.partitions:
+        if not ends:
             log.warning("waiting for topic %s; `sfumato topics` creates it", self._topic)
             self._closing.wait(1)
             return
-        self._consumer.assign([TopicPartition(self._topic, number, OFFSET_END) for number in found.partitions])
-        self.ready = True
-        log.info("reading %s, %d partitions", self._topic, len(found.partitions))
+        self._consumer.assign(ends)
+        self.assigned = ends
+        log.info("reading %s, %d partitions", self._topic, len(ends))
+
+    def _end(self, partition: int) -> TopicPartition:
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=5)
+        return TopicPartition(self._topic, partition, high)
 
 
 def parse(message: Message) -> AnonymizedFrame:
