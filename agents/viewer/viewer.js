@@ -18,6 +18,7 @@ const grid = document.getElementById("grid");
 const dialog = document.getElementById("enlarged");
 const tiles = new Map();
 let enlarged = null;
+let problem = "";
 
 class Tile {
   constructor(id) {
@@ -145,16 +146,16 @@ const visibility = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 
 async function lookForCameras() {
-  let problem = "";
   try {
     const response = await fetch("/v1/cameras", { signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`status ${response.status}`);
     for (const { id } of (await response.json()).cameras) if (!tiles.has(id)) add(id);
+    problem = "";
   } catch {
     problem = "The bridge does not answer.";
   }
   document.getElementById("empty").hidden = tiles.size > 0 || problem !== "";
-  summarize(problem);
+  summarize();
 }
 
 function add(id) {
@@ -165,7 +166,7 @@ function add(id) {
   visibility.observe(tile.item);
 }
 
-function summarize(problem) {
+function summarize() {
   const counts = { live: 0, stale: 0, lost: 0 };
   for (const tile of tiles.values()) counts[tile.state] += 1;
   const parts = Object.entries(counts).filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
@@ -174,6 +175,6 @@ function summarize(problem) {
   if (summary.textContent !== text) summary.textContent = text; // said aloud only when it changes
 }
 
-setInterval(() => tiles.forEach((tile) => tile.refresh()), 500);
+setInterval(() => { tiles.forEach((tile) => tile.refresh()); summarize(); }, 500);
 setInterval(lookForCameras, 2000);
 lookForCameras();
