@@ -62,9 +62,7 @@ def test_goes_on_after_the_server_was_killed(topics: Settings, tmp_path: Path) -
         assert set(records[camera][-1].dropped) <= {Reason.UNDECODABLE}  # joined between two keyframes
         assert sum(records[camera][-1].dropped.values()) <= 20
         times = [frame.captured_at for frame in found[camera]]
-        assert all(
-            abs((later - earlier).total_seconds()) < 60 for earlier, later in itertools.pairwise(times)
-        )
+        assert all(abs((later - earlier).total_seconds()) < 60 for earlier, later in itertools.pairwise(times))
         # By arrival until the camera has told its clock, then by that.
         told = [frame.time_source for frame in found[camera][: before[camera]]]
         assert told[0] is TimeSource.ARRIVAL
