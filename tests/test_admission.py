@@ -48,6 +48,13 @@ def test_a_noisy_camera_does_not_starve_a_quiet_one_with_large_frames() -> None:
     assert not admission.admit("noisy", 50)
 
 
+def test_even_first_frames_are_refused_beyond_twice_the_limit() -> None:
+    admission = Admission(LIMIT, 100)
+    admitted = [admission.admit(f"camera-{number}", 300) for number in range(10)]
+    assert admitted == [True] * 6 + [False] * 4
+    assert admission.total == 1800
+
+
 def test_drained_waits_for_that_camera_alone() -> None:
     admission = Admission(LIMIT, 2)
     admission.admit("a", 100)

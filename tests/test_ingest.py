@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import clip
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from sfumato.agents import provision
 from sfumato.agents.broker import EmbeddedBroker
-from sfumato.agents.ingest import ENVELOPE_BYTES
+from sfumato.agents.cameras import Camera
+from sfumato.agents.ingest import ENVELOPE_BYTES, Feed, Outlet
 from sfumato.agents.settings import Settings
 from sfumato.models import images
-from sfumato.schemas.frame import RawFrame, TimeSource
+from sfumato.schemas.epoch import EpochRecord
+from sfumato.schemas.frame import Message, RawFrame, TimeSource
 from sfumato.schemas.outcome import Reason
-from sfumato.schemas.topics import EPOCHS, FRAMES_RAW, MAX_MESSAGE_BYTES
+from sfumato.schemas.topics import EPOCHS, FRAMES_RAW, MAX_MESSAGE_BYTES, Topic
 from tests.ingesting import Ingest, assert_gapless, epochs, frames
 
 LARGEST = MAX_MESSAGE_BYTES - ENVELOPE_BYTES
@@ -145,6 +148,30 @@ def test_what_the_broker_refuses_for_good_ends_the_process(topics: Settings, tmp
     assert "ending: Kafka refused frame" in ingest.log
     assert "its epoch stays open" in ingest.log
     assert epochs(topics)["film"][-1].state != "ended"
+
+
+@pytest.mark.parametrize("refusal", [None, KafkaException(KafkaError(KafkaError._FATAL))])
+def test_what_the_producer_does_not_take_is_not_outstanding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: KafkaException | None
+) -> None:
+    """Its queue is full: dropped and counted. It is broken: the process ends."""
+    outlet = Outlet(Settings(bootstrap_servers="127.0.0.1:1"), 1)
+
+    def try_send(topic: Topic, message: Message, on_delivery: object) -> bool:
+        if refusal and topic is FRAMES_RAW:
+            raise refusal
+        sent.append((topic, message))
+        return topic is EPOCHS
+
+    sent: list[tuple[Topic, Message]] = []
+    monkeypatch.setattr(outlet.producer, "try_send", try_send)
+    camera = Camera(id="a", url=stills(tmp_path / "stills", picture(1), picture(2)), pace="fast")
+    Feed(camera, outlet).run()
+    assert outlet.admission.total == 0
+    assert outlet.failed is outlet.stopping.is_set() is (refusal is not None)
+    last = EpochRecord.from_message([message for topic, message in sent if topic is EPOCHS][-1].value)
+    assert (last.state, last.dropped) == (("begun", {}) if refusal else ("ended", {Reason.QUEUE_FULL: 2}))
+    outlet.producer.close(0)
 
 
 @pytest.fixture

@@ -219,6 +219,22 @@ def test_a_file_cut_short_ends(tmp_path: Path) -> None:
     assert 1 <= len(list(islice(Reader(path.as_uri(), pace="fast"), 100))) < 30
 
 
+def test_a_file_whose_demuxer_gives_up_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoded = sources._decoded
+
+    def giving_up(container: Any, context: Context) -> Iterator[Any]:
+        yield from islice(decoded(container, context), 5)
+        raise av.error.InvalidDataError(1, "Invalid data", "/s3cret.mp4")
+
+    path = write_video(tmp_path / "a.mp4", 30, bf="0", tune="zerolatency")
+    monkeypatch.setattr(sources, "_decoded", giving_up)
+    assert 1 <= len(list(islice(Reader(path.as_uri(), pace="fast"), 100))) <= 5
+    assert "the file is damaged and ends early: Invalid data" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
 @pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("content", [None, b"", b"no film" * 100])
 def test_a_file_that_is_none_is_an_error(tmp_path: Path, content: bytes | None, loop: bool) -> None:
