@@ -99,7 +99,7 @@ def _add_routes(app: FastAPI, live: Live) -> None:
 
     @app.get("/readyz", summary="The broker answers and every partition is read")
     async def readyz() -> dict[str, str]:
-        if not app.state.reader.ready:
+        if not app.state.reader.assigned:
             raise HTTPException(503, "the broker does not answer yet, or the topic does not exist")
         return {"status": "ready"}
 

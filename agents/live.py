@@ -96,8 +96,8 @@ class Reader(threading.Thread):
 
     def __init__(self, settings: Settings, live: Live, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name="live", daemon=True)
-        self.ready = False
-        """Whether the broker answered and every partition is read."""
+        self.assigned: list[TopicPartition] = []
+        """What is read from Kafka; empty until the broker has answered."""
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._live = live
         self._loop = loop
@@ -113,18 +113,13 @@ class Reader(threading.Thread):
             }
         )
 
-    def assignment(self) -> list[TopicPartition]:
-        """What is read from Kafka."""
-        assigned: list[TopicPartition] = self._consumer.assignment()
-        return assigned
-
     def close(self) -> None:
         self._closing.set()
         self.join()
         self._consumer.close()
 
     def run(self) -> None:
-        while not self.ready and not self._closing.is_set():
+        while not self.assigned and not self._closing.is_set():
             self._assign()
         while not self._closing.is_set():
             message = self._consumer.poll(0.2)
@@ -151,8 +146,8 @@ class Reader(threading.Thread):
             log.warning("waiting for topic %s; `sfumato topics` creates it", self._topic)
             self._closing.wait(1)
             return
-        self._consumer.assign([TopicPartition(self._topic, number, OFFSET_END) for number in found.partitions])
-        self.ready = True
+        self.assigned = [TopicPartition(self._topic, number, OFFSET_END) for number in found.partitions]
+        self._consumer.assign(self.assigned)
         log.info("reading %s, %d partitions", self._topic, len(found.partitions))
 
 
