@@ -6,15 +6,17 @@ Endpoints and the WebSocket's format: docs/bridge.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import signal
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
@@ -26,25 +28,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sfumato.agents import metrics
-from sfumato.agents.live import Live, Reader, Shown
+from sfumato.agents.live import GOODBYE_TIMEOUT, Live, Reader, Shown
 from sfumato.agents.settings import Settings
-from sfumato.schemas.cloudevent import format_time
-from sfumato.schemas.frame import AnonymizedFrame
+from sfumato.schemas.cloudevent import CAMERA_ID, format_time
 
 log = logging.getLogger(__name__)
 
 VIEWER = Path(__file__).with_name("viewer")
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-FOREIGN_ORIGIN = 4403
-"""WebSocket close code for a page of another site."""
+GOING_AWAY = 1001
+"""WebSocket close code at the bridge's end."""
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -64,6 +65,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)
     app.add_exception_handler(HTTPException, _problem)
+    app.add_exception_handler(Exception, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     _add_routes(app, live)
     app.mount("/viewer", StaticFiles(directory=VIEWER), name="viewer")
@@ -95,12 +97,14 @@ def _add_routes(app: FastAPI, live: Live) -> None:
 
     @app.get("/healthz", summary="The process answers")
     async def healthz() -> dict[str, str]:
+        if not app.state.reader.is_alive():
+            raise HTTPException(503, "the thread that reads Kafka has ended; restart the bridge")
         return {"status": "ok"}
 
     @app.get("/readyz", summary="The broker answers and every partition is read")
     async def readyz() -> dict[str, str]:
-        if not app.state.reader.assigned:
-            raise HTTPException(503, "the broker does not answer yet, or the topic does not exist")
+        if not app.state.reader.ready:
+            raise HTTPException(503, "the broker does not answer, or the topic does not exist")
         return {"status": "ready"}
 
     @app.get("/metrics", include_in_schema=False)
@@ -114,18 +118,19 @@ def _add_routes(app: FastAPI, live: Live) -> None:
 
 def describe(shown: Shown) -> dict[str, Any]:
     """A camera as ``GET /v1/cameras`` shows it."""
-    now, frame = time.monotonic(), shown.frame
+    now = time.monotonic()
     return {
-        "id": frame.id.camera,
+        "id": shown.frame.id.camera,
         "state": shown.state(now),
         "fps": shown.fps(now),
         "viewers": shown.viewers,
-        **header(frame, shown.latency_ms),
+        **header(shown),
     }
 
 
-def header(frame: AnonymizedFrame, latency_ms: int) -> dict[str, Any]:
-    """A frame's metadata, as JSON in front of it on the WebSocket."""
+def header(shown: Shown) -> dict[str, Any]:
+    """A frame's metadata, as JSON in front of it on the WebSocket. ``age_ms``: since it reached the bridge."""
+    frame = shown.frame
     return {
         "frame": str(frame.id),
         "captured_at": format_time(frame.captured_at),
@@ -136,25 +141,35 @@ def header(frame: AnonymizedFrame, latency_ms: int) -> dict[str, Any]:
         "reason": frame.reason,
         "policy_version": frame.policy_version,
         "objects": len(frame.detections),
-        "latency_ms": latency_ms,
+        "latency_ms": shown.latency_ms,
+        "age_ms": shown.age_ms(time.monotonic()),
     }
 
 
 async def _watch(socket: WebSocket, camera: str, live: Live) -> None:
     """Send each newest frame until the viewer leaves; while one is being sent, older ones are skipped."""
     if not _same_site(socket):
-        await socket.close(FOREIGN_ORIGIN, "pages of another site may not watch")
+        await socket.send_denial_response(_problem_response(403, "pages of another site may not watch"))
+        return
+    if not CAMERA_ID.fullmatch(camera):
+        await socket.send_denial_response(_problem_response(404, f"a camera id matches {CAMERA_ID.pattern}"))
         return
     await socket.accept()
-    leaving = asyncio.create_task(_until_closed(socket))
-    sending = asyncio.create_task(_send_frames(socket, camera, live))
-    with metrics.VIEWERS.track_inprogress():
+    tasks = {
+        asyncio.create_task(_until_closed(socket)),
+        asyncio.create_task(_send_frames(socket, camera, live)),
+        asyncio.create_task(live.closing.wait()),
+    }
+    with metrics.VIEWERS.track_inprogress(), live.watched():
         try:
-            await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (leaving, sending):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(leaving, sending, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if live.closing.is_set():
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):  # gone already, or too slow
+                await asyncio.wait_for(socket.close(GOING_AWAY), GOODBYE_TIMEOUT)
 
 
 async def _send_frames(socket: WebSocket, camera: str, live: Live) -> None:
@@ -166,7 +181,7 @@ async def _send_frames(socket: WebSocket, camera: str, live: Live) -> None:
                 counted = shown
                 counted.viewers += 1
             seen = shown.frame
-            metadata = json.dumps(header(seen, shown.latency_ms), separators=(",", ":")).encode()
+            metadata = json.dumps(header(shown), separators=(",", ":")).encode()
             await socket.send_bytes(struct.pack(">I", len(metadata)) + metadata + seen.payload)
     except (WebSocketDisconnect, RuntimeError):
         return  # the viewer has gone while a frame was on its way
@@ -184,12 +199,13 @@ async def _until_closed(socket: WebSocket) -> None:
 def _same_site(socket: WebSocket) -> bool:
     """Browsers name the page's origin: it must be this bridge. Other clients send none."""
     origin = socket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
+    return origin is None or origin.partition("://")[2] == socket.headers.get("host")
 
 
 async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await call_next(request)
     response.headers.update(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache")
     return response
 
 
@@ -210,11 +226,24 @@ def _problem_response(status: int, detail: str) -> JSONResponse:
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, which before it ends tells the viewers that the bridge goes away."""
+
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._live.close()
+        await super().shutdown(sockets)
+
+
 def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT; viewers are then sent away with close code 1012 or 1001."""
+    """Run until SIGTERM or SIGINT; viewers are then closed with code 1001. SystemExit where the port is taken."""
     log.info("viewer: http://%s:%d/", settings.bridge_host, settings.bridge_port)
-    uvicorn.run(
-        make_app(settings),
+    app = make_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.bridge_host,
         port=settings.bridge_port,
         log_config=None,
@@ -224,3 +253,12 @@ def serve(settings: Settings) -> None:
         ws_max_size=1024,  # viewers have nothing to say
         server_header=False,
     )
+    server = Server(config, app.state.live)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal again once it has ended in good order; here that is exit status 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    server.run()

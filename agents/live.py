@@ -11,16 +11,21 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import cast
+from weakref import WeakValueDictionary
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import metrics
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.frame import AnonymizedFrame
+from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import FRAMES_ANONYMIZED
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,10 @@ LOST_AFTER = 10.0
 RATE_WINDOW = 5.0
 """Seconds over which the frame rate is counted."""
 JPEG = b"\xff\xd8\xff"
+KAFKA_TIMEOUT = 2.0
+"""Longest wait for an answer of the broker, in seconds; also the longest that closing waits."""
+GOODBYE_TIMEOUT = 2.0
+"""Seconds given to viewers to be told that the bridge goes away."""
 
 
 class State(StrEnum):
@@ -53,6 +62,9 @@ class Shown:
         age = now - self.arrived
         return State.LIVE if age < STALE_AFTER else State.STALE if age < LOST_AFTER else State.LOST
 
+    def age_ms(self, now: float) -> int:
+        return round((now - self.arrived) * 1000)
+
     def fps(self, now: float) -> float:
         recent = sum(1 for arrival in self.arrivals if now - arrival <= RATE_WINDOW)
         return round(recent / RATE_WINDOW, 1)
@@ -66,7 +78,10 @@ class Live:
 
     def __init__(self) -> None:
         self.cameras: dict[str, Shown] = {}
-        self._changed: dict[str, asyncio.Event] = {}
+        self.closing = asyncio.Event()
+        self._watchers: set[asyncio.Task[None]] = set()
+        # Weak: an event lives while somebody waits for it, so made-up camera ids leave nothing behind.
+        self._changed: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     def put(self, frame: AnonymizedFrame) -> None:
         """Take a frame; one that is older than, or the same as, what is shown already is left out."""
@@ -82,7 +97,8 @@ class Live:
         while now - shown.arrivals[0] > RATE_WINDOW:
             shown.arrivals.popleft()
         metrics.BRIDGE_FRAMES.labels(camera).inc()
-        self._changed.pop(camera, asyncio.Event()).set()
+        if (changed := self._changed.pop(camera, None)) is not None:
+            changed.set()
 
     async def newer_than(self, camera: str, seen: AnonymizedFrame | None) -> Shown:
         """The camera's newest frame, as soon as it is another one than ``seen``."""
@@ -90,14 +106,33 @@ class Live:
             await self._changed.setdefault(camera, asyncio.Event()).wait()
         return shown
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around a viewer's task, so that :meth:`close` can wait for it."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._watchers.add(task)
+        try:
+            yield
+        finally:
+            self._watchers.discard(task)
+
+    async def close(self) -> None:
+        """Send every viewer away, waiting a moment for slow ones."""
+        self.closing.set()
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=GOODBYE_TIMEOUT)
+
 
 class Reader(threading.Thread):
-    """Follows ``frames.anonymized`` from its end and hands each frame to the event loop."""
+    """Follows ``frames.anonymized`` from its end and hands each frame to the event loop.
+
+    While the broker is away it waits, says so in the log and begins at the end again.
+    """
 
     def __init__(self, settings: Settings, live: Live, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name="live", daemon=True)
         self.assigned: list[TopicPartition] = []
-        """What is read from Kafka; empty until the broker has answered."""
+        """What is read from Kafka; empty while the broker does not answer."""
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._live = live
         self._loop = loop
@@ -110,8 +145,13 @@ class Reader(threading.Thread):
                 "auto.offset.reset": "latest",
                 "fetch.wait.max.ms": 20,
                 "queued.max.messages.kbytes": 64 * 1024,
+                "error_cb": self._on_error,
             }
         )
+
+    @property
+    def ready(self) -> bool:
+        return self.is_alive() and bool(self.assigned)
 
     def close(self) -> None:
         self._closing.set()
@@ -119,42 +159,50 @@ class Reader(threading.Thread):
         self._consumer.close()
 
     def run(self) -> None:
-        while not self.assigned and not self._closing.is_set():
-            self._assign()
         while not self._closing.is_set():
-            message = self._consumer.poll(0.2)
-            if message is None:
-                continue
-            if (problem := message.error()) is not None:
-                log.warning("reading %s: %s", self._topic, problem.str())
-                continue
-            try:
-                frame = parse(message)
-            except EnvelopeError as error:
-                metrics.BRIDGE_REFUSED.inc()
-                log.warning("a message of %s is not shown: %s", self._topic, error)
-                continue
-            self._loop.call_soon_threadsafe(self._live.put, frame)
+            if not self.assigned:
+                self._assign()
+            elif (message := self._consumer.poll(0.2)) is not None:
+                self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if (problem := message.error()) is not None:
+            log.warning("reading %s: %s", self._topic, problem.str())
+            if problem.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION):
+                self.assigned = []
+            return
+        try:
+            frame = parse(message)
+        except EnvelopeError as error:
+            metrics.BRIDGE_REFUSED.inc()
+            log.warning("a message of %s is not shown: %s", self._topic, error)
+            return
+        self._loop.call_soon_threadsafe(self._live.put, frame)
 
     def _assign(self) -> None:
         try:
-            found = self._consumer.list_topics(self._topic, timeout=5).topics[self._topic]
-            # Asked for now, not by OFFSET_END: that is resolved later, and frames between would be missed.
-            ends = [self._end(number) for number in found.partitions] if found.error is None else []
+            # All topics: asking for one by name lets some brokers create it.
+            found = self._consumer.list_topics(timeout=KAFKA_TIMEOUT).topics.get(self._topic)
+            places = [TopicPartition(self._topic, n) for n in (found.partitions if found else ())]
+            # Asked for now rather than left to the client, so that nothing sent after "ready" is missed.
+            ends = [self._consumer.get_watermark_offsets(place, timeout=KAFKA_TIMEOUT)[1] for place in places]
         except KafkaException as error:
             log.warning("waiting for the broker: %s", error.args[0].str())
+            self._closing.wait(0.5)
             return
-        if not ends:
+        if not places:
             log.warning("waiting for topic %s; `sfumato topics` creates it", self._topic)
-            self._closing.wait(1)
+            self._closing.wait(0.5)
             return
-        self._consumer.assign(ends)
-        self.assigned = ends
-        log.info("reading %s, %d partitions", self._topic, len(ends))
+        for place, end in zip(places, ends, strict=True):
+            place.offset = end
+        self._consumer.assign(places)
+        self.assigned = places
+        log.info("reading %s, %d partitions", self._topic, len(places))
 
-    def _end(self, partition: int) -> TopicPartition:
-        _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=5)
-        return TopicPartition(self._topic, partition, high)
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.assigned = []
 
 
 def parse(message: Message) -> AnonymizedFrame:
@@ -168,6 +216,8 @@ def parse(message: Message) -> AnonymizedFrame:
     frame = AnonymizedFrame.from_message(_bytes(key), _bytes(value), pairs)
     if frame.content_type != "image/jpeg" or not frame.payload.startswith(JPEG):
         raise EnvelopeError("value", "not a JPEG")
+    if frame.outcome is Outcome.DROPPED or (frame.outcome is Outcome.MASKED) != (frame.reason is None):
+        raise EnvelopeError("ce_outcome", "dropped, or at odds with ce_reason")
     return frame
 
 

@@ -21,7 +21,7 @@ from sfumato.models import images
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.topics import FRAMES_RAW, TOPICS
 from tests.test_bridge import Bridge, frame
-from tests.test_end_to_end import ended, pictures, raw, send, settle, stack  # noqa: F401
+from tests.test_end_to_end import ended, raw, send, settle
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -30,7 +30,7 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
 
 
-def test_outside_consumers_get_masked_pictures_and_their_audit(stack, pictures, tmp_path):  # noqa: F811
+def test_outside_consumers_get_masked_pictures_and_their_audit(stack, pictures, tmp_path):
     """The 20 lines of confluent-kafka, and on Apache Kafka kcat: nothing of sfumato in them."""
     stack.publish(demonstration_policy("north"))
     send(
