@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +12,13 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sfumato.agents.sources import SOURCES
+from sfumato.agents.sources import LOCAL_SCHEMES, SOURCES
 from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID
 
 
 class CameraError(ValueError):
-    """The list of cameras is not valid; the text names the camera and the key, never a URL's credentials."""
+    """The list of cameras is not valid; the text names the camera and the key, never a URL or a part of one."""
 
 
 class Pace(StrEnum):
@@ -28,10 +30,11 @@ class Camera(BaseModel):
     """One ``[[camera]]`` table.
 
     ``fps``: at most this many frames per second are taken. ``long_side``: pictures are shrunk to it, in pixels,
-    which costs an encoding. ``loop`` and ``pace`` apply to files and folders of stills.
+    which costs an encoding. ``quality``: of the JPEG, where one is made here. ``loop`` and ``pace`` apply to files
+    and folders of stills.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: Annotated[str, Field(pattern=f"^{CAMERA_ID.pattern}$")]
     url: Annotated[str, Field(repr=False)]
@@ -39,48 +42,81 @@ class Camera(BaseModel):
     long_side: Annotated[int, Field(ge=64, le=8192)] | None = None
     quality: Annotated[int, Field(ge=1, le=100)] = 85
     loop: bool = False
-    pace: Pace = Pace.REAL_TIME
+    pace: Annotated[Pace, Field(strict=False)] = Pace.REAL_TIME
 
     @field_validator("url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        scheme = urlsplit(url).scheme.lower()
-        if scheme not in SOURCES:
-            raise ValueError(f"scheme {scheme!r} is none of {', '.join(SOURCES)}")
+    def _readable(cls, url: str) -> str:
+        """Refuse what would be misread: a password with an unescaped / looks like a host and a path."""
+        known = f"known schemes: {', '.join(SOURCES)}"
+        scheme, separator, _ = url.partition(":")
+        scheme = scheme.lower()
+        if not separator or scheme not in SOURCES:
+            # The scheme of "admin:secret@host" is a user's name, so only what is followed by // is quoted.
+            named = f"{scheme!r} is unknown" if re.match(r"[A-Za-z][\w+.-]*://", url) else "it has no scheme"
+            raise ValueError(f"{named}; {known}")
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise ValueError("not a URL; percent-encode / ? # @ : in user name and password") from None
+        if scheme in LOCAL_SCHEMES:
+            if parts.netloc or not parts.path:
+                raise ValueError(f"wants a path, as {scheme}:///folder/name")
+        elif not host:
+            raise ValueError("names no host")
+        elif "@" in parts.path + parts.query + parts.fragment:
+            raise ValueError("has an @ after the host; percent-encode it (%40), and / ? # in user name and password")
         return url
 
 
 def read_file(path: Path) -> list[Camera]:
     """The cameras of a TOML file with one ``[[camera]]`` table each; :class:`CameraError` names what is wrong."""
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = path.read_text()
+        document: dict[str, Any] = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise CameraError(f"{path}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise CameraError(f"{path}: {error}") from None
+    except OSError as error:
+        raise CameraError(f"{path}: {error.strerror}") from None
     if unknown := document.keys() - {"camera"}:
         raise CameraError(f"{path}: unknown key {', '.join(sorted(unknown))}; known: [[camera]]")
     rows = document.get("camera")
     if not isinstance(rows, list) or not rows:
         raise CameraError(f"{path}: holds no [[camera]]")
-    return _distinct([_read_row(f"{path}: camera {number}", row) for number, row in enumerate(rows, 1)])
+    starts = [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*camera\s*\]\]", line)]
+    places = [f", line {n}" for n in starts] if len(starts) == len(rows) else [""] * len(rows)
+    numbered = enumerate(zip(rows, places, strict=True), 1)
+    return _distinct([_read_row(f"{path}{place}: camera {number}", row) for number, (row, place) in numbered])
 
 
-def read_pairs(pairs: list[str]) -> list[Camera]:
+def read_pairs(pairs: Sequence[str]) -> list[Camera]:
     """The cameras given as ``name=url``."""
-    rows = [dict(zip(("id", "url"), pair.split("=", 1), strict=False)) for pair in pairs]
-    return _distinct([_read_row(f"--camera {row['id']}", row) for row in rows])
+    cameras = []
+    for number, pair in enumerate(pairs, 1):
+        name, separator, url = pair.partition("=")
+        if not separator:
+            raise CameraError(f"--camera {number}: wants name=url")
+        cameras.append(_read_row(f"--camera {number}", {"id": name, "url": url}))
+    return _distinct(cameras)
 
 
-def _read_row(where: str, row: dict[str, Any]) -> Camera:
+def _read_row(where: str, row: Any) -> Camera:
     try:
         return Camera.model_validate(row)
     except ValidationError as error:
-        name = f" ({row['id']})" if isinstance(row, dict) and isinstance(row.get("id"), str) else ""
-        raise CameraError(f"{where}{name}: {summary(error)}") from None
+        name = row.get("id") if isinstance(row, dict) else None
+        # A name that is none may be part of a URL.
+        shown = f" ({name})" if isinstance(name, str) and CAMERA_ID.fullmatch(name) else ""
+        raise CameraError(f"{where}{shown}: {summary(error)}") from None
 
 
 def _distinct(cameras: list[Camera]) -> list[Camera]:
-    ids = [camera.id for camera in cameras]
-    for camera in ids:
-        if ids.count(camera) > 1:
-            raise CameraError(f"camera id {camera!r} is given twice")
+    seen: set[str] = set()
+    for camera in cameras:
+        if camera.id in seen:
+            raise CameraError(f"camera id {camera.id!r} is given twice")
+        seen.add(camera.id)
     return cameras

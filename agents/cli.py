@@ -90,7 +90,11 @@ def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
 
     if (file is None) == (not pairs):
         raise click.UsageError("give either --cameras FILE or --camera NAME=URL")
-    sys.exit(run(load(), cameras.read_file(file) if file else cameras.read_pairs(list(pairs))))
+    try:
+        found = cameras.read_file(file) if file else cameras.read_pairs(pairs)
+    except cameras.CameraError as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(run(load(), found))
 
 
 @main.command()

@@ -2,8 +2,8 @@
 
 Delivery guarantee: a frame gets its sequence when it is handed to the producer, which retries until the broker
 has it (idempotent, in order per camera). What cannot be accepted before that is dropped, counted by reason in
-the epoch's record, and leaves no gap. A killed ingestor loses what the broker had not acknowledged; its next
-run begins a new epoch.
+the epoch's record, and leaves no gap. What the broker refuses for good (its topic is gone, access was withdrawn)
+ends the process. A killed ingestor loses what the broker had not acknowledged; its next run begins a new epoch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from sfumato.agents import metrics, provision
+from sfumato.agents.admission import Admission
 from sfumato.agents.cameras import Camera
+from sfumato.agents.pictures import Loss, Picture
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
-from sfumato.agents.sources import Context, Loss, Picture, SourceError, open_source, redact
+from sfumato.agents.sources import Context, SourceError, open_source, redact
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import RawFrame
@@ -37,94 +39,91 @@ ENVELOPE_BYTES = 4096
 SHORTEST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 PROGRESS_INTERVAL = 5.0
-DRAIN_TIMEOUT = 15.0
-"""Seconds that an ending camera waits for the broker to acknowledge its last frames."""
+STOP_TIMEOUT = 5.0
+"""Seconds that the readers get to stop; one that hangs in a dead camera is left behind."""
+DRAIN_TIMEOUT = 8.0
+"""Seconds that the broker gets, after that, to acknowledge the last frames; then 4 for the last records."""
 
 
-class Admission:
-    """Bounds the bytes that wait for the broker, fairly. Thread-safe.
+class Outlet:
+    """What the cameras share: the producer, the room for bytes in flight, and the end."""
 
-    While there is room everyone is let in. When it is used up, a camera is let in only within its fair share:
-    so the newest frames of the noisiest cameras are refused, and no camera is held up by another. At most twice
-    the limit is ever outstanding.
-    """
+    def __init__(self, settings: Settings, cameras: int) -> None:
+        self.producer = Producer(settings, client_id="sfumato-ingest")
+        self.admission = Admission(settings.queue_bytes, cameras)
+        self.stopping = threading.Event()
+        self.failed = False
 
-    def __init__(self, limit: int, cameras: int) -> None:
-        self._limit = limit
-        self._share = limit // max(1, cameras)
-        self._outstanding: Counter[str] = Counter()
-        self._total = 0
-        self._changed = threading.Condition()
-
-    def admit(self, camera: str, size: int) -> bool:
-        with self._changed:
-            own = self._outstanding[camera] + size
-            if self._total + size > self._limit and own > self._share:
-                return False
-            self._outstanding[camera] = own
-            self._total += size
-            return True
-
-    def release(self, camera: str, size: int) -> None:
-        with self._changed:
-            self._outstanding[camera] -= size
-            self._total -= size
-            self._changed.notify_all()
-
-    def drained(self, camera: str, timeout: float) -> bool:
-        """Wait until nothing of the camera is outstanding; False at the timeout, in seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._outstanding[camera] == 0, timeout)
-
-    @property
-    def total(self) -> int:
-        return self._total
+    def fail(self, problem: str) -> None:
+        """Kafka refuses for good: end the process, so that a supervisor starts it with new epochs."""
+        if not self.failed:
+            log.error("ending: %s", problem)
+        self.failed = True
+        self.stopping.set()
 
 
 class Feed(threading.Thread):
     """One camera: reads its source, opens it again when it breaks, hands frames to the producer."""
 
-    def __init__(self, camera: Camera, producer: Producer, admission: Admission, stopping: threading.Event) -> None:
+    def __init__(self, camera: Camera, outlet: Outlet) -> None:
         super().__init__(name=f"camera-{camera.id}", daemon=True)
         self.camera = camera
         self.epoch = int(time.time() * 1000)
+        self.ended = False
         self.clean = False
         """Whether the epoch ended with everything acknowledged."""
-        self._producer = producer
-        self._admission = admission
-        self._stopping = stopping
-        self._context = Context(camera, stopping)
+        self._outlet = outlet
+        self._context = Context(camera, outlet.stopping, metrics.SKIPPED.labels(camera.id).inc)
+        self._lock = threading.RLock()  # sending and ending exclude each other
         self._next_sequence = 0
         self._last_acknowledged: int | None = None
-        self._failed = 0
         self._dropped: Counter[Reason] = Counter()
+        for counter in (metrics.INGESTED, metrics.INGESTED_BYTES, metrics.RECONNECTS):
+            counter.labels(camera.id)  # a rate needs the zero before the first count
 
     def run(self) -> None:
-        self.report(EpochState.BEGUN)
         try:
+            self.report(EpochState.BEGUN)
             self._read_until_ended()
-        finally:
-            self.clean = self._admission.drained(self.camera.id, DRAIN_TIMEOUT) and self._failed == 0
-            if self.clean:
-                self.report(EpochState.ENDED)
-            else:
-                log.error("camera %s: frames were not delivered; its epoch stays open", self.camera.id)
+        except Exception as error:  # noqa: BLE001 - a camera must not fall silent
+            self._outlet.fail(f"camera {self.camera.id}: {type(error).__name__}")
+        # A camera that has ended by itself waits for the broker as long as that takes.
+        while not self._outlet.stopping.is_set():
+            if self._outlet.admission.drained(self.camera.id, 0.2):
+                self.end(0)
+                return
 
-    def report(self, state: EpochState) -> None:
-        """Publish an epoch record."""
-        record = EpochRecord(
-            camera=self.camera.id,
-            epoch=self.epoch,
-            state=state,
-            at=datetime.now(UTC),
-            last_sequence=self._last_acknowledged,
-            dropped=dict(self._dropped),
-        )
-        self._producer.try_send(EPOCHS, record.to_message(), lambda error: None)
+    def report(self, state: EpochState) -> bool:
+        """Publish an epoch record; whether the producer took it."""
+        with self._lock:
+            record = EpochRecord(
+                camera=self.camera.id,
+                epoch=self.epoch,
+                state=state,
+                at=datetime.now(UTC),
+                last_sequence=self._last_acknowledged,
+                dropped=dict(self._dropped),
+            )
+            try:
+                return self._outlet.producer.try_send(EPOCHS, record.to_message(), self._reported)
+            except KafkaException as error:
+                self._reported(error.args[0])
+                return False
+
+    def end(self, timeout: float) -> None:
+        """End the epoch, once: nothing is sent after this. Waits up to ``timeout`` seconds for the broker."""
+        with self._lock:
+            if self.ended:
+                return
+            self.ended = True
+            delivered = self._outlet.admission.drained(self.camera.id, timeout) and not self._outlet.failed
+            self.clean = delivered and self.report(EpochState.ENDED)
+            if not self.clean:
+                log.error("camera %s: frames were not delivered; its epoch stays open", self.camera.id)
 
     def _read_until_ended(self) -> None:
         pause = SHORTEST_PAUSE
-        while not self._stopping.is_set():
+        while not self._outlet.stopping.is_set():
             before = self._next_sequence
             try:
                 for item in open_source(self._context):
@@ -132,27 +131,32 @@ class Feed(threading.Thread):
                 return  # a file or a folder that has ended
             except SourceError as error:
                 problem = str(error)
+            except KafkaException as error:
+                self._outlet.fail(f"Kafka refuses frames of camera {self.camera.id}: {error.args[0].str()}")
+                return
             except Exception as error:  # noqa: BLE001 - whatever a demuxer raises: the camera is opened again
-                problem = type(error).__name__
+                problem = type(error).__name__  # its text may quote the URL
             metrics.RECONNECTS.labels(self.camera.id).inc()
             pause = SHORTEST_PAUSE if self._next_sequence > before else min(pause * 2, LONGEST_PAUSE)
             wait = pause * random.uniform(0.5, 1.0)
             log.warning("camera %s (%s): %s; again in %.1f s", self.camera.id, redact(self.camera.url), problem, wait)
-            self._stopping.wait(wait)
+            self._outlet.stopping.wait(wait)
 
     def _take(self, item: Picture | Loss) -> None:
-        metrics.SKIPPED.labels(self.camera.id).inc(self._context.cap.take_skipped())
-        if isinstance(item, Loss):
-            self._drop(item.reason)
-        elif len(item.payload) > MAX_MESSAGE_BYTES - ENVELOPE_BYTES:
-            self._drop(Reason.TOO_LARGE)
-        elif not self._send(item):
-            self._drop(Reason.QUEUE_FULL)
+        with self._lock:
+            if self.ended:
+                return  # not ingested: it came after the end
+            if isinstance(item, Loss):
+                self._drop(item.reason)
+            elif len(item.payload) > MAX_MESSAGE_BYTES - ENVELOPE_BYTES:
+                self._drop(Reason.TOO_LARGE)
+            elif not self._send(item):
+                self._drop(Reason.QUEUE_FULL)
 
     def _send(self, picture: Picture) -> bool:
-        """Whether the frame was accepted, and so got a sequence."""
+        """Whether the frame was accepted, and so got a sequence. KafkaException where none ever will be."""
         size = len(picture.payload)
-        if not self._admission.admit(self.camera.id, size):
+        if not self._outlet.admission.admit(self.camera.id, size):
             return False
         sequence = self._next_sequence
         frame = RawFrame(
@@ -164,23 +168,30 @@ class Feed(threading.Thread):
             content_type=picture.content_type,
             payload=picture.payload,
         )
-        if not self._producer.try_send(FRAMES_RAW, frame.to_message(), lambda e: self._delivered(sequence, size, e)):
-            self._admission.release(self.camera.id, size)
-            return False
-        self._next_sequence += 1
-        metrics.INGESTED.labels(self.camera.id).inc()
-        metrics.INGESTED_BYTES.labels(self.camera.id).inc(size)
-        metrics.OUTSTANDING.set(self._admission.total)
-        return True
+        accepted = False
+        try:
+            accepted = self._outlet.producer.try_send(
+                FRAMES_RAW, frame.to_message(), lambda error: self._delivered(sequence, size, error)
+            )
+        finally:
+            if not accepted:
+                self._outlet.admission.release(self.camera.id, size)
+        if accepted:
+            self._next_sequence += 1
+            metrics.INGESTED.labels(self.camera.id).inc()
+            metrics.INGESTED_BYTES.labels(self.camera.id).inc(size)
+        return accepted
 
     def _delivered(self, sequence: int, size: int, error: KafkaError | None) -> None:
         if error is None:
             self._last_acknowledged = sequence
-        else:  # only what no retry mends: the topic is gone, access was withdrawn
-            self._failed += 1
-            log.error("camera %s: frame %d was refused by the broker: %s", self.camera.id, sequence, error.str())
-        self._admission.release(self.camera.id, size)
-        metrics.OUTSTANDING.set(self._admission.total)
+        else:
+            self._outlet.fail(f"Kafka refused frame {sequence} of camera {self.camera.id}: {error.str()}")
+        self._outlet.admission.release(self.camera.id, size)
+
+    def _reported(self, error: KafkaError | None) -> None:
+        if error is not None:
+            self._outlet.fail(f"Kafka refused an epoch record of camera {self.camera.id}: {error.str()}")
 
     def _drop(self, reason: Reason) -> None:
         self._dropped[reason] += 1
@@ -191,27 +202,36 @@ def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:
     """Read all cameras until they end or SIGTERM; the exit status: 0 if every frame accepted was delivered."""
     provision.check(settings, (FRAMES_RAW, EPOCHS))
     metrics.serve(settings)
-    stopping = threading.Event()
+    outlet = Outlet(settings, len(cameras))
+    metrics.OUTSTANDING.set_function(lambda: outlet.admission.total)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    producer = Producer(settings, client_id="sfumato-ingest")
-    admission = Admission(settings.queue_bytes, len(cameras))
-    feeds = [Feed(camera, producer, admission, stopping) for camera in cameras]
+        signal.signal(number, lambda *_: outlet.stopping.set())
+    feeds = [Feed(camera, outlet) for camera in cameras]
     for feed in feeds:
         log.info("camera %s: %s, epoch %d", feed.camera.id, redact(feed.camera.url), feed.epoch)
         feed.start()
-    _report_progress_while_alive(feeds)
-    left = producer.close(timeout=5)
+    _report_progress_until_ended(feeds, outlet)
+    _end(feeds)
+    left = outlet.producer.close(timeout=4)
     if left:
         log.error("%d messages were not acknowledged by the broker", left)
-    return 0 if left == 0 and all(feed.clean for feed in feeds) else 1
+    return 0 if left == 0 and not outlet.failed and all(feed.clean for feed in feeds) else 1
 
 
-def _report_progress_while_alive(feeds: Sequence[Feed]) -> None:
+def _report_progress_until_ended(feeds: Sequence[Feed], outlet: Outlet) -> None:
     reported = time.monotonic()
-    while alive := [feed for feed in feeds if feed.is_alive()]:
-        alive[0].join(0.2)  # a bare join would not let the signal handler run
+    while not all(feed.ended for feed in feeds) and not outlet.stopping.wait(0.2):
         if time.monotonic() - reported >= PROGRESS_INTERVAL:
             reported = time.monotonic()
-            for feed in alive:
-                feed.report(EpochState.PROGRESS)
+            for feed in feeds:
+                if not feed.ended:
+                    feed.report(EpochState.PROGRESS)
+
+
+def _end(feeds: Sequence[Feed]) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT
+    for feed in feeds:
+        feed.join(max(0.0, deadline - time.monotonic()))
+    deadline = time.monotonic() + DRAIN_TIMEOUT
+    for feed in feeds:
+        feed.end(max(0.0, deadline - time.monotonic()))

@@ -1,18 +1,17 @@
 """The sources: where pictures come from, by URL scheme. One line in ``SOURCES`` adds one.
 
-A JPEG that the camera made is passed on byte for byte; other codecs are decoded and encoded as JPEG. Errors
-and logs never show a URL's credentials or query.
+A JPEG that the camera made is passed on byte for byte unless it is to be shrunk; other codecs are decoded and
+encoded as JPEG. Errors and logs never show a URL's credentials, path or query.
 """
 
 from __future__ import annotations
 
-import struct
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,142 +21,143 @@ import av
 import av.logging
 from av.error import FFmpegError
 
-from sfumato.models import images
-from sfumato.models.images import ImageError
+from sfumato.agents import pictures
+from sfumato.agents.clocks import CameraClock, Cap, FileClock
+from sfumato.agents.pictures import Loss, Picture
 from sfumato.schemas.frame import TimeSource
 from sfumato.schemas.outcome import Reason
 
 if TYPE_CHECKING:
     from sfumato.agents.cameras import Camera
 
+log = logging.getLogger(__name__)
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's own messages quote URLs with their credentials
 
 OPEN_TIMEOUT = 10.0
-READ_TIMEOUT = 5.0
+READ_TIMEOUT = 10.0
 """A camera that sends nothing for this long, in seconds, is taken for dead and opened again."""
-TRUSTED_CLOCK = timedelta(seconds=10)
-"""A camera's clock is believed while it differs from ours by no more than this."""
-MAX_PIXELS = 100_000_000
+SEGMENT_TIMEOUT = 30.0
+"""The same for HLS, which sends nothing until its next segment is complete."""
 SUFFIXES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+LARGEST_STILL = 256 * 1024 * 1024
+"""Larger picture files are not read, in bytes."""
+STILLS_PER_SECOND = 1.0
+
+Item = Picture | Loss
 
 
 class SourceError(RuntimeError):
-    """A source cannot be opened or has broken off; the text holds no credentials."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One encoded still as it goes to Kafka; ``width`` and ``height`` in pixels."""
-
-    payload: bytes
-    content_type: str
-    width: int
-    height: int
-    captured_at: datetime
-    time_source: TimeSource
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A frame that the camera sent and that cannot be used."""
-
-    reason: Reason
-
-
-class Cap:
-    """Lets at most ``fps`` frames per second of the stream's own time pass; None: all."""
-
-    def __init__(self, fps: float | None) -> None:
-        self._interval = 1 / fps if fps else 0.0
-        self._due = float("-inf")
-        self._skipped = 0
-
-    def take_skipped(self) -> int:
-        """How many frames were skipped since this was last asked."""
-        skipped, self._skipped = self._skipped, 0
-        return skipped
-
-    def admits(self, at: float) -> bool:
-        """Whether the frame at this time, in seconds, is taken. A jump back in time starts anew."""
-        if not self._interval:
-            return True
-        if at < self._due - self._interval:
-            self._due = at
-        if at < self._due - 1e-6:
-            self._skipped += 1
-            return False
-        self._due = max(self._due, at - self._interval) + self._interval
-        return True
+    """A source cannot be opened or has broken off; the text holds no part of its URL."""
 
 
 class Context:
-    """What a reader shares with its source: the camera, the cap and the wish to stop."""
+    """What a reader shares with its source: the camera, the wish to stop, and the cap on frames per second.
 
-    def __init__(self, camera: Camera, stopping: threading.Event) -> None:
+    ``on_skip`` is called for each frame that the cap leaves out.
+    """
+
+    def __init__(self, camera: Camera, stopping: threading.Event, on_skip: Callable[[], None]) -> None:
         self.camera = camera
-        self.cap = Cap(camera.fps)
         self.stopping = stopping
+        self.cap = Cap(camera.fps, on_skip)
 
 
-Opener = Callable[[Context], Iterator[Picture | Loss]]
+Opener = Callable[[Context], Iterator[Item]]
 
 
-def open_source(context: Context) -> Iterator[Picture | Loss]:
+def open_source(context: Context) -> Iterator[Item]:
     """The pictures of a camera, until it ends (files, stills) or is told to stop; :class:`SourceError` otherwise."""
     return SOURCES[urlsplit(context.camera.url).scheme.lower()](context)
 
 
 def redact(url: str) -> str:
-    """The URL without credentials and query, for logs."""
+    """What of a URL may be logged: scheme, host and port, since some cameras take their password in the path."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{'***@' if '@' in parts.netloc else ''}{host}{port}{parts.path}"
+    if parts.scheme.lower() in LOCAL_SCHEMES:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
 
 
-def _rtsp(context: Context) -> Iterator[Picture | Loss]:
+def _rtsp(context: Context) -> Iterator[Item]:
     options = {"rtsp_transport": "tcp", "protocol_whitelist": "rtsp,rtsps,rtp,tcp,tls,udp,crypto"}
-    with _opened(context.camera.url, options) as container:
-        yield from _video(container, context)
-    raise SourceError("the camera ended the stream")
+    yield from _live(context, context.camera.url, options, READ_TIMEOUT)
 
 
-def _http(context: Context) -> Iterator[Picture | Loss]:
+def _http(context: Context) -> Iterator[Item]:
     # Without file: a playlist from outside must not name files of this machine.
     options = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
-    with _opened(context.camera.url, options) as container:
-        yield from _video(container, context)
-    raise SourceError("the camera ended the stream")
+    playlist = urlsplit(context.camera.url).path.lower().endswith((".m3u8", ".m3u"))
+    yield from _live(context, context.camera.url, options, SEGMENT_TIMEOUT if playlist else READ_TIMEOUT)
 
 
-def _v4l2(context: Context) -> Iterator[Picture | Loss]:
-    with _opened(_path(context.camera.url), {}, format="v4l2") as container:
-        yield from _video(container, context)
-    raise SourceError("the device ended the stream")
+def _v4l2(context: Context) -> Iterator[Item]:
+    yield from _live(context, _path(context), {}, READ_TIMEOUT, format="v4l2")
 
 
-def _file(context: Context) -> Iterator[Picture | Loss]:
-    clock = Pacer(context)
-    for _ in count() if context.camera.loop else range(1):
-        clock.restart()
-        with _opened(_path(context.camera.url), {"protocol_whitelist": "file"}) as container:
-            yield from _video(container, context, clock)
-        if context.stopping.is_set():
-            return
+def _live(
+    context: Context, url: str, options: dict[str, str], read_timeout: float, format: str | None = None
+) -> Iterator[Item]:
+    with _opened(url, options, read_timeout, format) as container:
+        # FFmpeg numbers the parts of MJPEG over HTTP as if they came at 25 frames per second.
+        timed = container.format.name != "mpjpeg"
+        clock = CameraClock()
+        for packet, items in _decoded(container, context):
+            clock.learn(packet)
+            for item in items:
+                seconds = pictures.seconds(item) if timed else None
+                if isinstance(item, Loss):
+                    yield item
+                elif context.cap.admits(time.monotonic() if seconds is None else seconds):
+                    yield pictures.picture(item, context.camera, *clock.capture_time(seconds))
+    if not context.stopping.is_set():
+        raise SourceError("the camera ended the stream")
 
 
-def _stills(context: Context) -> Iterator[Picture | Loss]:
-    folder = Path(_path(context.camera.url))
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+def _file(context: Context) -> Iterator[Item]:
+    clock = FileClock(context.camera.pace == "real-time", context.stopping)
+    for _ in _rounds(context):
+        clock.begin_round()
+        try:
+            with _opened(_path(context), {"protocol_whitelist": "file"}, READ_TIMEOUT) as container:
+                for _, items in _decoded(container, context):
+                    for item in items:
+                        if isinstance(item, Loss):
+                            yield item
+                            continue
+                        seconds = clock.advance(pictures.seconds(item))
+                        if not clock.wait_until(seconds):
+                            return
+                        if context.cap.admits(seconds):
+                            yield pictures.picture(item, context.camera, datetime.now(UTC), TimeSource.ARRIVAL)
+        except SourceError as error:
+            if not clock.moved:
+                raise
+            log.warning("camera %s: the file is damaged and ends early: %s", context.camera.id, error)
+        if not clock.moved and not context.stopping.is_set():
+            raise SourceError("the file holds no picture that can be decoded")
+
+
+def _stills(context: Context) -> Iterator[Item]:
+    folder = Path(_path(context))
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise SourceError(f"no folder with pictures ({', '.join(SUFFIXES)})")
-    interval = 1 / (context.camera.fps or 1.0)
-    clock = Pacer(context)
-    for round_ in count() if context.camera.loop else range(1):
+    interval = 1 / (context.camera.fps or STILLS_PER_SECOND)
+    clock = FileClock(context.camera.pace == "real-time", context.stopping)
+    for round_ in _rounds(context):
         for number, path in enumerate(paths, round_ * len(paths)):
-            if not clock.wait_for(number * interval):
+            if not clock.wait_until(number * interval):
                 return
-            yield _still(path.read_bytes(), SUFFIXES[path.suffix.lower()], context, datetime.now(UTC))
+            try:
+                if path.stat().st_size > LARGEST_STILL:
+                    yield Loss(Reason.TOO_LARGE)
+                    continue
+                payload = path.read_bytes()
+            except OSError:  # gone meanwhile, or not ours to read
+                yield Loss(Reason.UNDECODABLE)
+                continue
+            content_type = SUFFIXES[path.suffix.lower()]
+            yield pictures.still(payload, content_type, context.camera, datetime.now(UTC), TimeSource.ARRIVAL)
 
 
 SOURCES: dict[str, Opener] = {
@@ -169,56 +169,21 @@ SOURCES: dict[str, Opener] = {
     "v4l2": _v4l2,
     "stills": _stills,
 }
+LOCAL_SCHEMES = frozenset({"file", "v4l2", "stills"})
+"""Schemes followed by a path of this machine instead of a host."""
 
 
-class Pacer:
-    """Holds a file back to its own speed, unless it is to be read as fast as possible."""
-
-    def __init__(self, context: Context) -> None:
-        self._stopping = context.stopping
-        self._real_time = context.camera.pace == "real-time"
-        self.restart()
-
-    def restart(self) -> None:
-        self._started = time.monotonic()
-
-    def wait_for(self, at: float) -> bool:
-        """Wait until ``at`` seconds after the start; False where told to stop."""
-        if self._real_time:
-            self._stopping.wait(max(0.0, self._started + at - time.monotonic()))
-        return not self._stopping.is_set()
-
-
-class CameraClock:
-    """Capture times from the camera's clock, as RTCP sender reports give it, or else from the arrival.
-
-    FFmpeg attaches the sender's wall clock to packets as "producer reference time" (AVProducerReferenceTime:
-    int64 microseconds since 1970, int flags).
-    """
-
-    def __init__(self) -> None:
-        self._offset: float | None = None
-
-    def learn(self, packet: av.Packet[Any]) -> None:
-        if packet.pts is None or packet.time_base is None or not packet.has_sidedata("prft"):
+def _rounds(context: Context) -> Iterator[int]:
+    for number in count() if context.camera.loop else range(1):
+        if context.stopping.is_set():
             return
-        (microseconds,) = struct.unpack_from("<q", bytes(packet.get_sidedata("prft")))
-        self._offset = microseconds / 1e6 - float(packet.pts * packet.time_base)
-
-    def capture_time(self, pts: float | None) -> tuple[datetime, TimeSource]:
-        """The time of the frame with this presentation time, in seconds, and whose clock says so."""
-        arrival = datetime.now(UTC)
-        if self._offset is not None and pts is not None:
-            captured = datetime.fromtimestamp(self._offset + pts, UTC)
-            if abs(captured - arrival) <= TRUSTED_CLOCK:
-                return captured, TimeSource.CAMERA
-        return arrival, TimeSource.ARRIVAL
+        yield number
 
 
 @contextmanager
-def _opened(url: str, options: dict[str, str], format: str | None = None) -> Iterator[Any]:
+def _opened(url: str, options: dict[str, str], read_timeout: float, format: str | None = None) -> Iterator[Any]:
     try:
-        with av.open(url, options=options, format=format, timeout=(OPEN_TIMEOUT, READ_TIMEOUT)) as container:
+        with av.open(url, options=options, format=format, timeout=(OPEN_TIMEOUT, read_timeout)) as container:
             if not container.streams.video:
                 raise SourceError("holds no video")
             yield container
@@ -226,74 +191,16 @@ def _opened(url: str, options: dict[str, str], format: str | None = None) -> Ite
         raise SourceError(error.strerror or type(error).__name__) from None  # str(error) would show the URL
 
 
-def _video(container: Any, context: Context, pacer: Pacer | None = None) -> Iterator[Picture | Loss]:
+def _decoded(container: Any, context: Context) -> Iterator[tuple[av.Packet[Any], Iterator[Any]]]:
+    """Each packet of the first video stream with what came out of it: frames, JPEG packets or losses."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1  # one reader thread per camera; hundreds share the machine
-    passed_on = stream.codec_context.name == "mjpeg" and context.camera.long_side is None
-    clock = CameraClock()
-    first: float | None = None
+    decode = pictures.as_jpeg if stream.codec_context.name == "mjpeg" else pictures.Decoder().decode
     for packet in container.demux(stream):
         if context.stopping.is_set():
             return
-        clock.learn(packet)
-        for item in _pictures(packet, passed_on):
-            if isinstance(item, Loss):
-                yield item
-                continue
-            at = None if item.pts is None or item.time_base is None else float(item.pts * item.time_base)
-            if pacer is not None and at is not None:
-                first = at if first is None else first
-                if not pacer.wait_for(at - first):
-                    return
-            if context.cap.admits(time.monotonic() if at is None else at):
-                captured_at, source = clock.capture_time(at)
-                yield _picture(item, context, captured_at, source)
+        yield packet, decode(packet)
 
 
-def _pictures(packet: av.Packet[Any], passed_on: bool) -> Iterator[Any]:
-    """The packet itself where it is a JPEG to be passed on, else its decoded frames."""
-    if passed_on:
-        if packet.size:
-            yield packet
-        return
-    try:
-        yield from packet.decode()
-    except FFmpegError:
-        yield Loss(Reason.UNDECODABLE)
-
-
-def _picture(item: Any, context: Context, captured_at: datetime, source: TimeSource) -> Picture | Loss:
-    if isinstance(item, av.Packet):
-        return _still(bytes(item), "image/jpeg", context, captured_at, source)
-    width, height = _fitted(item.width, item.height, context.camera.long_side)
-    image = item.to_ndarray(format="bgr24", width=width, height=height)
-    payload = images.encode(image, context.camera.quality)
-    return Picture(payload, "image/jpeg", width, height, captured_at, source)
-
-
-def _still(
-    payload: bytes,
-    content_type: str,
-    context: Context,
-    captured_at: datetime,
-    source: TimeSource = TimeSource.ARRIVAL,
-) -> Picture | Loss:
-    try:
-        width, height = images.inspect(payload, content_type, max_pixels=MAX_PIXELS)
-        fitted = _fitted(width, height, context.camera.long_side)
-        if fitted != (width, height):
-            image = images.resize(images.decode(payload, content_type, max_pixels=MAX_PIXELS), *fitted)
-            payload, content_type = images.encode(image, context.camera.quality), "image/jpeg"
-        return Picture(payload, content_type, *fitted, captured_at, source)
-    except ImageError as error:
-        return Loss(error.reason)
-
-
-def _fitted(width: int, height: int, long_side: int | None) -> tuple[int, int]:
-    """The size after shrinking to the long side; never enlarged."""
-    scale = min(1.0, (long_side or max(width, height)) / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _path(url: str) -> str:
-    return unquote(urlsplit(url).path)
+def _path(context: Context) -> str:
+    return unquote(urlsplit(context.camera.url).path)

@@ -7,14 +7,22 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import apache_kafka
+import av
 import pytest
+from clips import clip
 from confluent_kafka.admin import AdminClient
+from stack import Stack
 
 from sfumato.agents import provision
 from sfumato.agents.broker import BrokerError, EmbeddedBroker, answers, free_port
+from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import Settings
+from sfumato.models import images
+from sfumato.models.weights import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,22 @@ def topics(settings: Settings) -> Settings:
     """Settings whose topics exist."""
     provision.create(settings)
     return settings
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    """A man's face, 176x144, 30 frames as JPEG."""
+    with av.open(str(clip("carphone"))) as container:
+        frames = [frame.to_ndarray(format="bgr24") for frame in islice(container.decode(video=0), 30)]
+    return [images.encode(frame, 90) for frame in frames]
+
+
+@pytest.fixture
+def stack(broker: Broker, tmp_path: Path) -> Iterator[Stack]:
+    """The processes of sfumato on the session's broker, with topics of their own."""
+    with Stack(broker.bootstrap_servers, tmp_path, partitions=2) as stack:
+        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        yield stack
 
 
 def delete_topics(settings: Settings) -> None:

@@ -52,8 +52,9 @@ def frame(
 class Bridge:
     """A bridge in a thread of this process, and a producer beside it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, until: str = "/readyz") -> None:
         self.settings = settings
+        self._until = until
         self.app = make_app(settings)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -61,16 +62,18 @@ class Bridge:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._producer = Producer(settings, client_id="test")
+        self._client = httpx.Client(base_url=f"http://{self.address}", timeout=10)
 
     def __enter__(self) -> Bridge:
         self._thread.start()
-        self.wait_until(lambda: self.status("/readyz") == 200)
+        self.wait_until(lambda: self.status(self._until) == 200)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(20)
         self._producer.close(5)
+        self._client.close()
         assert not self._thread.is_alive()
 
     def publish(self, *frames: AnonymizedFrame) -> None:
@@ -85,13 +88,13 @@ class Bridge:
             assert left.acquire(timeout=20)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
-        return httpx.get(f"http://{self.address}{path}", headers=headers, timeout=10)
+        return self._client.get(path, headers=headers)
 
     def status(self, path: str) -> int:
         try:
             return self.get(path).status_code
         except httpx.TransportError:
-            return 0
+            return 0  # not listening yet
 
     def watch(self, camera: str, **options: object):  # type: ignore[no-untyped-def]
         return connect(f"ws://{self.address}/v1/cameras/{camera}/live", **options)
@@ -102,7 +105,7 @@ class Bridge:
             if condition():
                 return
             waited.wait(0.05)
-        pytest.fail("timed out")
+        pytest.fail(f"timed out; refused: {metric(self, 'sfumato_bridge_refused_messages_total')}")
 
     def shown(self) -> dict[str, dict[str, object]]:
         return {camera["id"]: camera for camera in self.get("/v1/cameras").json()["cameras"]}
@@ -237,12 +240,8 @@ def test_pages_carry_a_strict_policy_and_load_nothing_from_outside(bridge):
 
 
 def test_not_ready_without_a_topic(settings):
-    app = make_app(settings)  # the topics were not created
-    from fastapi.testclient import TestClient
-
-    with TestClient(app, base_url="http://127.0.0.1") as client:
-        assert client.get("/healthz").status_code == 200
-        response = client.get("/readyz")
+    with Bridge(settings, until="/healthz") as bridge:  # the topics were not created
+        response = bridge.get("/readyz")
         assert response.status_code == 503
         assert response.json()["detail"]
 

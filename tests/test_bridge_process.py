@@ -1,10 +1,9 @@
-"""`sfumato bridge` as users run it: its end, a broker that comes late or restarts, and the documented client."""
+"""`sfumato bridge` as users run it: its end, and a broker that comes late or restarts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -23,10 +22,9 @@ from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.topics import FRAMES_ANONYMIZED
-from tests.test_bridge import frame, picture
+from tests.test_bridge import frame
 
 TIMEOUT = 60.0
-DOCS = Path(__file__).parents[1] / "docs" / "bridge.md"
 
 
 class Process:
@@ -64,6 +62,12 @@ class Process:
                 return
             time.sleep(0.05)
         pytest.fail(f"{path}: {found} instead of {status}\n{self.log}")
+
+    def wait_for_log(self, text: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while text not in self.log:
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -112,17 +116,6 @@ def test_what_is_published_right_after_it_says_ready_is_shown(bridge, topics):
         bridge.wait_for(f"/v1/cameras/camera-{i}/snapshot.jpg", 200)
 
 
-def test_the_documented_client_saves_the_frames(bridge, topics, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(code.splitlines()) <= 15
-    sent = frame("north", 7, picture(123))
-    publish(topics, sent)
-    command = [sys.executable, "-c", code, f"ws://{bridge.address}", "north", "1"]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
-    assert printed.startswith("north/1/7 masked ")
-    assert (tmp_path / "north-1-7.jpg").read_bytes() == sent.payload
-
-
 def test_waits_for_the_broker_and_follows_its_restart(tmp_path):
     port = free_port()
     settings = Settings(bootstrap_servers=f"127.0.0.1:{port}", partitions=2)
@@ -139,7 +132,6 @@ def test_waits_for_the_broker_and_follows_its_restart(tmp_path):
                         pass
             bridge.wait_for("/readyz", 503)
             bridge.wait_for("/healthz", 200)
-        assert "waiting for the broker" in bridge.log
         assert "Traceback" not in bridge.log
         assert bridge.end(signal.SIGTERM) == 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_kafka
+import click
 import pytest
 import yaml
 
@@ -92,7 +93,11 @@ def test_only_ingest_sees_the_cameras_passwords(services: dict[str, Any]) -> Non
 
 def test_verbs_and_settings_exist(services: dict[str, Any]) -> None:
     for name, service in _ours(services):
-        assert service["command"][0] in main.commands, name
+        verb, *arguments = service["command"]
+        assert verb in main.commands, name
+        options = {option for parameter in main.commands[verb].params for option in parameter.opts}
+        takes_argument = any(isinstance(parameter, click.Argument) for parameter in main.commands[verb].params)
+        assert takes_argument or not arguments or arguments[0] in options, name
         environment = {key.removeprefix("SFUMATO_").lower(): value for key, value in service["environment"].items()}
         for key, value in environment.items():
             field = Settings.model_fields[key]

@@ -10,20 +10,14 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from itertools import islice
 
-import av
 import numpy as np
-import pytest
-from clips import clip
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from stack import Stack, demonstration_policy
 
-from sfumato.agents.fetch import fetch
 from sfumato.agents.produce import Producer
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models import images
-from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
@@ -34,22 +28,6 @@ from tests.test_transport import batch, produce_raw
 
 EPOCH = 1_700_000_000_000
 TIMEOUT = 120.0
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
-    """A man's face, 176x144, 30 frames as JPEG."""
-    with av.open(str(clip("carphone"))) as container:
-        frames = [frame.to_ndarray(format="bgr24") for frame in islice(container.decode(video=0), 30)]
-    return [images.encode(frame, 90) for frame in frames]
-
-
-@pytest.fixture
-def stack(broker, tmp_path):
-    """The processes of sfumato on the session's broker, with topics of their own."""
-    with Stack(broker.bootstrap_servers, tmp_path, partitions=2) as stack:
-        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
-        yield stack
 
 
 def raw(camera: str, sequence: int, payload: bytes | None, content_type: str = "image/jpeg") -> Message:

@@ -160,7 +160,6 @@ const visibility = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 
 async function lookForCameras() {
-  let failed = "";
   try {
     const response = await fetch("/v1/cameras", { signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`status ${response.status}`);
@@ -168,10 +167,10 @@ async function lookForCameras() {
       if (!tiles.has(id)) add(id);
       tiles.get(id).heard = performance.now() - age;
     }
+    problem = "";
   } catch {
-    failed = "The bridge does not answer.";
+    problem = "The bridge does not answer.";
   }
-  problem = failed;
   document.getElementById("empty").hidden = tiles.size > 0 || problem !== "";
   summarize();
 }

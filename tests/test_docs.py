@@ -1,0 +1,100 @@
+"""What the documents promise is run: their examples, on real brokers, and their lists against the code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stack import demonstration_policy
+
+from sfumato.agents.cli import main
+from sfumato.agents.policies import read_file
+from sfumato.agents.reconcile import TopicReader
+from sfumato.agents.settings import Settings
+from sfumato.models import images
+from sfumato.schemas.outcome import Reason
+from sfumato.schemas.topics import FRAMES_RAW, TOPICS
+from tests.test_bridge import Bridge, frame
+from tests.test_end_to_end import ended, raw, send, settle
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+
+
+def test_outside_consumers_get_masked_pictures_and_their_audit(stack, pictures, tmp_path):
+    """The 20 lines of confluent-kafka, and on Apache Kafka kcat: nothing of sfumato in them."""
+    stack.publish(demonstration_policy("north"))
+    send(
+        stack, [(FRAMES_RAW, raw("north", i, picture)) for i, picture in enumerate(pictures[:5])] + [ended("north", 4)]
+    )
+    stack.start("anonymize")
+    with TopicReader(stack.settings) as reader:
+        settle(stack, reader)
+    broker, prefix = stack.settings.bootstrap_servers, stack.settings.topic_prefix
+    environment = {**os.environ, "BROKER": broker, "PREFIX": prefix, "FOLDER": str(tmp_path), "COUNT": "5"}
+    (program,) = blocks("contracts.md", "python")
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=90)
+    for path in sorted(tmp_path.glob("north-*.jpg")):
+        audit = json.loads(path.with_suffix(".json").read_text())
+        assert audit["outcome"] == "masked"
+        assert audit["output_bytes"] == path.stat().st_size
+        shown = images.decode(path.read_bytes(), "image/jpeg", max_pixels=10**6)
+        original = images.decode(pictures[audit["sequence"]], "image/jpeg", max_pixels=10**6)
+        assert abs(shown[48:76, 68:108].astype(int) - original[48:76, 68:108]).mean() > 8
+    assert len(list(tmp_path.glob("north-*.jpg"))) == 5
+    if prefix and "kafka" in os.environ.get("PYTEST_CURRENT_TEST", ""):
+        newest, audits = blocks("contracts.md", "sh")[0].replace("-t ", f"-t {prefix}").splitlines()
+        shell = {"shell": True, "cwd": tmp_path, "env": environment, "check": True, "timeout": 60}
+        subprocess.run(newest.replace("-o -1 -c 1", "-o beginning -c 1"), **shell)
+        assert images.inspect((tmp_path / "newest.jpg").read_bytes(), "image/jpeg", max_pixels=10**6) == (176, 144)
+        listed = subprocess.run(audits, stdout=subprocess.PIPE, text=True, **shell).stdout.splitlines()
+        assert [json.loads(line.split(" ", 1)[1])["outcome"] for line in listed] == ["masked"] * 5
+        assert shutil.which("kcat")
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_the_websocket_example_saves_a_picture(topics, tmp_path):
+    with Bridge(topics) as bridge:
+        bridge.publish(frame("north", 0))
+        environment = {**os.environ, "BRIDGE": bridge.address, "CAMERA": "north", "FILE": str(tmp_path / "live.jpg")}
+        (program,) = blocks("bridge.md", "python")
+        printed = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=True, timeout=60, capture_output=True, text=True
+        ).stdout
+    assert printed.split() == ["north/1/0", "masked"]
+    assert images.inspect((tmp_path / "live.jpg").read_bytes(), "image/jpeg", max_pixels=10**6) == (64, 36)
+
+
+def test_the_example_policies_are_valid(tmp_path):
+    (text,) = blocks("policies.md", "toml")
+    (tmp_path / "policies.toml").write_text(text)
+    assert [policy.camera for policy in read_file(tmp_path / "policies.toml")] == ["north", "south"]
+
+
+def test_every_setting_topic_and_reason_is_documented():
+    settings = (DOCS / "settings.md").read_text()
+    assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in settings] == []
+    contracts = (DOCS / "contracts.md").read_text()
+    assert [topic.name for topic in TOPICS if f"| `{topic.name}` |" not in contracts] == []
+    assert [reason for reason in Reason if f"`{reason}`" not in contracts] == []
+
+
+def test_every_command_is_in_the_readme():
+    readme = (DOCS.parent / "README.md").read_text()
+    assert [name for name in main.commands if f"sfumato {name}" not in readme] == []
+
+
+def test_links_between_documents_lead_somewhere():
+    root = DOCS.parent
+    for document in [*root.glob("*.md"), *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.relative_to(root)}: {target}"

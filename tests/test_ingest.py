@@ -1,0 +1,237 @@
+"""`sfumato ingest` on real brokers: identity, endings, what is dropped and how it is counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import clip
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from sfumato.agents import provision
+from sfumato.agents.broker import EmbeddedBroker
+from sfumato.agents.cameras import Camera
+from sfumato.agents.ingest import ENVELOPE_BYTES, Feed, Outlet
+from sfumato.agents.settings import Settings
+from sfumato.models import images
+from sfumato.schemas.epoch import EpochRecord
+from sfumato.schemas.frame import Message, RawFrame, TimeSource
+from sfumato.schemas.outcome import Reason
+from sfumato.schemas.topics import EPOCHS, FRAMES_RAW, MAX_MESSAGE_BYTES, Topic
+from tests.ingesting import Ingest, assert_gapless, epochs, frames
+
+LARGEST = MAX_MESSAGE_BYTES - ENVELOPE_BYTES
+
+
+def picture(seed: int = 0, width: int = 64, height: int = 48) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return images.encode(noise, 90)
+
+
+def table(folder: Path, *rows: str) -> str:
+    (folder / "cameras.toml").write_text("\n".join(f"[[camera]]\n{row}" for row in rows))
+    return str(folder / "cameras.toml")
+
+
+def stills(folder: Path, *contents: bytes) -> str:
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        (folder / f"{number:03}.jpg").write_bytes(content)
+    return f"stills://{folder}"
+
+
+def test_cameras_that_end(topics: Settings, tmp_path: Path) -> None:
+    contents = [picture(seed) for seed in range(5)]
+    cameras = table(
+        tmp_path,
+        f"id = 'film'\nurl = '{clip('carphone').as_uri()}'\npace = 'fast'\nfps = 10",
+        f"id = 'stills'\nurl = '{stills(tmp_path / 'stills', *contents)}'\npace = 'fast'",
+    )
+    with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+        assert ingest.wait() == 0, ingest.log
+    found, records = frames(topics), epochs(topics)
+    assert set(found) == set(records) == {"film", "stills"}
+    for camera in found:
+        assert_gapless(found[camera], records[camera])
+        assert records[camera][-1].dropped == {}
+    assert [frame.payload for frame in found["stills"]] == contents
+    assert len(found["film"]) > 20
+    for frame in found["film"]:
+        assert (frame.content_type, frame.time_source) == ("image/jpeg", TimeSource.ARRIVAL)
+        shown = images.decode(frame.payload, frame.content_type, max_pixels=10**6)
+        assert shown.shape == (frame.height, frame.width, 3)
+        assert abs(frame.captured_at.timestamp() - time.time()) < 120
+        assert abs(frame.id.epoch / 1000 - time.time()) < 120
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ends_in_good_order_when_told(topics: Settings, tmp_path: Path, number: signal.Signals) -> None:
+    cameras = table(tmp_path, f"id = 'film'\nurl = '{clip('carphone').as_uri()}'\nloop = true")
+    with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+        ingest.until_frames("film", 20)
+        ingest.process.send_signal(number)
+        assert ingest.wait() == 0, ingest.log
+    assert_gapless(frames(topics)["film"], epochs(topics)["film"])
+
+
+def test_what_cannot_be_sent_is_counted_and_leaves_no_gap(topics: Settings, tmp_path: Path) -> None:
+    good = picture()
+    largest, too_large = (good + bytes(size - len(good)) for size in (LARGEST, LARGEST + 1))
+    url = stills(tmp_path / "stills", good, b"no picture", b"", too_large, largest, good, good[:20])
+    with Ingest(topics, tmp_path, "--camera", f"a={url}") as ingest:  # one a second: all fit into the queue
+        assert ingest.wait() == 0, ingest.log
+    found, records = frames(topics)["a"], epochs(topics)["a"]
+    assert [frame.payload for frame in found] == [good, largest, good]
+    assert_gapless(found, records)
+    assert records[-1].dropped == {Reason.UNDECODABLE: 2, Reason.EMPTY: 1, Reason.TOO_LARGE: 1}
+    assert [record.state for record in records].count("progress") >= 1
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_a_new_start_is_a_new_epoch(topics: Settings, tmp_path: Path) -> None:
+    url = stills(tmp_path / "stills", picture(1), picture(2))
+    cameras = table(tmp_path, f"id = 'a'\nurl = '{url}'\npace = 'fast'")
+    for _ in range(2):
+        with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+            assert ingest.wait() == 0, ingest.log
+    found = [frame.id for frame in frames(topics)["a"]]
+    assert [frame.sequence for frame in found] == [0, 1, 0, 1]
+    assert found[0].epoch == found[1].epoch < found[2].epoch == found[3].epoch
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_a_dead_camera_does_not_hold_up_the_others(topics: Settings, tmp_path: Path) -> None:
+    cameras = table(
+        tmp_path,
+        "id = 'dead'\nurl = 'rtsp://cam:s3cret@127.0.0.1:1/s3cret'",
+        f"id = 'film'\nurl = '{clip('carphone').as_uri()}'\nloop = true",
+    )
+    with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+        ingest.until(lambda: ingest.metric("sfumato_reconnects_total", camera="dead") >= 2)
+        ingest.until_frames("film", 5)
+        assert ingest.stop() == 0, ingest.log
+    assert "camera dead (rtsp://127.0.0.1:1/…): Connection refused; again in" in ingest.log
+    assert "s3cret" not in ingest.log
+    records = epochs(topics)["dead"]
+    assert [(r.state, r.last_sequence, r.dropped) for r in (records[0], records[-1])] == [
+        ("begun", None, {}),
+        ("ended", None, {}),
+    ]
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_missing_topics_are_named(settings: Settings, tmp_path: Path) -> None:
+    with Ingest(settings, tmp_path, "--camera", "a=rtsp://127.0.0.1:1/") as ingest:
+        assert ingest.wait() == 1
+    for topic in (FRAMES_RAW, EPOCHS):
+        assert f"{settings.topic(topic)}: missing; run `sfumato topics`" in ingest.log
+    assert "Traceback" not in ingest.log
+
+
+@pytest.mark.parametrize("broker", ["kafka"], indirect=True)
+def test_what_the_broker_refuses_for_good_ends_the_process(topics: Settings, tmp_path: Path) -> None:
+    cameras = table(tmp_path, f"id = 'film'\nurl = '{clip('carphone').as_uri()}'\nloop = true")
+    with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+        ingest.until_frames("film", 5)
+        entry = ConfigEntry("max.message.bytes", "1000", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topics.topic(FRAMES_RAW), incremental_configs=[entry])
+        admin = AdminClient({"bootstrap.servers": topics.bootstrap_servers})
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result()
+        assert ingest.wait() == 1
+    assert "ending: Kafka refused frame" in ingest.log
+    assert "its epoch stays open" in ingest.log
+    assert epochs(topics)["film"][-1].state != "ended"
+
+
+@pytest.mark.parametrize("refusal", [None, KafkaException(KafkaError(KafkaError._FATAL))])
+def test_what_the_producer_does_not_take_is_not_outstanding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: KafkaException | None
+) -> None:
+    """Its queue is full: dropped and counted. It is broken: the process ends."""
+    outlet = Outlet(Settings(bootstrap_servers="127.0.0.1:1"), 1)
+
+    def try_send(topic: Topic, message: Message, on_delivery: object) -> bool:
+        if refusal and topic is FRAMES_RAW:
+            raise refusal
+        sent.append((topic, message))
+        return topic is EPOCHS
+
+    sent: list[tuple[Topic, Message]] = []
+    monkeypatch.setattr(outlet.producer, "try_send", try_send)
+    camera = Camera(id="a", url=stills(tmp_path / "stills", picture(1), picture(2)), pace="fast")
+    Feed(camera, outlet).run()
+    assert outlet.admission.total == 0
+    assert outlet.failed is outlet.stopping.is_set() is (refusal is not None)
+    last = EpochRecord.from_message([message for topic, message in sent if topic is EPOCHS][-1].value)
+    assert (last.state, last.dropped) == (("begun", {}) if refusal else ("ended", {Reason.QUEUE_FULL: 2}))
+    outlet.producer.close(0)
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path):
+    """A broker that the test may stop, and settings with topics on it."""
+    with EmbeddedBroker() as broker:
+        settings = Settings(bootstrap_servers=broker.bootstrap_servers, partitions=2)
+        provision.create(settings)
+        yield broker, settings
+        os.kill(broker.pid, signal.SIGCONT)
+
+
+def test_a_full_queue_drops_the_noisy_cameras_frames_alone(own_broker, tmp_path: Path) -> None:
+    broker, settings = own_broker
+    noisy = stills(tmp_path / "noisy", *(picture(seed, 400, 300) for seed in range(3)))
+    quiet = stills(tmp_path / "quiet", *(picture(seed) for seed in range(3)))
+    cameras = table(
+        tmp_path,
+        f"id = 'noisy'\nurl = '{noisy}'\nfps = 100\nloop = true",
+        f"id = 'quiet'\nurl = '{quiet}'\nfps = 10\nloop = true",
+    )
+    with Ingest(settings, tmp_path, "--cameras", cameras, queue_bytes=1_000_000) as ingest:
+        ingest.until_frames("quiet", 5)
+        os.kill(broker.pid, signal.SIGSTOP)
+        dropped = {"camera": "noisy", "reason": "queue_full"}
+        ingest.until(lambda: ingest.metric("sfumato_ingest_dropped_frames_total", **dropped) >= 50)
+        before = ingest.metric("sfumato_ingested_frames_total", camera="quiet")
+        ingest.until_frames("quiet", int(before) + 10)  # goes on while the broker stands still
+        assert 500_000 < ingest.metric("sfumato_outstanding_bytes") <= 2_000_000
+        os.kill(broker.pid, signal.SIGCONT)
+        ingest.until(lambda: ingest.metric("sfumato_outstanding_bytes") < 100_000)
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=ingest.metrics(), text=True, capture_output=True
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+        assert ingest.stop() == 0, ingest.log
+    found, records = frames(settings), epochs(settings)
+    for camera in ("noisy", "quiet"):
+        assert_gapless(found[camera], records[camera])
+    assert records["quiet"][-1].dropped == {}
+    assert set(records["noisy"][-1].dropped) == {Reason.QUEUE_FULL}
+    assert records["noisy"][-1].dropped[Reason.QUEUE_FULL] >= 50
+
+
+def test_what_stays_undelivered_is_said(own_broker, tmp_path: Path) -> None:
+    """And ends within the 20 s that the compose file grants."""
+    broker, settings = own_broker
+    url = stills(tmp_path / "stills", *(picture(seed) for seed in range(3)))
+    cameras = table(tmp_path, f"id = 'a'\nurl = '{url}'\nfps = 20\nloop = true")
+    with Ingest(settings, tmp_path, "--cameras", cameras) as ingest:
+        ingest.until_frames("a", 40)  # the record of the beginning is out by then
+        os.kill(broker.pid, signal.SIGSTOP)
+        before = ingest.metric("sfumato_ingested_frames_total", camera="a")
+        ingest.until_frames("a", int(before) + 5)
+        started = time.monotonic()
+        assert ingest.stop() == 1
+        assert time.monotonic() - started < 20
+    assert "camera a: frames were not delivered; its epoch stays open" in ingest.log
+    assert "messages were not acknowledged by the broker" in ingest.log
+    os.kill(broker.pid, signal.SIGCONT)
+    found: list[RawFrame] = frames(settings)["a"]
+    assert [frame.id.sequence for frame in found] == list(range(len(found)))
+    assert [record.state for record in epochs(settings)["a"]] == ["begun"]
