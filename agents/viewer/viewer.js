@@ -27,9 +27,9 @@ class Tile {
     this.item.dataset.camera = id;
     this.part = (name) => this.item.querySelector(name);
     this.part(".name").textContent = id;
-    this.part("button").setAttribute("aria-label", `Enlarge camera ${id}`);
     this.part("button").addEventListener("click", () => enlarge(this));
-    this.arrived = -Infinity;
+    this.arrived = -Infinity; // when the bridge got the frame shown, on this page's clock
+    this.heard = -Infinity; // the same of the bridge's newest frame, as /v1/cameras tells it
     this.pause = SHORTEST_PAUSE;
     this.facts = null;
     this.newest = null; // the newest message, while an older one is being decoded
@@ -38,6 +38,7 @@ class Tile {
 
   show(visible) {
     this.visible = visible;
+    if (this.facts) this.arrived = Math.max(this.arrived, this.heard);
     if (visible && !this.socket) this.connect();
     if (!visible && this.socket) this.socket.close();
   }
@@ -66,6 +67,8 @@ class Tile {
         this.newest = null;
         await this.draw(message);
       }
+    } catch {
+      // a picture that no browser can draw: the last one stays, and grows stale
     } finally {
       this.decoding = false;
     }
@@ -73,9 +76,10 @@ class Tile {
 
   async draw(data) {
     const length = new DataView(data).getUint32(0);
-    this.facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+    const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
     const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
-    this.arrived = performance.now();
+    this.facts = facts;
+    this.arrived = performance.now() - facts.age_ms;
     this.pause = SHORTEST_PAUSE;
     for (const canvas of this.canvases()) {
       if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
@@ -92,14 +96,17 @@ class Tile {
     return enlarged === this ? [this.part("canvas"), dialog.querySelector("canvas")] : [this.part("canvas")];
   }
 
+  // A tile in sight believes its socket alone; one out of sight has none.
   get state() {
-    const age = performance.now() - this.arrived;
-    return age < STALE_AFTER ? "live" : age < LOST_AFTER ? "stale" : "lost";
+    return judged(this.visible ? this.arrived : this.heard);
   }
 
   refresh() {
     this.item.dataset.state = this.state;
     this.part(".state").textContent = this.state;
+    if (enlarged === this) dialog.dataset.state = this.state;
+    const label = `${this.id}, ${this.state}. Enlarge`;
+    if (this.part("button").ariaLabel !== label) this.part("button").ariaLabel = label;
     if (!this.facts) return;
     const { outcome, objects, latency_ms: latency } = this.facts;
     this.part(".outcome").textContent = outcome.replace("_", " ");
@@ -123,6 +130,11 @@ class Tile {
   }
 }
 
+function judged(arrived) {
+  const age = performance.now() - arrived;
+  return age < STALE_AFTER ? "live" : age < LOST_AFTER ? "stale" : "lost";
+}
+
 function formatted(latency) {
   return latency < 10000 ? `${latency} ms` : `${Math.round(latency / 1000)} s`;
 }
@@ -134,6 +146,8 @@ function enlarge(tile) {
   to.height = from.height;
   to.getContext("2d").drawImage(from, 0, 0);
   document.getElementById("enlarged-name").textContent = tile.id;
+  document.getElementById("enlarged-facts").textContent = "";
+  dialog.querySelector(".notice").hidden = true;
   dialog.showModal();
   tile.refresh();
 }
@@ -149,7 +163,10 @@ async function lookForCameras() {
   try {
     const response = await fetch("/v1/cameras", { signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`status ${response.status}`);
-    for (const { id } of (await response.json()).cameras) if (!tiles.has(id)) add(id);
+    for (const { id, age_ms: age } of (await response.json()).cameras) {
+      if (!tiles.has(id)) add(id);
+      tiles.get(id).heard = performance.now() - age;
+    }
     problem = "";
   } catch {
     problem = "The bridge does not answer.";
@@ -168,13 +185,16 @@ function add(id) {
 
 function summarize() {
   const counts = { live: 0, stale: 0, lost: 0 };
-  for (const tile of tiles.values()) counts[tile.state] += 1;
+  for (const tile of tiles.values()) counts[tile.facts ? tile.state : judged(tile.heard)] += 1;
   const parts = Object.entries(counts).filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
   const text = problem || parts.join(" · ") || "Waiting for cameras";
   const summary = document.getElementById("summary");
   if (summary.textContent !== text) summary.textContent = text; // said aloud only when it changes
 }
 
-setInterval(() => { tiles.forEach((tile) => tile.refresh()); summarize(); }, 500);
+setInterval(() => {
+  tiles.forEach((tile) => tile.refresh());
+  if (tiles.size) summarize();
+}, 500);
 setInterval(lookForCameras, 2000);
 lookForCameras();
