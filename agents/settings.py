@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sfumato.schemas.audit import summary
 from sfumato.schemas.topics import Topic
 
+PREFIX = "SFUMATO_"
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="SFUMATO_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     # Kafka
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -77,6 +79,11 @@ class SettingsError(ValueError):
 
 
 def load() -> Settings:
+    """The settings of this process's environment; :class:`SettingsError` names what is unknown or not valid."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; docs/settings.md lists them all")
     try:
         return Settings()
     except ValidationError as error:

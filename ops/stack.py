@@ -117,6 +117,13 @@ class Stack:
             if verb not in expected_to_end and process.poll() is not None:
                 raise StackError(f"{verb} ended with status {process.returncode}:\n{self.tail(verb)}")
 
+    def wait_until_ended(self, verb: str, timeout: float) -> None:
+        """Until the process ends by itself."""
+        try:
+            self._processes[verb].wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise StackError(f"{verb} did not end within {timeout:g} s:\n{self.tail(verb)}") from None
+
     def resident_bytes(self, verb: str) -> int:
         """Resident memory of a process and its workers."""
         return sum(process.memory_info().rss for process in self._family(verb))

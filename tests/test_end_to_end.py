@@ -172,6 +172,27 @@ def test_nothing_is_lost_when_a_worker_is_killed(stack, pictures):
     assert all(sequences == list(range(count)) for sequences in first_seen.values()), "out of order"
 
 
+def test_nothing_is_lost_when_the_broker_is_killed(pictures, tmp_path):
+    """kill -9 of Apache Kafka in mid-run; it comes back on the same port with its data."""
+    cameras, count = ("north", "south"), 150
+    with Stack("kafka", tmp_path, partitions=2) as stack:
+        stack.publish(*(demonstration_policy(camera) for camera in cameras))
+        send(stack, [(FRAMES_RAW, raw(c, i, pictures[i % len(pictures)])) for i in range(count) for c in cameras])
+        send(stack, [ended(camera, count - 1) for camera in cameras])
+        stack.start("anonymize")
+        with TopicReader(stack.settings) as reader:
+            while reader.account.report()["masked"] < 0.2 * 2 * count:
+                reader.read(0.2)
+                stack.check()
+        stack.broker.kill()
+        stack.broker.start()
+        with TopicReader(stack.settings) as reader:
+            settle(stack, reader)
+            report = reader.account.report()
+    assert report["masked"] == report["frames_in"] == 2 * count
+    assert report["unaccounted"] == 0
+
+
 def test_a_policy_takes_effect_without_a_restart(stack, pictures):
     stack.start("anonymize")
     send(stack, [(FRAMES_RAW, raw("north", 0, pictures[0]))])

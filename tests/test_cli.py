@@ -1,0 +1,80 @@
+"""The command line: what a user gets wrong is one line that says what to do, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sfumato.agents.broker import free_port
+from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
+from tests.test_end_to_end import ended, raw, send
+
+
+def sfumato(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, **{f"SFUMATO_{name}": value for name, value in environment.items()}}
+    command = [sys.executable, "-m", "sfumato.agents.cli", *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=90)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["topics"], {"BATCH_SIZE": "many"}, "batch_size"),
+        (["topics"], {"BOOTSTRAP_SERVER": "x:1"}, "unknown setting SFUMATO_BOOTSTRAP_SERVER; docs/settings.md"),
+        (["topics"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
+        (["anonymize"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
+        (["reconcile"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "SFUMATO_BOOTSTRAP_SERVERS"),
+        (["policies", "missing.toml"], {}, "does not exist"),
+        (["ingest"], {}, "--cameras FILE or --camera NAME=URL"),
+    ],
+)
+def test_mistakes_are_named(arguments, environment, said):
+    result = sfumato(*arguments, **environment)
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bad_policy_file_publishes_nothing(tmp_path):
+    path = tmp_path / "policies.toml"
+    path.write_text('[[policy]]\ncamera = "north"\n')
+    result = sfumato("policies", str(path), BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+    assert result.returncode == 1
+    assert "policy of camera 'north'" in result.stderr
+    assert "version: Field required" in result.stderr
+
+
+def test_anonymize_stops_where_its_detector_cannot_be_made(stack, tmp_path):
+    """A weight that is absent is not retried for ever."""
+    stack.start("anonymize", weights_dir=tmp_path / "empty")
+    stack.wait_until_ended("anonymize", 60)
+    assert "run `sfumato weights`" in stack.log("anonymize").read_text()
+    assert stack.stop("anonymize") == 78
+
+
+def test_reconcile_says_what_is_missing(stack):
+    send(stack, [(FRAMES_RAW, raw("north", 0, b"x")), ended("north", 2)])
+    environment = {
+        "BOOTSTRAP_SERVERS": stack.settings.bootstrap_servers,
+        "TOPIC_PREFIX": stack.settings.topic_prefix,
+    }
+    result = sfumato("reconcile", **environment)
+    assert result.returncode == 1
+    report = json.loads(result.stdout)
+    assert (report["frames_in"], report["unaccounted"], report["open_epochs"]) == (3, 3, 0)
+    assert EPOCHS.partitions == 1
+
+
+def test_weights_are_fetched_once_and_checked(tmp_path):
+    first = sfumato("weights", WEIGHTS_DIR=str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    (path,) = tmp_path.glob("*.onnx")
+    assert str(path) in first.stdout
+    path.write_bytes(b"altered")
+    assert sfumato("weights", WEIGHTS_DIR=str(tmp_path)).returncode == 0
+    assert Path(path).stat().st_size > 1_000_000
