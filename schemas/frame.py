@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, Headers, identity
 from sfumato.schemas.detection import Detection, dump_boxes, load_boxes
@@ -19,6 +19,10 @@ RAW_TYPE = "sfumato.frame.raw.v1"
 ANONYMIZED_TYPE = "sfumato.frame.anonymized.v1"
 MAX_SIDE = 65_535
 """Longest side a frame's headers may state, in pixels: JPEG's own limit."""
+
+
+HeaderPairs = Iterable[tuple[str, str | bytes | None]] | None
+"""Headers as Kafka clients give them."""
 
 
 class Message(NamedTuple):
@@ -37,8 +41,8 @@ class TimeSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RawFrame:
-    """One encoded picture as a camera sent it. ``width`` and ``height`` in pixels, as the ingestor saw them."""
+class _Frame:
+    """What both frame messages say. ``width`` and ``height`` in pixels."""
 
     id: FrameId
     captured_at: datetime
@@ -48,101 +52,92 @@ class RawFrame:
     content_type: str
     payload: bytes
 
-    def to_message(self) -> Message:
-        extensions = {
-            **identity(self.id),
-            "timesource": self.time_source.value,
-            "width": str(self.width),
-            "height": str(self.height),
-        }
-        event = CloudEvent(str(self.id), "/sfumato/ingest", RAW_TYPE, self.captured_at, self.content_type, extensions)
-        return Message(self.id.camera.encode(), self.payload, event.headers())
-
-    @classmethod
-    def from_message(
-        cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, str | bytes | None]] | None
-    ) -> RawFrame:
-        """Read a message of ``frames.raw``; :class:`EnvelopeError` where it breaks the contract."""
-        event = CloudEvent.from_headers(headers)
-        if event.type != RAW_TYPE:
-            raise EnvelopeError("ce_type", f"not {RAW_TYPE}")
-        return cls(
-            id=event.frame_id(key),
-            captured_at=event.time,
-            time_source=_time_source(event),
-            width=event.integer("width", largest=MAX_SIDE),
-            height=event.integer("height", largest=MAX_SIDE),
-            content_type=event.content_type,
-            payload=value or b"",
+    def _message(self, source: str, type_: str, extensions: dict[str, str]) -> Message:
+        event = CloudEvent(
+            id=str(self.id),
+            source=source,
+            type=type_,
+            time=self.captured_at,
+            content_type=self.content_type,
+            extensions={
+                **identity(self.id),
+                "timesource": self.time_source.value,
+                "width": str(self.width),
+                "height": str(self.height),
+                **extensions,
+            },
         )
+        return Message(self.id.camera.encode(), self.payload, event.headers())
 
 
 @dataclass(frozen=True, slots=True)
-class AnonymizedFrame:
+class RawFrame(_Frame):
+    """One encoded picture as a camera sent it; the size is what the ingestor saw."""
+
+    def to_message(self) -> Message:
+        return self._message("/sfumato/ingest", RAW_TYPE, {})
+
+    @classmethod
+    def from_message(cls, key: bytes | None, value: bytes | None, headers: HeaderPairs) -> RawFrame:
+        """Read a message of ``frames.raw``; :class:`EnvelopeError` where it breaks the contract."""
+        event = CloudEvent.from_headers(headers)
+        return cls(**_fields(event, RAW_TYPE, key), payload=value or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class AnonymizedFrame(_Frame):
     """One encoded picture that may be published; ``detections`` are the boxes found in it."""
 
-    id: FrameId
-    captured_at: datetime
-    time_source: TimeSource
-    width: int
-    height: int
-    content_type: str
     outcome: Outcome
     reason: Reason | None
     policy_version: int | None
     detections: tuple[Detection, ...]
-    payload: bytes
 
     def to_message(self) -> Message:
-        extensions = {
-            **identity(self.id),
-            "timesource": self.time_source.value,
-            "width": str(self.width),
-            "height": str(self.height),
-            "outcome": self.outcome.value,
-            "boxes": dump_boxes(self.detections),
-        }
+        extensions = {"outcome": self.outcome.value, "boxes": dump_boxes(self.detections)}
         if self.reason is not None:
             extensions["reason"] = self.reason.value
         if self.policy_version is not None:
             extensions["policyversion"] = str(self.policy_version)
-        event = CloudEvent(
-            str(self.id), "/sfumato/anonymize", ANONYMIZED_TYPE, self.captured_at, self.content_type, extensions
-        )
-        return Message(self.id.camera.encode(), self.payload, event.headers())
+        return self._message("/sfumato/anonymize", ANONYMIZED_TYPE, extensions)
 
     @classmethod
-    def from_message(
-        cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, str | bytes | None]] | None
-    ) -> AnonymizedFrame:
+    def from_message(cls, key: bytes | None, value: bytes | None, headers: HeaderPairs) -> AnonymizedFrame:
         """Read a message of ``frames.anonymized``; :class:`EnvelopeError` where it breaks the contract."""
         event = CloudEvent.from_headers(headers)
-        if event.type != ANONYMIZED_TYPE:
-            raise EnvelopeError("ce_type", f"not {ANONYMIZED_TYPE}")
+        fields = _fields(event, ANONYMIZED_TYPE, key)
         if not value:
             raise EnvelopeError("value", "empty")
+        named = event.extension("outcome")
         try:
-            outcome = Outcome(event.extension("outcome"))
+            outcome = Outcome(named)
             reason = Reason(event.extensions["reason"]) if "reason" in event.extensions else None
         except ValueError:
             raise EnvelopeError("ce_outcome", "unknown outcome or reason") from None
         return cls(
-            id=event.frame_id(key),
-            captured_at=event.time,
-            time_source=_time_source(event),
-            width=event.integer("width", largest=MAX_SIDE),
-            height=event.integer("height", largest=MAX_SIDE),
-            content_type=event.content_type,
+            **fields,
+            payload=value,
             outcome=outcome,
             reason=reason,
             policy_version=event.integer("policyversion") if "policyversion" in event.extensions else None,
             detections=load_boxes(event.extension("boxes")),
-            payload=value,
         )
 
 
-def _time_source(event: CloudEvent) -> TimeSource:
+def _fields(event: CloudEvent, type_: str, key: bytes | None) -> dict[str, Any]:
+    """The fields of :class:`_Frame` but the payload."""
+    if event.type != type_:
+        raise EnvelopeError("ce_type", f"not {type_}")
+    clock = event.extension("timesource")
     try:
-        return TimeSource(event.extension("timesource"))
+        time_source = TimeSource(clock)
     except ValueError:
         raise EnvelopeError("ce_timesource", f"not one of {', '.join(TimeSource)}") from None
+    return {
+        "id": event.frame_id(key),
+        "captured_at": event.time,
+        "time_source": time_source,
+        "width": event.integer("width", largest=MAX_SIDE),
+        "height": event.integer("height", largest=MAX_SIDE),
+        "content_type": event.content_type,
+    }

@@ -29,11 +29,11 @@ ANONYMIZED = AnonymizedFrame(
     640,
     360,
     "image/jpeg",
+    b"masked",
     Outcome.MASKED,
     None,
     3,
     (Detection(target=Target.FACE, score=0.9, box=(1.0, 2.0, 30.5, 40.0)),),
-    b"masked",
 )
 
 

@@ -12,7 +12,6 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.produce import Producer
@@ -23,6 +22,7 @@ from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED, FRAMES_RAW, Topic
+from tests.ingesting import read_topic
 from tests.test_anonymize import GARBAGE
 from tests.test_transport import batch, produce_raw
 
@@ -61,26 +61,6 @@ def settle(stack: Stack, reader: TopicReader) -> None:
         assert time.monotonic() < deadline, (reader.account.report(), stack.tail("anonymize"))
 
 
-def read_all(stack: Stack, topic: Topic) -> list[object]:
-    """Every message of a topic, with an ordinary client."""
-    consumer = Consumer(
-        {"bootstrap.servers": stack.settings.bootstrap_servers, "group.id": "outside", "enable.partition.eof": True}
-    )
-    name = stack.settings.topic(topic)
-    partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
-    consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in partitions])
-    found, ends = [], 0
-    while ends < len(partitions):
-        message = consumer.poll(10)
-        assert message is not None, f"{name} could not be read to its end"
-        if message.error():
-            ends += 1
-        else:
-            found.append(message)
-    consumer.close()
-    return found
-
-
 def test_frames_come_out_masked_in_order_and_audited(stack, pictures):
     cameras = ("north", "south", "unknown")
     stack.publish(*(demonstration_policy(camera) for camera in cameras[:2]))
@@ -95,9 +75,11 @@ def test_frames_come_out_masked_in_order_and_audited(stack, pictures):
     assert report["fully_masked_reasons"] == {"no_policy": len(pictures)}
     assert report["objects"]["face"] >= 2 * len(pictures)
 
-    audits = {event.id: event for event in (AuditEvent.from_message(m.value()) for m in read_all(stack, AUDIT))}
+    audits = {
+        event.id: event for event in (AuditEvent.from_message(m.value()) for m in read_topic(stack.settings, AUDIT))
+    }
     sequences: dict[str, list[int]] = {camera: [] for camera in cameras}
-    for message in read_all(stack, FRAMES_ANONYMIZED):
+    for message in read_topic(stack.settings, FRAMES_ANONYMIZED):
         frame = AnonymizedFrame.from_message(message.key(), message.value(), message.headers())
         sequences[frame.id.camera].append(frame.id.sequence)
         audit = audits[str(frame.id)]
@@ -139,7 +121,7 @@ def test_garbage_ends_as_audited_outcomes_and_kills_nothing(stack, pictures):
     assert report["fully_masked_reasons"] == {"too_small": 1}
     assert report["masked"] == 1
     assert report["unaccounted"] == report["unpublished"] == 0
-    for message in [*read_all(stack, FRAMES_ANONYMIZED), *read_all(stack, AUDIT)]:
+    for message in [*read_topic(stack.settings, FRAMES_ANONYMIZED), *read_topic(stack.settings, AUDIT)]:
         assert b"RAWRAW" not in message.value()
     assert "worker ended" not in stack.log("anonymize").read_text()
 
@@ -164,7 +146,7 @@ def test_nothing_is_lost_when_a_worker_is_killed(stack, pictures):
     assert stack.log("anonymize").read_text().count("worker ended with status -9") == 2
     first_seen: dict[str, list[int]] = {camera: [] for camera in cameras}
     seen = set()
-    for message in read_all(stack, FRAMES_ANONYMIZED):
+    for message in read_topic(stack.settings, FRAMES_ANONYMIZED):
         frame = AnonymizedFrame.from_message(message.key(), message.value(), message.headers())
         if frame.id not in seen:
             first_seen[frame.id.camera].append(frame.id.sequence)
