@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | bench | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export CAMERAS  # in the environment, since a camera's URL may hold a password
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test bench lint lock venv clean
+.PHONY: demo test bench lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -34,6 +34,9 @@ lint: .venv/.test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+schemas: .venv/.run
+	@$(BIN)/python ops/schemas.py
 
 venv: .venv/.test
 
