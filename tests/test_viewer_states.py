@@ -61,6 +61,16 @@ def test_cameras_out_of_sight_count_without_a_connection(page, bridge):  # noqa:
     with playing(bridge.publish, *cameras):
         expect(page.locator("#summary")).to_have_text("7 live", timeout=10_000)
         assert 1 <= metric(bridge, "sfumato_bridge_viewers") < 7
+        # Longer than the page takes between two looks at /v1/cameras, in which the state must hold.
+        page.evaluate("""() => {
+          window.heads = new Set();
+          const summary = document.getElementById("summary");
+          new MutationObserver(() => heads.add(summary.textContent)).observe(summary, { childList: true });
+        }""")
+        for _ in range(3):
+            with page.expect_response("**/v1/cameras"):
+                pass
+        assert page.evaluate("[...heads]") == []
         tile(page, cameras[-1]).scroll_into_view_if_needed()
         expect(tile(page, cameras[-1]).locator(".outcome")).to_have_text("masked")
         expect(page.locator("#summary")).to_have_text("7 live")
