@@ -30,8 +30,8 @@ TIMEOUT = 60.0
 class Process:
     """A `sfumato bridge` of its own, ready or not."""
 
-    def __init__(self, bootstrap_servers: str, topic_prefix: str, log: Path) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+    def __init__(self, bootstrap_servers: str, topic_prefix: str, log: Path, port: int = 0) -> None:
+        self.address = f"127.0.0.1:{port or free_port()}"
         self._log = log
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")},

@@ -29,7 +29,8 @@ class Tile {
     this.part(".name").textContent = id;
     this.part("button").addEventListener("click", () => enlarge(this));
     this.arrived = -Infinity; // when the bridge got the frame shown, on this page's clock
-    this.heard = -Infinity; // the same of the bridge's newest frame, as /v1/cameras tells it
+    this.heard = -Infinity; // the same of the bridge's newest frame, as /v1/cameras told it,
+    this.told = "lost"; // and the state it gave with that
     this.pause = SHORTEST_PAUSE;
     this.facts = null;
     this.newest = null; // the newest message, while an older one is being decoded
@@ -98,7 +99,11 @@ class Tile {
 
   // A tile in sight believes its socket alone; one out of sight has none.
   get state() {
-    return judged(this.visible ? this.arrived : this.heard);
+    return this.visible ? judged(this.arrived) : this.reported;
+  }
+
+  get reported() {
+    return problem ? judged(this.heard) : this.told;
   }
 
   refresh() {
@@ -120,7 +125,7 @@ class Tile {
     }
     if (enlarged === this) {
       document.getElementById("enlarged-facts").textContent =
-        `${this.state} · ${this.facts.width}×${this.facts.height} · ${formatted(latency)} · ${this.facts.captured_at}`;
+        `${this.state} · ${this.facts.width}×${this.facts.height} · ${formatted(latency)} · ${this.facts.captured_at.slice(11, 19)} UTC`;
     }
   }
 
@@ -163,9 +168,9 @@ async function lookForCameras() {
   try {
     const response = await fetch("/v1/cameras", { signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`status ${response.status}`);
-    for (const { id, age_ms: age } of (await response.json()).cameras) {
+    for (const { id, state, age_ms: age } of (await response.json()).cameras) {
       if (!tiles.has(id)) add(id);
-      tiles.get(id).heard = performance.now() - age;
+      Object.assign(tiles.get(id), { told: state, heard: performance.now() - age });
     }
     problem = "";
   } catch {
@@ -185,7 +190,7 @@ function add(id) {
 
 function summarize() {
   const counts = { live: 0, stale: 0, lost: 0 };
-  for (const tile of tiles.values()) counts[tile.facts ? tile.state : judged(tile.heard)] += 1;
+  for (const tile of tiles.values()) counts[tile.facts ? tile.state : tile.reported] += 1;
   const parts = Object.entries(counts).filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
   const text = problem || parts.join(" · ") || "Waiting for cameras";
   const summary = document.getElementById("summary");
