@@ -1,0 +1,158 @@
+"""The worker between Faust's stream and the producer: nothing is acknowledged before its output is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from sfumato.agents import anonymize
+from sfumato.agents.anonymize import EXIT_RESTART, Worker
+from sfumato.agents.settings import Settings
+from sfumato.models import images
+from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED
+from tests.test_anonymize import anonymizer, noise, record
+
+
+class Left(Exception):
+    """Stands for the end of the process."""
+
+
+class Stream:
+    """Faust's stream as the worker sees it: batches of events, acknowledged one by one."""
+
+    def __init__(self, *batches: int) -> None:
+        self.acknowledged: list[int] = []
+        self.done = asyncio.Event()
+        self.committed = False
+        self.app = SimpleNamespace(consumer=SimpleNamespace(commit=self._commit))
+        self._batches = batches
+
+    async def noack_take(self, size: int, within: float):  # type: ignore[no-untyped-def]
+        offset = 0
+        for count in self._batches:
+            yield [event(number) for number in range(offset, offset + count)]
+            offset += count
+        await self.done.wait()
+
+    async def ack(self, acknowledged) -> None:  # type: ignore[no-untyped-def]
+        self.acknowledged.append(acknowledged.message.offset)
+
+    async def _commit(self) -> None:
+        self.committed = True
+
+
+class Broker:
+    """A producer whose acknowledgements the test gives."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, object]] = []
+        self.waiting: list[object] = []
+        self.full_for = 0
+
+    def try_send(self, topic, message, on_delivery) -> bool:  # type: ignore[no-untyped-def]
+        if self.full_for:
+            self.full_for -= 1
+            return False
+        self.sent.append((topic, message))
+        self.waiting.append(on_delivery)
+        return True
+
+    def acknowledge(self, count: int, error=None) -> None:  # type: ignore[no-untyped-def]
+        for _ in range(count):
+            self.waiting.pop(0)(error)
+
+
+def event(offset: int):  # type: ignore[no-untyped-def]
+    taken = record(images.encode(noise(), 95), sequence=offset)
+    message = SimpleNamespace(
+        key=taken.key, value=taken.value, headers=taken.headers, topic="frames.raw", partition=0, offset=offset
+    )
+    return SimpleNamespace(message=message)
+
+
+async def until(condition) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """Why the process was left, with which status."""
+    calls: list[tuple[str, int]] = []
+
+    def leave(why: str, status: int) -> None:
+        calls.append((why, status))
+        raise Left
+
+    monkeypatch.setattr(anonymize, "leave", leave)
+    return calls
+
+
+def test_events_are_acknowledged_in_order_and_only_after_their_outputs(left):
+    async def scenario() -> None:
+        stream, broker = Stream(2, 3), Broker()
+        broker.full_for = 2  # the producer's queue is full at first
+        running = asyncio.create_task(Worker(Settings(), anonymizer(), broker).run(stream))
+        await until(lambda: len(broker.sent) == 4)
+        assert [topic for topic, _ in broker.sent] == [FRAMES_ANONYMIZED, AUDIT] * 2
+        broker.acknowledge(3)  # all but the last audit event
+        await asyncio.sleep(0.05)
+        assert stream.acknowledged == []
+        broker.acknowledge(1)
+        await until(lambda: len(broker.sent) == 10)
+        assert stream.acknowledged == [0, 1]
+        broker.acknowledge(6)
+        await until(lambda: stream.acknowledged == [0, 1, 2, 3, 4])
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert left == []
+
+
+def test_a_refused_delivery_ends_the_process_and_acknowledges_nothing(left):
+    async def scenario() -> None:
+        stream, broker = Stream(1), Broker()
+        running = asyncio.create_task(Worker(Settings(), anonymizer(), broker).run(stream))
+        await until(lambda: len(broker.sent) == 2)
+        broker.acknowledge(1, SimpleNamespace(str=lambda: "not authorized"))
+        broker.acknowledge(1)
+        await until(lambda: left != [])
+        assert stream.acknowledged == []
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert left[0][1] == EXIT_RESTART
+    assert "not authorized" in left[0][0]
+
+
+def test_a_detection_that_hangs_ends_as_full_masks_and_a_restart(left):
+    released = threading.Event()
+
+    def hang(pictures):  # type: ignore[no-untyped-def]
+        released.wait(60)
+        return [() for _ in pictures]
+
+    async def scenario() -> None:
+        stream, broker = Stream(2), Broker()
+        running = asyncio.create_task(Worker(Settings(detector_timeout=0.2), anonymizer(hang), broker).run(stream))
+        await until(lambda: len(broker.sent) == 4)
+        frames = [dict(message.headers) for topic, message in broker.sent if topic is FRAMES_ANONYMIZED]
+        assert {frame["ce_outcome"] for frame in frames} == {Outcome.FULLY_MASKED.encode()}
+        assert {frame["ce_reason"] for frame in frames} == {Reason.DETECTOR_TIMEOUT.encode()}
+        broker.acknowledge(4)
+        await until(lambda: left != [])
+        assert stream.acknowledged == [0, 1]
+        assert stream.committed
+        released.set()
+        running.cancel()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        released.set()
+    assert left[0] == ("a detection hung", EXIT_RESTART)
