@@ -23,6 +23,8 @@ from stack import Stack, StackError, demonstration_policy
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from sfumato.agents import cameras
+from sfumato.agents.cameras import CameraError
 from sfumato.agents.fetch import fetch
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models.weights import WEIGHTS
@@ -86,6 +88,10 @@ def run(options: argparse.Namespace, folder: Path, ending: threading.Event) -> d
         fetch(weight, Stack("", folder).settings.weights_dir)
     table = cameras_table(options.cameras, options.fps)
     (folder / "cameras.toml").write_text(table["text"])
+    try:
+        cameras.read_file(folder / "cameras.toml")
+    except CameraError as error:
+        raise StackError(f"CAMERAS: {error}") from None
     say(f"starting the {options.broker} broker, the anonymizer, the bridge and {len(table['ids'])} cameras")
     with Stack(options.broker, folder, bridge_port=options.port) as stack, TopicReader(stack.settings) as reader:
         stack.publish(*(demonstration_policy(camera) for camera in table["ids"]))
@@ -128,6 +134,8 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
     status = stack.stop("ingest")
     if status:
         say(f"ingest ended with status {status}:\n{stack.tail('ingest')}")
+    if status and not reader.account.epochs:
+        raise StackError("no camera was read")
     settled = reader.settle(SETTLE_TIMEOUT)
     for viewer in viewers:
         if viewer.is_alive():
