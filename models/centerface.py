@@ -7,6 +7,7 @@ fixed input size away by itself and is the faster one here (``docs/decisions/000
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -42,9 +43,12 @@ class CenterFace:
         self._long_side = options.long_side
         self._openvino = openvino.Core()
         self._graph = path
-        self._config = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": "NO"}
-        if options.threads:
-            self._config["INFERENCE_NUM_THREADS"] = str(options.threads)
+        # By itself OpenVINO takes one thread per physical core, which on a virtual machine may be half of them.
+        self._config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": "NO",  # other processes share the cores
+            "INFERENCE_NUM_THREADS": str(options.threads or os.cpu_count() or 1),
+        }
         self._compiled = lru_cache(COMPILED_SIZES)(self._compile)
 
     def detect(self, pictures: Sequence[Image]) -> list[tuple[Detection, ...]]:

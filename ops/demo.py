@@ -31,8 +31,8 @@ from sfumato.models.weights import WEIGHTS
 
 CAMERAS = {"bridge-north": "bikes", "taxi": "carphone", "taxi-low-bitrate": "carphone-low-bitrate"}
 """Camera id and the clip it shows, in a loop."""
-FPS = 5
-"""Frames per second taken from each camera: what two cores can mask without falling behind."""
+FPS = min(10.0, 1.5 * (os.cpu_count() or 1))
+"""Frames per second taken from each camera: what the cores can mask without falling behind."""
 SETTLE_TIMEOUT = 60.0
 
 
