@@ -33,7 +33,7 @@ CAMERAS = {"bridge-north": "bikes", "taxi": "carphone", "taxi-low-bitrate": "car
 """Camera id and the clip it shows, in a loop."""
 FPS = min(10.0, 1.5 * (os.cpu_count() or 1))
 """Frames per second taken from each camera: what the cores can mask without falling behind."""
-SETTLE_TIMEOUT = 60.0
+SETTLE_TIMEOUT = 30.0
 
 
 class Viewer(threading.Thread):
@@ -136,14 +136,14 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
         say(f"ingest ended with status {status}:\n{stack.tail('ingest')}")
     if status and not reader.account.epochs:
         raise StackError("no camera was read")
-    settled = reader.settle(SETTLE_TIMEOUT)
+    settled = settle(reader)
     for viewer in viewers:
         if viewer.is_alive():
             viewer.close()
     stack.stop("bridge")
     stack.stop("anonymize")
     if not settled:
-        say(f"the counts did not settle within {SETTLE_TIMEOUT:g} s:\n{stack.tail('anonymize')}")
+        say(f"nothing came for {SETTLE_TIMEOUT:g} s, but not every frame has its outcome:\n{stack.tail('anonymize')}")
     account = reader.account
     return {
         **account.report(),
@@ -154,6 +154,18 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
         "broker": stack.broker_name,
         "model": stack.settings.detector,
     }
+
+
+def settle(reader: TopicReader) -> bool:
+    """Until every frame has its outcome; False once nothing has come for :data:`SETTLE_TIMEOUT` seconds."""
+    left, since = reader.account.unaccounted, time.monotonic()
+    while not reader.settle(2):
+        if reader.account.unaccounted != left:
+            left, since = reader.account.unaccounted, time.monotonic()
+            say(f"{left} frames on their way")
+        elif time.monotonic() - since > SETTLE_TIMEOUT:
+            return False
+    return True
 
 
 def cameras_table(given: str, fps: float) -> dict[str, Any]:
