@@ -50,7 +50,7 @@ class Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         started: dict[str, Any] = {}
         if self.broker_name == "embedded":
-            self.broker = self._opened.enter_context(EmbeddedBroker())
+            self.broker = self._opened.enter_context(EmbeddedBroker(memory_limit=self.settings.broker_memory_bytes))
         elif self.broker_name == "kafka":
             from apache_kafka import ApacheKafka
 
