@@ -250,6 +250,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         timeout_graceful_shutdown=5,
         ws="websockets-sansio",
+        ws_per_message_deflate=False,  # JPEGs are compressed already
         ws_max_size=1024,  # viewers have nothing to say
         server_header=False,
     )

@@ -35,6 +35,8 @@ LOST_AFTER = 10.0
 """Seconds without a new frame after which a camera counts as stale, and as lost."""
 RATE_WINDOW = 5.0
 """Seconds over which the frame rate is counted."""
+HANDED_OVER = 8
+"""Frames on their way to the event loop at most, so that a busy loop does not fill the memory."""
 JPEG = b"\xff\xd8\xff"
 KAFKA_TIMEOUT = 2.0
 """Longest wait for an answer of the broker, in seconds; also the longest that closing waits."""
@@ -137,6 +139,7 @@ class Reader(threading.Thread):
         self._live = live
         self._loop = loop
         self._closing = threading.Event()
+        self._room = threading.Semaphore(HANDED_OVER)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": settings.bootstrap_servers,
@@ -177,7 +180,14 @@ class Reader(threading.Thread):
             metrics.BRIDGE_REFUSED.inc()
             log.warning("a message of %s is not shown: %s", self._topic, error)
             return
-        self._loop.call_soon_threadsafe(self._live.put, frame)
+        while not self._room.acquire(timeout=0.2):  # the loop is busy: what follows waits in the client's bounded queue
+            if self._closing.is_set():
+                return
+        self._loop.call_soon_threadsafe(self._hand_over, frame)
+
+    def _hand_over(self, frame: AnonymizedFrame) -> None:
+        self._room.release()
+        self._live.put(frame)
 
     def _assign(self) -> None:
         try:

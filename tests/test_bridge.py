@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -17,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from sfumato.agents.bridge import make_app
+from sfumato.agents.live import HANDED_OVER, Live, Reader
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models import images
@@ -244,6 +248,33 @@ def test_not_ready_without_a_topic(settings):
         response = bridge.get("/readyz")
         assert response.status_code == 503
         assert response.json()["detail"]
+
+
+def test_a_busy_loop_is_handed_a_bounded_number_of_frames():
+    """Without a broker: the reader stops taking messages until the loop has taken the frames before."""
+    handed: queue.Queue[Callable[[], None]] = queue.Queue()
+    loop = SimpleNamespace(call_soon_threadsafe=lambda call, *arguments: handed.put(partial(call, *arguments)))
+    reader = Reader(Settings(bootstrap_servers="127.0.0.1:1"), Live(), loop)  # type: ignore[arg-type]
+
+    def take() -> None:
+        for sequence in range(HANDED_OVER + 2):
+            reader._take(arrived(*frame("north", sequence).to_message()))
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    first, *_ = [handed.get(timeout=20) for _ in range(HANDED_OVER)]
+    with pytest.raises(queue.Empty):
+        handed.get(timeout=0.5)
+    first()
+    handed.get(timeout=20)()
+    handed.get(timeout=20)
+    taking.join(20)
+    assert not taking.is_alive()
+
+
+def arrived(key, value, headers):  # type: ignore[no-untyped-def]
+    """A message as confluent-kafka gives it."""
+    return SimpleNamespace(error=lambda: None, key=lambda: key, value=lambda: value, headers=lambda: headers)
 
 
 def metric(bridge: Bridge, name: str) -> float:
