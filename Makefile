@@ -42,7 +42,7 @@ venv: .venv/.test
 
 # Versions stay as they are unless pyproject.toml forbids them; UPGRADE=--upgrade takes the newest.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --custom-compile-command "make lock" $(UPGRADE)
+	--no-emit-find-links --no-strip-extras --custom-compile-command "make lock" $(UPGRADE)
 lock: .venv/.test
 	@$(COMPILE) pyproject.toml requirements/build.in -o requirements/run.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra dev -c requirements/run.txt -o requirements/test.txt
