@@ -54,6 +54,14 @@ class Settings(BaseSettings):
     max_pixels: Annotated[int, Field(ge=1)] = 40_000_000
     """Larger pictures are dropped before they are decoded."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 85
+    h264_encoder: str = "libx264"
+    """FFmpeg's name of the encoder for policies with H.264 output: ``libx264``, ``h264_nvenc``, …"""
+    decoders: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Video decoders kept open in one worker; beyond it the camera heard least recently loses its own."""
+    camera_idle: Seconds = 5.0
+    """A camera silent for this long has its decoder closed and no longer holds back commits."""
+    gop_hold: Seconds = 20.0
+    """A group of pictures longer than this no longer holds back commits; after a restart its rest is not decodable."""
     stall_timeout: Seconds = 60.0
     """A worker that has work but commits nothing for this long exits and is restarted."""
 

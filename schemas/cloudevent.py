@@ -95,6 +95,14 @@ class CloudEvent:
             raise EnvelopeError(f"ce_{name}", f"not an integer from 0 to {largest}")
         return int(text)
 
+    def signed(self, name: str) -> int:
+        """An extension attribute as an integer of 64 bits with a sign."""
+        text = self.extension(name)
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= 19 and -(2**63) <= int(text) < 2**63):
+            raise EnvelopeError(f"ce_{name}", "not an integer of 64 bits")
+        return int(text)
+
     def frame_id(self, key: bytes | None) -> FrameId:
         """The frame's identity; the message's key, camera and ``ce_id`` must agree."""
         camera = self.extension("camera")

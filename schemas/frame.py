@@ -1,6 +1,7 @@
 """The two frame messages: raw (ingestor to anonymizer) and anonymized (anonymizer to everyone).
 
-The Kafka value is the plain encoded picture, so an ordinary consumer writes a viewable file.
+The Kafka value is the plain encoded picture, so an ordinary consumer writes a viewable file; or an access unit of
+H.264 or H.265 (``schemas/unit.py``), which an ordinary decoder plays from any keyframe on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, Headers, identity
 from sfumato.schemas.detection import Detection, dump_boxes, load_boxes
 from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.unit import CODECS, H264, AnonymizedUnit, RawUnit
 
 RAW_TYPE = "sfumato.frame.raw.v1"
 ANONYMIZED_TYPE = "sfumato.frame.anonymized.v1"
@@ -72,26 +74,33 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class RawFrame(_Frame):
-    """One encoded picture as a camera sent it; the size is what the ingestor saw."""
+    """One encoded picture or access unit as a camera sent it; the size is what the ingestor saw."""
+
+    unit: RawUnit | None = None
+    """Given exactly where the content type is one of access units."""
 
     def to_message(self) -> Message:
-        return self._message("/sfumato/ingest", RAW_TYPE, {})
+        return self._message("/sfumato/ingest", RAW_TYPE, self.unit.extensions() if self.unit else {})
 
     @classmethod
     def from_message(cls, key: bytes | None, value: bytes | None, headers: HeaderPairs) -> RawFrame:
         """Read a message of ``frames.raw``; :class:`EnvelopeError` where it breaks the contract."""
         event = CloudEvent.from_headers(headers)
-        return cls(**_fields(event, RAW_TYPE, key), payload=value or b"")
+        fields = _fields(event, RAW_TYPE, key)
+        unit = RawUnit.from_event(event) if event.content_type in CODECS else None
+        return cls(**fields, payload=value or b"", unit=unit)
 
 
 @dataclass(frozen=True, slots=True)
 class AnonymizedFrame(_Frame):
-    """One encoded picture that may be published; ``detections`` are the boxes found in it."""
+    """One encoded picture or access unit that may be published; ``detections`` are the boxes found in it."""
 
     outcome: Outcome
     reason: Reason | None
     policy_version: int | None
     detections: tuple[Detection, ...]
+    unit: AnonymizedUnit | None = None
+    """Given exactly where the content type is H.264's."""
 
     def to_message(self) -> Message:
         extensions = {"outcome": self.outcome.value, "boxes": dump_boxes(self.detections)}
@@ -99,6 +108,8 @@ class AnonymizedFrame(_Frame):
             extensions["reason"] = self.reason.value
         if self.policy_version is not None:
             extensions["policyversion"] = str(self.policy_version)
+        if self.unit is not None:
+            extensions.update(self.unit.extensions())
         return self._message("/sfumato/anonymize", ANONYMIZED_TYPE, extensions)
 
     @classmethod
@@ -121,6 +132,7 @@ class AnonymizedFrame(_Frame):
             reason=reason,
             policy_version=event.integer("policyversion") if "policyversion" in event.extensions else None,
             detections=load_boxes(event.extension("boxes")),
+            unit=AnonymizedUnit.from_event(event) if event.content_type == H264 else None,
         )
 
 

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     MASK_ERROR = "mask_error"
     TOO_SMALL = "too_small"
     TOO_MANY_DETECTIONS = "too_many_detections"
+    DAMAGED = "damaged"
     # dropped by the anonymizer
     INVALID_ENVELOPE = "invalid_envelope"
     EMPTY = "empty"
@@ -33,5 +34,8 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     TOO_LARGE = "too_large"
     ENCODE_ERROR = "encode_error"
-    # dropped by the ingestor, before Kafka (besides UNDECODABLE, TOO_LARGE, EMPTY): counted in the epoch's record
+    NO_KEYFRAME = "no_keyframe"
+    DISCARDED = "discarded"
+    # dropped by the ingestor, before Kafka (besides UNDECODABLE, TOO_LARGE, EMPTY, NO_KEYFRAME): counted in the
+    # epoch's record
     QUEUE_FULL = "queue_full"

@@ -72,6 +72,27 @@ class Zone(_Part):
     mask: MaskName = MaskName.SOLID
 
 
+class Codec(StrEnum):
+    JPEG = "jpeg"
+    H264 = "h264"
+
+
+class Output(_Part):
+    """How anonymized frames are encoded. ``keyframe_interval``: longest time between keyframes of H.264, in seconds,
+    after which a consumer may join. ``bitrate``: of H.264, in kbit/s."""
+
+    codec: Codec = Codec.JPEG
+    keyframe_interval: Annotated[float, Field(gt=0, le=60)] = 2.0
+    bitrate: Annotated[int, Field(ge=50, le=100_000)] = 2_000
+
+
+class Damaged(StrEnum):
+    """What becomes of pictures that a missing or damaged unit may have spoilt."""
+
+    FULL_MASK = "full_mask"
+    DROP = "drop"
+
+
 class Policy(_Part):
     """``retention_hours`` states how long the anonymized frames may be kept; the topic's retention enforces it."""
 
@@ -84,6 +105,8 @@ class Policy(_Part):
     retention_hours: Annotated[int, Field(ge=1)]
     targets: Annotated[dict[Target, Masking], Field(min_length=1)]
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] = ()
+    output: Output = Output()
+    damaged: Damaged = Damaged.FULL_MASK
 
     def to_message(self) -> Message:
         event = CloudEvent(

@@ -42,10 +42,14 @@ class Topic:
         }
 
 
-FRAMES_RAW = Topic("frames.raw", "camera", "encoded picture", None, 10 * MINUTE, "uncompressed", MAX_MESSAGE_BYTES)
+FRAMES_RAW = Topic(
+    "frames.raw", "camera", "encoded picture or access unit", None, 10 * MINUTE, "uncompressed", MAX_MESSAGE_BYTES
+)
 EPOCHS = Topic("epochs", "camera", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 POLICIES = Topic("policies", "camera", "JSON", 1, None, "producer", 1024 * 1024)
-FRAMES_ANONYMIZED = Topic("frames.anonymized", "camera", "JPEG", None, DAY, "uncompressed", MAX_MESSAGE_BYTES)
+FRAMES_ANONYMIZED = Topic(
+    "frames.anonymized", "camera", "JPEG or H.264 access unit", None, DAY, "uncompressed", MAX_MESSAGE_BYTES
+)
 AUDIT = Topic("audit", "camera", "JSON", None, 90 * DAY, "producer", 1024 * 1024)
 
 TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT)
