@@ -1,8 +1,9 @@
 """The anonymizer: raw frames in, anonymized frames and audit events out.
 
 Delivery guarantee: at least once. An event is acknowledged, in offset order, only after the broker has
-acknowledged its output and its audit event; a kill replays what was not. The agent never raises (Faust
-would lose the batch and what is buffered behind it): a frame ends in an outcome, or the process ends.
+acknowledged its output and its audit event, and no later frame needs it any more (``agents/acknowledge.py``);
+a kill replays what was not. The agent never raises (Faust would lose the batch and what is buffered behind it):
+a frame ends in an outcome, or the process ends.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,13 +23,15 @@ from typing import Any, NoReturn
 from confluent_kafka import KafkaError
 
 from sfumato.agents import metrics
+from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.policies import PolicyStore
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.agents.watch import Watchdog
-from sfumato.models import detectors, weights
+from sfumato.models import detectors, encoders, weights
 from sfumato.models.detectors import DetectorOptions
-from sfumato.models.engine import Engine, Limits, NoPolicy, Task
+from sfumato.models.engine import Engine, Limits
+from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.audit import AuditEvent, DetectorRecord, Origin, Timings
 from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame
@@ -77,36 +80,37 @@ class Anonymizer:
         self._policy_of = policy_of
         self._detector = DetectorRecord(name=engine.detector.name, weights_sha256=engine.detector.weights_sha256)
 
-    def anonymize(self, records: Sequence[Record]) -> list[Ending]:
-        """One ending per record, in order."""
-        tasks = [self._read(record) for record in records]
-        self._engine.anonymize([task for task in tasks if isinstance(task, Task)])
-        return [self._end(record, task) for record, task in zip(records, tasks, strict=True)]
-
-    def refuse(self, records: Sequence[Record], reason: Reason) -> list[Ending]:
-        """The same without detection: every frame fully masked, or dropped where it has no readable size."""
-        tasks = [self._read(record) for record in records]
-        for task in tasks:
-            if isinstance(task, Task):
-                self._engine.refuse(task, reason)
-        return [self._end(record, task) for record, task in zip(records, tasks, strict=True)]
-
-    def _read(self, record: Record) -> Task | EnvelopeError:
+    def read(self, record: Record) -> Task | Ending:
+        """The task that a record sets, or its ending where its envelope cannot be read."""
         try:
             frame = RawFrame.from_message(record.key, record.value, record.headers)
         except EnvelopeError as error:
-            return error
-        return Task(frame, self._policy_of(frame.id.camera))
+            return Ending(_unreadable(record, error), None)
+        return Task(frame, self._policy_of(frame.id.camera), record.origin)
 
-    def _end(self, record: Record, task: Task | EnvelopeError) -> Ending:
-        if isinstance(task, EnvelopeError):
-            return Ending(_unreadable(record, task), None)
+    def anonymize(self, tasks: Sequence[Task]) -> list[tuple[Task, Ending]]:
+        """The tasks that these, and those before them, bring to their end; each camera's in presentation order."""
+        return [(task, self._end(task)) for task in self._engine.anonymize(tasks)]
+
+    def close_idle(self, seconds: float) -> list[tuple[Task, Ending]]:
+        """Bring to their end the tasks of cameras that have been silent for so long."""
+        return [(task, self._end(task)) for task in self._engine.close_idle(seconds)]
+
+    def refuse(self, tasks: Iterable[Task], reason: Reason) -> list[Ending]:
+        """End tasks without detection: fully masked, or dropped where not even the size can be read."""
+        endings = []
+        for task in tasks:
+            self._engine.refuse(task, reason)
+            endings.append(self._end(task))
+        return endings
+
+    def _end(self, task: Task) -> Ending:
         frame = task.frame
-        if task.outcome is None:
+        if task.outcome is None or task.origin is None:
             raise RuntimeError(f"{frame.id} has no outcome")  # the process ends; nothing is acknowledged
         audit = AuditEvent(
             id=str(frame.id),
-            origin=record.origin,
+            origin=task.origin,
             camera=frame.id.camera,
             epoch=frame.id.epoch,
             sequence=frame.id.sequence,
@@ -139,12 +143,13 @@ def _output(task: Task) -> AnonymizedFrame | None:
         time_source=task.frame.time_source,
         width=task.width or 0,
         height=task.height or 0,
-        content_type="image/jpeg",
+        content_type=task.content_type,
         outcome=task.outcome,
         reason=task.reason,
         policy_version=_version(task),
         detections=task.detections,
         payload=task.output,
+        unit=task.unit,
     )
 
 
@@ -171,38 +176,73 @@ class Worker:
     """Moves batches from Faust's stream to the broker: one batch is computed while the one before is delivered."""
 
     def __init__(self, settings: Settings, anonymizer: Anonymizer, producer: Producer) -> None:
+        self.acknowledger = Acknowledger(settings.camera_idle, settings.gop_hold)
         self._settings = settings
         self._anonymizer = anonymizer
         self._producer = producer
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._ended: asyncio.Queue[tuple[list[Any], list[Ending], bool]] = asyncio.Queue(maxsize=1)
+        self._computing = asyncio.Lock()
+        self._inside: set[Task] = set()
+        """What the engine has been given and has not brought to its end."""
+        self._ended: asyncio.Queue[tuple[list[Ending], bool]] = asyncio.Queue(maxsize=1)
 
     async def run(self, stream: Any) -> None:
-        delivering = asyncio.create_task(self._deliver_all(stream))
-        delivering.add_done_callback(_leave_on_failure)
+        services = [asyncio.create_task(service) for service in (self._deliver_all(stream), self._close_idle())]
+        for service in services:
+            service.add_done_callback(_leave_on_failure)
         async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
             metrics.BATCH_SIZE.observe(len(events))
-            endings, timed_out = await self._compute([_record(event) for event in events])
-            await self._ended.put((events, endings, timed_out))
+            tasks, unreadable = self._read(events)
+            await self._compute(partial(self._anonymizer.anonymize, tasks), unreadable)
 
-    async def _compute(self, records: list[Record]) -> tuple[list[Ending], bool]:
+    def _read(self, events: Sequence[Any]) -> tuple[list[Task], list[Ending]]:
+        tasks, unreadable = [], []
+        for event in events:
+            record = _record(event)
+            event.message.value = event.value = None  # an event may be held for long
+            read = self._anonymizer.read(record)
+            if isinstance(read, Task):
+                tasks.append(read)
+                self.acknowledger.take(event, record.origin, read)
+            else:
+                unreadable.append(read)
+                self.acknowledger.take(event, record.origin, None)
+        self._inside.update(tasks)
+        return tasks, unreadable
+
+    async def _close_idle(self) -> None:
+        """Look after cameras that fell silent: what their decoders hold comes out, and they hold back nothing."""
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.camera_idle / 2))
+            await self._compute(partial(self._anonymizer.close_idle, self._settings.camera_idle), [])
+
+    async def _compute(self, work: Callable[[], list[tuple[Task, Ending]]], endings: list[Ending]) -> None:
         """Off the event loop, in one thread, so that batches keep their order."""
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._compute_thread, self._anonymizer.anonymize, records)
-        done, _ = await asyncio.wait({work}, timeout=self._settings.detector_timeout)
-        if done:
-            return work.result(), False
-        log.critical("detection took longer than %g s: batch fully masked, restarting", self._settings.detector_timeout)
-        return await asyncio.to_thread(self._anonymizer.refuse, records, Reason.DETECTOR_TIMEOUT), True
+        async with self._computing:
+            computing = asyncio.get_running_loop().run_in_executor(self._compute_thread, work)
+            done, _ = await asyncio.wait({computing}, timeout=self._settings.detector_timeout)
+            if done:
+                for task, ending in computing.result():
+                    self._inside.discard(task)
+                    endings.append(ending)
+            else:
+                log.critical("no outcome within %g s: fully masked, restarting", self._settings.detector_timeout)
+                left = list(self._inside)
+                endings += await asyncio.to_thread(self._anonymizer.refuse, left, Reason.DETECTOR_TIMEOUT)
+            await self._ended.put((endings, not done))
 
     async def _deliver_all(self, stream: Any) -> None:
         while True:
-            events, endings, timed_out = await self._ended.get()
+            endings, timed_out = await self._ended.get()
             await self._deliver([message for ending in endings for message in ending.messages()])
-            for event in events:  # offset order per partition: the order they came in
-                await stream.ack(event)
             for ending in endings:
+                self.acknowledger.end(ending.audit.origin)
                 metrics.count(ending.audit)
+            if timed_out:
+                self.acknowledger.abandon_gops()
+            for event in self.acknowledger.releasable():
+                await stream.ack(event)
+            metrics.HELD.set(self.acknowledger.held)
             if timed_out:
                 await stream.app.consumer.commit()
                 leave("a detection hung", EXIT_RESTART)
@@ -236,7 +276,7 @@ def _record(event: Any) -> Record:
 
 def _leave_on_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
-        leave(f"delivery ended: {task.exception()!r}", EXIT_RESTART)
+        leave(repr(task.exception()), EXIT_RESTART)
 
 
 def leave(why: str, status: int) -> NoReturn:
@@ -254,7 +294,7 @@ def _end_within(seconds: float) -> None:
 
 
 def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
-    """The anonymizer of these settings; DetectorError or WeightError where its detector cannot be made."""
+    """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
     detector = detectors.make(
         settings.detector,
         DetectorOptions(
@@ -265,7 +305,14 @@ def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
             weights_dir=settings.weights_dir,
         ),
     )
-    limits = Limits(settings.max_pixels, settings.jpeg_quality, MAX_MESSAGE_BYTES - ENVELOPE_BYTES)
+    encoders.check(settings.h264_encoder)
+    limits = Limits(
+        max_pixels=settings.max_pixels,
+        quality=settings.jpeg_quality,
+        max_bytes=MAX_MESSAGE_BYTES - ENVELOPE_BYTES,
+        decoders=settings.decoders,
+        h264_encoder=settings.h264_encoder,
+    )
     return Anonymizer(Engine(detector, limits, threads=settings.codec_threads), policies.get)
 
 
@@ -277,12 +324,14 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         anonymizer = await asyncio.to_thread(build, settings, policies)
         metrics.serve(settings)
         Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()
-    except (detectors.DetectorError, weights.WeightError) as error:
+    except (detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
         leave(str(error), EXIT_CONFIGURATION)
     except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
         leave(f"cannot start: {error!r}", EXIT_RESTART)
     try:
-        await Worker(settings, anonymizer, Producer(settings, client_id="sfumato-anonymize")).run(stream)
+        worker = Worker(settings, anonymizer, Producer(settings, client_id="sfumato-anonymize"))
+        app.on_partitions_revoked.connect(lambda *_, **__: worker.acknowledger.clear(), weak=False)
+        await worker.run(stream)
     except asyncio.CancelledError:
         _end_within(SHUTDOWN_TIMEOUT)
         raise

@@ -25,6 +25,7 @@ DELAY = Histogram("sfumato_capture_to_audit_seconds", "From capture to the audit
 BATCH_SIZE = Histogram("sfumato_batch_frames", "Frames per detector batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
 ASSIGNED = Gauge("sfumato_assigned_partitions", "Partitions of frames.raw assigned to this worker.")
 LAG = Gauge("sfumato_consumer_lag_frames", "Frames that wait in this worker's partitions.")
+HELD = Gauge("sfumato_held_events", "Events read and not acknowledged: in work, or of a group of pictures not over.")
 
 # bridge
 VIEWERS = Gauge("sfumato_bridge_viewers", "Viewers connected by WebSocket.")

@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
-from sfumato.models.engine import NoPolicy
+from sfumato.models.task import NoPolicy
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sfumato.schemas.audit import summary
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     """FFmpeg's name of the encoder for policies with H.264 output: ``libx264``, ``h264_nvenc``, …"""
     decoders: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Video decoders kept open in one worker; beyond it the camera heard least recently loses its own."""
-    camera_idle: Seconds = 5.0
+    camera_idle: Seconds = 10.0
     """A camera silent for this long has its decoder closed and no longer holds back commits."""
     gop_hold: Seconds = 20.0
     """A group of pictures longer than this no longer holds back commits; after a restart its rest is not decodable."""
@@ -76,6 +76,13 @@ class Settings(BaseSettings):
     metrics_port: Port = 0
     """Prometheus exporter; 0: none. Worker ``i`` of ``sfumato anonymize --workers`` uses this port + ``i``."""
     weights_dir: Path = Path.home() / ".cache" / "sfumato"
+
+    @model_validator(mode="after")
+    def _progress(self) -> Self:
+        """What holds back commits must not look like a stall."""
+        if max(self.gop_hold, self.camera_idle) * 2 > self.stall_timeout:
+            raise ValueError("stall_timeout: wants to be twice gop_hold and camera_idle at least")
+        return self
 
     def topic(self, topic: Topic) -> str:
         """The topic's name on this cluster."""

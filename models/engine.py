@@ -6,69 +6,46 @@ an exception and never as a picture whose masking did not run to its end.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import TypeVar
+
+import numpy as np
 
 from sfumato.models import images, masks
+from sfumato.models.decoders import Decoders
 from sfumato.models.detectors import Detector, Image
-from sfumato.models.images import ImageError
+from sfumato.models.encoders import TICKS, Encoders
+from sfumato.models.images import GREY, ImageError
+from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.detection import Detection
-from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.outcome import Outcome, Reason
-from sfumato.schemas.policy import Policy
+from sfumato.schemas.policy import Codec, Policy
+from sfumato.schemas.unit import CODECS, H264
 
 SMALLEST_SIDE = 16
 """No detector can judge a picture with a shorter side, in pixels: it is fully masked."""
 MOST_DETECTIONS = 500
 """More objects than this in one picture: fully masked, rather than trust a detector gone wild."""
 
-
-@dataclass(frozen=True, slots=True)
-class NoPolicy:
-    """Why a camera has no usable policy; ``detail`` names the field at fault."""
-
-    reason: Reason
-    detail: str | None = None
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``max_pixels`` of a picture, ``quality`` of the JPEG put out (1 to 100), its ``max_bytes``."""
+    """``max_pixels`` of a picture, ``quality`` of the JPEG put out (1 to 100), ``max_bytes`` of what is put out;
+    ``decoders`` kept open; ``h264_encoder`` for policies with H.264 output."""
 
     max_pixels: int = 40_000_000
     quality: int = 85
     max_bytes: int = 8_000_000
-
-
-@dataclass(slots=True)
-class Task:
-    """One frame on its way through the engine, and what has become of it.
-
-    ``output`` is the JPEG that may be published, None until the end or where the frame is dropped;
-    ``timings`` in milliseconds by stage.
-    """
-
-    frame: RawFrame
-    policy: Policy | NoPolicy
-    outcome: Outcome | None = None
-    reason: Reason | None = None
-    detail: str | None = None
-    width: int | None = None
-    height: int | None = None
-    detections: tuple[Detection, ...] = ()
-    output: bytes | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    image: Image | None = None
-
-    def input_sha256(self) -> str:
-        return hashlib.sha256(self.frame.payload).hexdigest()
-
-    def output_sha256(self) -> str | None:
-        return None if self.output is None else hashlib.sha256(self.output).hexdigest()
+    decoders: int = 64
+    h264_encoder: str = "libx264"
 
 
 class Engine:
@@ -78,51 +55,102 @@ class Engine:
         self.detector = detector
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine") if threads > 1 else None
+        self._decoders = Decoders(limits.decoders, limits.max_pixels)
+        self._encoders = Encoders(limits.h264_encoder)
 
-    def anonymize(self, tasks: Sequence[Task]) -> None:
-        """Bring every task to its outcome, in place. Never raises for what a frame holds."""
-        self._each(self._decode, tasks)
-        self._detect([task for task in tasks if task.outcome is None])
-        self._each(self._finish, [task for task in tasks if task.outcome is None])
+    def anonymize(self, tasks: Sequence[Task]) -> list[Task]:
+        """Take frames in; returns those brought to their outcome, each camera's in presentation order.
+
+        A still comes back at once. An access unit may come back with a later call, since decoders reorder and hold
+        back. Never raises for what a frame holds.
+        """
+        settled = [*chain.from_iterable(self._each(self._decode, _by_camera(tasks)))]
+        for camera in self._decoders.surplus():
+            settled += self._close(camera)
+        return self._finish(settled)
+
+    def close_idle(self, seconds: float) -> list[Task]:
+        """Bring what cameras that have been silent for so long left in their decoders to its outcome."""
+        settled = []
+        for camera in self._decoders.idle(seconds):
+            settled += self._close(camera)
+            self._encoders.close(camera)
+        return self._finish(settled)
 
     def refuse(self, task: Task, reason: Reason, detail: str | None = None) -> None:
-        """Fully mask the task's frame, or drop it where not even its size can be read."""
-        task.image, task.output, task.detections = None, None, ()
+        """Fully mask the task's frame as JPEG, or drop it where not even its size can be read. Needs no codec."""
+        task.mask_fully(reason, detail)
         try:
-            task.width, task.height = images.inspect(
-                task.frame.payload, task.frame.content_type, max_pixels=self._limits.max_pixels
-            )
-            task.output = images.grey(task.width, task.height)
+            task.width, task.height = self._stated_size(task)
+            task.output, task.content_type = images.grey(task.width, task.height), "image/jpeg"
         except ImageError as error:
-            task.outcome, task.reason, task.detail = Outcome.DROPPED, error.reason, str(error)
+            task.drop(error.reason, str(error))
         except Exception as error:  # noqa: BLE001 - fail closed
-            task.outcome, task.reason, task.detail = Outcome.DROPPED, Reason.ENCODE_ERROR, type(error).__name__
-        else:
-            task.outcome, task.reason, task.detail = Outcome.FULLY_MASKED, reason, detail
+            task.drop(Reason.ENCODE_ERROR, type(error).__name__)
 
-    def _each(self, stage: Callable[[Task], None], tasks: Sequence[Task]) -> None:
-        for _ in (self._pool.map if self._pool else map)(stage, tasks):
+    def _finish(self, tasks: list[Task]) -> list[Task]:
+        """Detect, mask and encode what was decoded; make the grey rectangle of what is fully masked."""
+        self._detect([task for task in tasks if task.outcome is None])
+        self._run(self._mask, [task for task in tasks if task.outcome is None])
+        self._run(self._encode, _by_encoder(task for task in tasks if task.outcome is not Outcome.DROPPED))
+        return tasks
+
+    def _each(self, stage: Callable[[A], B], items: Iterable[A]) -> Iterable[B]:
+        return (self._pool.map if self._pool else map)(stage, items)
+
+    def _run(self, stage: Callable[[A], None], items: Iterable[A]) -> None:
+        for _ in self._each(stage, items):
             pass
 
-    def _decode(self, task: Task) -> None:
-        if isinstance(task.policy, NoPolicy):
-            return self.refuse(task, task.policy.reason, task.policy.detail)
-        unavailable = task.policy.targets.keys() - self.detector.targets
-        if unavailable:
-            missing = ", ".join(sorted(unavailable))
-            return self.refuse(task, Reason.TARGET_UNAVAILABLE, f"{self.detector.name} does not detect {missing}")
+    def _decode(self, tasks: list[Task]) -> list[Task]:
+        """One camera's frames to pictures; some of its units may stay in the decoder."""
+        settled: list[Task] = []
+        for is_units, run in groupby(tasks, lambda task: task.frame.content_type in CODECS):
+            if is_units:
+                units = self._decoders.decode(list(run))
+                settled += [self._judge(task) for task in units]
+            else:
+                settled += self._close(tasks[0].frame.id.camera)
+                settled += [self._decode_still(task) for task in run]
+        return settled
+
+    def _close(self, camera: str) -> list[Task]:
+        return [self._judge(task) for task in self._decoders.close(camera)]
+
+    def _decode_still(self, task: Task) -> Task:
+        if self._excused(task):
+            return task
         try:
             with _timed(task, "decode"):
                 task.image = images.decode(
                     task.frame.payload, task.frame.content_type, max_pixels=self._limits.max_pixels
                 )
         except ImageError as error:
-            task.outcome, task.reason, task.detail = Outcome.DROPPED, error.reason, str(error)
-            return None
+            task.drop(error.reason, str(error))
+        return self._judge(task)
+
+    def _judge(self, task: Task) -> Task:
+        """Whether what was decoded can be looked at by a detector."""
+        if task.outcome is not None or self._excused(task):
+            return task
+        if task.image is None:
+            task.mask_fully(Reason.UNDECODABLE, "nothing decoded")
+            return task
         task.height, task.width = task.image.shape[:2]
         if min(task.height, task.width) < SMALLEST_SIDE:
-            self.refuse(task, Reason.TOO_SMALL, f"a side is shorter than {SMALLEST_SIDE} pixels")
-        return None
+            task.mask_fully(Reason.TOO_SMALL, f"a side is shorter than {SMALLEST_SIDE} pixels")
+        return task
+
+    def _excused(self, task: Task) -> bool:
+        """Whether the frame has its outcome without being looked at."""
+        if task.frame.unit is not None and task.frame.unit.discard:
+            task.drop(Reason.DISCARDED)
+        elif isinstance(task.policy, NoPolicy):
+            task.mask_fully(task.policy.reason, task.policy.detail)
+        elif unavailable := task.policy.targets.keys() - self.detector.targets:
+            missing = ", ".join(sorted(unavailable))
+            task.mask_fully(Reason.TARGET_UNAVAILABLE, f"{self.detector.name} does not detect {missing}")
+        return task.outcome is not None
 
     def _detect(self, tasks: Sequence[Task]) -> None:
         if not tasks:
@@ -137,33 +165,98 @@ class Engine:
                 for task in tasks:
                     self._detect([task])
             else:
-                self.refuse(tasks[0], Reason.DETECTOR_ERROR, type(error).__name__)
+                tasks[0].mask_fully(Reason.DETECTOR_ERROR, type(error).__name__)
             return
         share = (time.perf_counter() - started) * 1000 / len(tasks)
         for task, detections in zip(tasks, found, strict=True):
             task.timings["detect"] = share
             task.detections = _wanted(detections, task.policy)
 
-    def _finish(self, task: Task) -> None:
+    def _mask(self, task: Task) -> None:
         if len(task.detections) > MOST_DETECTIONS:
-            return self.refuse(task, Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
-        image, policy = task.image, task.policy
+            return task.mask_fully(Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
         try:
-            if image is None or isinstance(policy, NoPolicy):
+            if task.image is None or isinstance(task.policy, NoPolicy):
                 raise RuntimeError("nothing decoded")
             with _timed(task, "mask"):
-                masks.apply(image, task.detections, policy)
+                masks.apply(task.image, task.detections, task.policy)
         except Exception as error:  # noqa: BLE001 - fail closed
-            return self.refuse(task, Reason.MASK_ERROR, type(error).__name__)
+            task.mask_fully(Reason.MASK_ERROR, type(error).__name__)
+
+    def _encode(self, tasks: Iterable[Task]) -> None:
+        """Tasks that share an encoder, in order."""
+        for task in tasks:
+            image, task.image = task.image, None
+            if task.outcome is None and image is not None:
+                try:
+                    with _timed(task, "encode"):
+                        self._write(task, image)
+                except Exception as error:  # noqa: BLE001 - fail closed
+                    task.mask_fully(Reason.ENCODE_ERROR, type(error).__name__)
+                else:
+                    if len(task.output or b"") <= self._limits.max_bytes:
+                        task.outcome = Outcome.MASKED
+                        continue
+                    self._encoders.close(task.frame.id.camera)  # its next unit must not refer to this one
+                    task.mask_fully(Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes after masking")
+            self._write_grey(task)
+
+    def _write_grey(self, task: Task) -> None:
+        """The fully masked frame, in the codec that the camera's readers expect; made without looking at the input."""
+        if _codec(task) is Codec.H264 and self._write_grey_unit(task):
+            return
+        self._encoders.close(task.frame.id.camera)
+        self.refuse(task, task.reason or Reason.ENCODE_ERROR, task.detail)
+
+    def _write_grey_unit(self, task: Task) -> bool:
         try:
-            with _timed(task, "encode"):
-                output = images.encode(image, self._limits.quality)
-        except Exception as error:  # noqa: BLE001 - fail closed
-            return self.refuse(task, Reason.ENCODE_ERROR, type(error).__name__)
-        if len(output) > self._limits.max_bytes:
-            return self.refuse(task, Reason.TOO_LARGE, f"more than {self._limits.max_bytes} bytes after masking")
-        task.output, task.outcome, task.image = output, Outcome.MASKED, None
-        return None
+            width, height = self._stated_size(task)
+            self._write(task, np.full((height, width, 3), GREY, np.uint8))
+        except Exception:  # noqa: BLE001 - the caller then makes a JPEG, or drops the frame with a reason
+            return False
+        return True
+
+    def _write(self, task: Task, image: Image) -> None:
+        """Encode what may be published. Raises what the encoders raise."""
+        camera, raw = task.frame.id.camera, task.frame.unit
+        task.height, task.width = image.shape[:2]
+        if isinstance(task.policy, NoPolicy) or _codec(task) is Codec.JPEG:
+            task.output, task.content_type, task.unit = images.encode(image, self._limits.quality), "image/jpeg", None
+            self._encoders.close(camera)
+            return
+        pts = raw.pts if raw else round(task.frame.captured_at.timestamp() / TICKS)
+        encoded = self._encoders.encode(camera, image, task.policy.output, pts, raw.time_base if raw else TICKS)
+        task.output, task.content_type, task.unit = encoded.payload, H264, encoded.unit
+        task.width, task.height = encoded.width, encoded.height
+
+    def _stated_size(self, task: Task) -> tuple[int, int]:
+        """Width and height of a frame that is not decoded. Raises :class:`ImageError`."""
+        frame = task.frame
+        if frame.unit is None:
+            return images.inspect(frame.payload, frame.content_type, max_pixels=self._limits.max_pixels)
+        if not 0 < frame.width * frame.height <= self._limits.max_pixels:
+            raise ImageError(Reason.TOO_LARGE, f"states {frame.width}x{frame.height}")
+        return frame.width, frame.height
+
+
+def _codec(task: Task) -> Codec:
+    return Codec.JPEG if isinstance(task.policy, NoPolicy) else task.policy.output.codec
+
+
+def _by_camera(tasks: Iterable[Task]) -> list[list[Task]]:
+    """The tasks of each camera, in order."""
+    cameras: dict[str, list[Task]] = {}
+    for task in tasks:
+        cameras.setdefault(task.frame.id.camera, []).append(task)
+    return list(cameras.values())
+
+
+def _by_encoder(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Tasks that must be encoded one after the other: those of a camera with H.264 output; others stand alone."""
+    groups: dict[str | int, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.frame.id.camera if _codec(task) is Codec.H264 else id(task), []).append(task)
+    return list(groups.values())
 
 
 def _wanted(detections: Sequence[Detection], policy: Policy | NoPolicy) -> tuple[Detection, ...]:

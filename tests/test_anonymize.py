@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.agents.anonymize import Anonymizer, Record
+from sfumato.agents.anonymize import Anonymizer, Ending, Record
 from sfumato.models import images
-from sfumato.models.engine import Engine, Limits, NoPolicy
+from sfumato.models.engine import Engine, Limits
+from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, Target
@@ -69,8 +70,17 @@ def record(payload: bytes | None, content_type="image/jpeg", sequence=0, camera=
     return Record(key, payload, headers, Origin(topic="frames.raw", partition=0, offset=sequence))
 
 
+class Direct(Anonymizer):
+    """Records in, their endings out, in the same order."""
+
+    def end(self, records: list[Record]) -> list[Ending]:
+        read = [self.read(record) for record in records]
+        ended = dict(self.anonymize([task for task in read if isinstance(task, Task)]))
+        return [task if isinstance(task, Ending) else ended[task] for task in read]
+
+
 def anonymizer(behaviour=None, policy=POLICY, **limits):
-    return Anonymizer(Engine(Scripted(behaviour), Limits(**limits)), lambda camera: policy)
+    return Direct(Engine(Scripted(behaviour), Limits(**limits)), lambda camera: policy)
 
 
 def decode(output):
@@ -78,7 +88,7 @@ def decode(output):
 
 
 def test_a_frame_is_masked_where_the_detector_and_the_zone_say():
-    (ending,) = anonymizer().anonymize([record(images.encode(noise(), 95))])
+    (ending,) = anonymizer().end([record(images.encode(noise(), 95))])
     audit, output = ending.audit, ending.output
     assert (audit.outcome, audit.reason, audit.policy_version) == (Outcome.MASKED, None, 3)
     assert audit.detector.weights_sha256 == "c" * 64
@@ -102,7 +112,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize(("payload", "content_type", "outcome", "reason"), GARBAGE)
 def test_garbage_ends_as_one_audited_outcome(payload, content_type, outcome, reason):
-    (ending,) = anonymizer().anonymize([record(payload, content_type)])
+    (ending,) = anonymizer().end([record(payload, content_type)])
     assert (ending.audit.outcome, ending.audit.reason) == (outcome, reason)
     assert (ending.output is None) == (outcome is Outcome.DROPPED)
 
@@ -112,14 +122,14 @@ def test_garbage_does_not_disturb_its_neighbours():
     records = [record(good, sequence=0)]
     records += [record(payload, kind, sequence=i + 1) for i, (payload, kind, *_) in enumerate(GARBAGE)]
     records.append(record(good, sequence=99))
-    endings = anonymizer().anonymize(records)
+    endings = anonymizer().end(records)
     assert [ending.audit.sequence for ending in endings] == [0, *range(1, len(GARBAGE) + 1), 99]
     assert endings[0].audit.outcome is endings[-1].audit.outcome is Outcome.MASKED
 
 
 def test_an_unreadable_envelope_is_audited_by_its_place():
     broken = Record(b"north", b"RAW", [("ce_id", b"\xff")], Origin(topic="frames.raw", partition=3, offset=8))
-    (ending,) = anonymizer().anonymize([broken])
+    (ending,) = anonymizer().end([broken])
     assert ending.audit.id == "frames.raw/3/8"
     assert (ending.audit.outcome, ending.audit.reason) == (Outcome.DROPPED, Reason.INVALID_ENVELOPE)
     assert ending.output is None
@@ -147,7 +157,7 @@ def forget_one(images_):
     ],
 )
 def test_whatever_fails_is_fully_masked(behaviour, policy, limits, reason):
-    (ending,) = anonymizer(behaviour, policy, **limits).anonymize([record(images.encode(noise(), 95))])
+    (ending,) = anonymizer(behaviour, policy, **limits).end([record(images.encode(noise(), 95))])
     assert ending.audit.outcome is Outcome.FULLY_MASKED
     expected = reason or (Reason.TOO_MANY_DETECTIONS if policy is POLICY else Reason.TARGET_UNAVAILABLE)
     assert ending.audit.reason is expected
@@ -164,19 +174,19 @@ def test_one_frame_that_breaks_the_detector_does_not_mask_its_batch():
 
     frames = [noise(1), np.full_like(noise(), 250), noise(2)]
     records = [record(images.encode(image, 95), sequence=i) for i, image in enumerate(frames)]
-    outcomes = [ending.audit.outcome for ending in anonymizer(behaviour).anonymize(records)]
+    outcomes = [ending.audit.outcome for ending in anonymizer(behaviour).end(records)]
     assert outcomes == [Outcome.MASKED, Outcome.FULLY_MASKED, Outcome.MASKED]
 
 
 def test_detections_below_the_policys_threshold_are_ignored():
-    (ending,) = anonymizer(lambda ims: [(face(0, 0, 9, 9, score=0.39),)]).anonymize(
-        [record(images.encode(noise(), 95))]
-    )
+    (ending,) = anonymizer(lambda ims: [(face(0, 0, 9, 9, score=0.39),)]).end([record(images.encode(noise(), 95))])
     assert ending.audit.detections == ()
 
 
 def test_refusing_a_batch_needs_no_detector():
-    endings = anonymizer(crash).refuse([record(images.encode(noise(), 95)), record(b"junk")], Reason.DETECTOR_TIMEOUT)
+    refusing = anonymizer(crash)
+    tasks = [refusing.read(record(payload)) for payload in (images.encode(noise(), 95), b"junk")]
+    endings = refusing.refuse(tasks, Reason.DETECTOR_TIMEOUT)
     assert [(e.audit.outcome, e.audit.reason) for e in endings] == [
         (Outcome.FULLY_MASKED, Reason.DETECTOR_TIMEOUT),
         (Outcome.DROPPED, Reason.UNDECODABLE),
@@ -189,7 +199,7 @@ def test_any_damage_to_a_picture_ends_in_one_outcome_and_never_shows_the_input(d
     payload = bytearray(images.encode(noise(size=(32, 48)), 90))
     for _ in range(data.draw(st.integers(1, 8))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
-    (ending,) = anonymizer().anonymize([record(bytes(payload))])
+    (ending,) = anonymizer().end([record(bytes(payload))])
     if ending.audit.outcome is Outcome.MASKED:
         image = decode(ending.output).astype(int)
         height, width = image.shape[:2]
@@ -201,7 +211,7 @@ def test_any_damage_to_a_picture_ends_in_one_outcome_and_never_shows_the_input(d
 def test_codec_threads_keep_the_order():
     engine = Engine(Scripted(), Limits(), threads=4)
     records = [record(images.encode(noise(i), 95), sequence=i) for i in range(24)]
-    endings = Anonymizer(engine, lambda camera: POLICY).anonymize(records)
+    endings = Direct(engine, lambda camera: POLICY).end(records)
     assert [ending.audit.sequence for ending in endings] == list(range(24))
     assert len({ending.audit.output_sha256 for ending in endings}) == 24
 
@@ -215,11 +225,11 @@ def test_the_engine_is_not_the_place_where_a_timeout_blocks():
         return [() for _ in images_]
 
     slow = anonymizer(hang)
-    records = [record(images.encode(noise(), 95))]
-    thread = threading.Thread(target=slow.anonymize, args=(records,))
+    tasks = [slow.read(record(images.encode(noise(), 95)))]
+    thread = threading.Thread(target=slow.anonymize, args=(tasks,))
     thread.start()
     started = time.monotonic()
-    (ending,) = slow.refuse(records, Reason.DETECTOR_TIMEOUT)
+    (ending,) = slow.refuse(tasks, Reason.DETECTOR_TIMEOUT)
     assert ending.audit.reason is Reason.DETECTOR_TIMEOUT
     assert thread.is_alive()
     assert time.monotonic() - started < 25

@@ -71,7 +71,7 @@ def event(offset: int):  # type: ignore[no-untyped-def]
     message = SimpleNamespace(
         key=taken.key, value=taken.value, headers=taken.headers, topic="frames.raw", partition=0, offset=offset
     )
-    return SimpleNamespace(message=message)
+    return SimpleNamespace(message=message, value=taken.value)
 
 
 async def until(condition) -> None:  # type: ignore[no-untyped-def]
