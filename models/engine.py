@@ -71,11 +71,11 @@ class Engine:
 
     def close_idle(self, seconds: float) -> list[Task]:
         """Bring what cameras that have been silent for so long left in their decoders to its outcome."""
-        settled = []
-        for camera in self._decoders.idle(seconds):
-            settled += self._close(camera)
+        idle = self._decoders.idle(seconds)
+        settled = self._finish([task for camera in idle for task in self._close(camera)])
+        for camera in idle:
             self._encoders.close(camera)
-        return self._finish(settled)
+        return settled
 
     def refuse(self, task: Task, reason: Reason, detail: str | None = None) -> None:
         """Fully mask the task's frame as JPEG, or drop it where not even its size can be read. Needs no codec."""
