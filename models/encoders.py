@@ -58,10 +58,12 @@ class Encoded:
 
 
 class Encoders:
-    """The encoders of all cameras. A camera's run ends with its size, its policy's output or its time base."""
+    """The encoders of all cameras. A camera's run ends with its size, its policy's output or its time base, and when
+    it is the one heard least recently of more than ``limit``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, limit: int) -> None:
         self._name = name
+        self._limit = limit
         self._encoders: dict[str, Encoder] = {}
 
     def encode(self, camera: str, image: Image, output: Output, pts: int, time_base: Fraction) -> Encoded:
@@ -76,6 +78,8 @@ class Encoders:
             encoder = Encoder(self._name, output, width, height, time_base)
         encoded = encoder.encode(image[:height, :width], pts)
         self._encoders[camera] = encoder
+        if len(self._encoders) > self._limit:
+            self.close(next(iter(self._encoders)))
         return encoded
 
     def close(self, camera: str) -> None:

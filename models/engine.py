@@ -39,7 +39,7 @@ B = TypeVar("B")
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``max_pixels`` of a picture, ``quality`` of the JPEG put out (1 to 100), ``max_bytes`` of what is put out;
-    ``decoders`` kept open; ``h264_encoder`` for policies with H.264 output."""
+    ``decoders``, and encoders, kept open; ``h264_encoder`` for policies with H.264 output."""
 
     max_pixels: int = 40_000_000
     quality: int = 85
@@ -56,7 +56,7 @@ class Engine:
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine") if threads > 1 else None
         self._decoders = Decoders(limits.decoders, limits.max_pixels)
-        self._encoders = Encoders(limits.h264_encoder)
+        self._encoders = Encoders(limits.h264_encoder, limits.decoders)
 
     def anonymize(self, tasks: Sequence[Task]) -> list[Task]:
         """Take frames in; returns those brought to their outcome, each camera's in presentation order.

@@ -194,7 +194,7 @@ def test_an_encoder_that_does_not_work_here_is_an_error(monkeypatch):
 
 
 def test_a_run_ends_with_its_size_or_the_policys_output():
-    pool, output = Encoders("libx264"), Output(codec=Codec.H264)
+    pool, output = Encoders("libx264", 8), Output(codec=Codec.H264)
     small, large = np.zeros((96, 128, 3), np.uint8), np.zeros((192, 256, 3), np.uint8)
     steps = [
         (small, output),
@@ -210,8 +210,14 @@ def test_a_run_ends_with_its_size_or_the_policys_output():
     assert pool.encode("a", large, output, 9, TICKS).unit.number == 0
 
 
+def test_only_so_many_encoders_are_kept():
+    pool, image = Encoders("libx264", 2), np.zeros((96, 128, 3), np.uint8)
+    runs = [pool.encode(camera, image, Output(), n, TICKS).unit for n, camera in enumerate("abacbca")]
+    assert [unit.number for unit in runs] == [0, 0, 1, 0, 0, 1, 0]
+
+
 def test_times_that_stand_still_are_moved_on():
-    pool, image = Encoders("libx264"), np.zeros((96, 128, 3), np.uint8)
+    pool, image = Encoders("libx264", 8), np.zeros((96, 128, 3), np.uint8)
     units = [pool.encode("a", image, Output(), pts, TICKS).unit for pts in (100, 100, 50, 3700)]
     assert [unit.pts for unit in units] == [100, 101, 102, 3700]
 

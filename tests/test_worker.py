@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from sfumato.agents import anonymize
-from sfumato.agents.anonymize import EXIT_RESTART, Worker
+from sfumato.agents.anonymize import EXIT_RESTART, Record, Worker
 from sfumato.agents.settings import Settings
 from sfumato.models import images
+from sfumato.schemas.audit import Origin
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED
-from tests.test_anonymize import anonymizer, noise, record
+from tests.encoding import keyframes, tasks_of
+from tests.test_anonymize import POLICY, anonymizer, noise, record
 
 
 class Left(Exception):
@@ -24,7 +26,8 @@ class Left(Exception):
 class Stream:
     """Faust's stream as the worker sees it: batches of events, acknowledged one by one."""
 
-    def __init__(self, *batches: int) -> None:
+    def __init__(self, *batches: int, of=lambda offset: event(offset)) -> None:  # type: ignore[no-untyped-def]
+        self._event = of
         self.acknowledged: list[int] = []
         self.done = asyncio.Event()
         self.committed = False
@@ -34,7 +37,7 @@ class Stream:
     async def noack_take(self, size: int, within: float):  # type: ignore[no-untyped-def]
         offset = 0
         for count in self._batches:
-            yield [event(number) for number in range(offset, offset + count)]
+            yield [self._event(number) for number in range(offset, offset + count)]
             offset += count
         await self.done.wait()
 
@@ -66,8 +69,14 @@ class Broker:
             self.waiting.pop(0)(error)
 
 
-def event(offset: int):  # type: ignore[no-untyped-def]
-    taken = record(images.encode(noise(), 95), sequence=offset)
+def video_event(offset: int):  # type: ignore[no-untyped-def]
+    """A unit of H.264 with B-frames, ten to a group."""
+    key, value, headers = tasks_of("h264-b-frames", POLICY)[offset].frame.to_message()
+    return event(offset, Record(key, value, headers, Origin(topic="frames.raw", partition=0, offset=offset)))
+
+
+def event(offset: int, taken: Record | None = None):  # type: ignore[no-untyped-def]
+    taken = taken or record(images.encode(noise(), 95), sequence=offset)
     message = SimpleNamespace(
         key=taken.key, value=taken.value, headers=taken.headers, topic="frames.raw", partition=0, offset=offset
     )
@@ -114,6 +123,30 @@ def test_events_are_acknowledged_in_order_and_only_after_their_outputs(left):
     assert left == []
 
 
+def test_a_group_of_pictures_is_acknowledged_when_the_next_one_has_begun(left):
+    """And what the decoder holds when the camera falls silent comes out after a time, and is acknowledged."""
+
+    async def scenario() -> None:
+        stream, broker = Stream(8, 8, 8, of=video_event), Broker()
+        worker = Worker(Settings(camera_idle=1.5), anonymizer(), broker)
+        running = asyncio.create_task(worker.run(stream))
+        await until(lambda: bool(broker.waiting))
+        delivered = 0
+        while delivered < 24:
+            await until(lambda: bool(broker.waiting))
+            sent = [topic for topic, _ in broker.sent]
+            broker.acknowledge(len(broker.waiting))
+            delivered = sent.count(AUDIT)
+            if 20 < delivered < 24:  # the last pictures are in the decoder
+                await until(lambda: len(stream.acknowledged) == keyframes("h264-b-frames")[2])
+        await until(lambda: stream.acknowledged == list(range(24)))
+        assert worker.acknowledger.held == 0
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert left == []
+
+
 def test_a_refused_delivery_ends_the_process_and_acknowledges_nothing(left):
     async def scenario() -> None:
         stream, broker = Stream(1), Broker()
@@ -128,6 +161,38 @@ def test_a_refused_delivery_ends_the_process_and_acknowledges_nothing(left):
     asyncio.run(scenario())
     assert left[0][1] == EXIT_RESTART
     assert "not authorized" in left[0][0]
+
+
+def test_a_hang_also_ends_what_the_decoders_hold(left):
+    """Nothing is read again after the restart: it would hang again."""
+    released = threading.Event()
+
+    def hang_late(pictures):  # type: ignore[no-untyped-def]
+        if any(len(batch) for batch in seen):
+            released.wait(60)
+        seen.append(pictures)
+        return [() for _ in pictures]
+
+    seen: list[list[object]] = []
+
+    async def scenario() -> None:
+        stream, broker = Stream(8, 8, of=video_event), Broker()
+        running = asyncio.create_task(Worker(Settings(detector_timeout=1.0), anonymizer(hang_late), broker).run(stream))
+        while left == []:
+            await until(lambda: broker.waiting or left)
+            broker.acknowledge(len(broker.waiting))
+        audited = [message for topic, message in broker.sent if topic is AUDIT]
+        assert sorted(int(dict(m.headers)["ce_sequence"]) for m in audited) == list(range(16))
+        assert stream.acknowledged == list(range(16))
+        assert stream.committed
+        released.set()
+        running.cancel()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        released.set()
+    assert left[0] == ("a detection hung", EXIT_RESTART)
 
 
 def test_a_detection_that_hangs_ends_as_full_masks_and_a_restart(left):
