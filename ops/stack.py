@@ -82,11 +82,11 @@ class Stack:
     def publish(self, *found: Policy) -> None:
         policies.publish(self.settings, list(found))
 
-    def start(self, verb: str, *arguments: str, **overrides: Any) -> None:
-        """Start ``sfumato VERB``; its log is ``VERB.log`` in the stack's folder."""
+    def start(self, verb: str, *arguments: str, name: str = "", **overrides: Any) -> None:
+        """Start ``sfumato VERB``; its log is ``VERB.log`` in the stack's folder. ``name``: of a second one."""
         settings = self.settings.model_copy(update=overrides)
-        with self.log(verb).open("ab") as log:
-            self._processes[verb] = subprocess.Popen(
+        with self.log(name or verb).open("ab") as log:
+            self._processes[name or verb] = subprocess.Popen(
                 [sys.executable, "-m", "sfumato.agents.cli", verb, *arguments],
                 env=_environment(settings),
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,193 @@
+"""Video through Kafka and real Faust workers: nothing lost, nothing shown that rests on something missing, whatever is
+killed while groups of pictures are under way. Several cameras share each partition."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import cycle, islice
+
+import av
+import numpy as np
+from stack import Stack, demonstration_policy
+
+from sfumato.agents.reconcile import TopicReader
+from sfumato.models import images
+from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.frame import AnonymizedFrame, Message
+from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.policy import Codec, Output
+from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, FRAMES_RAW
+from sfumato.schemas.unit import H264, H265, RawUnit
+from tests.encoding import clip_pictures, decode, encode, raw_frame
+from tests.ingesting import read_topic
+from tests.test_end_to_end import ended, faust_worker, send, settle
+
+EPOCH = 1_700_000_000_000
+COUNT = 120
+CAMERAS: dict[str, tuple[str, dict[str, str]]] = {
+    "short": (H264, {"preset": "ultrafast", "g": "7", "bf": "0"}),
+    "long": (H264, {"preset": "ultrafast", "g": "60", "bf": "0", "sc_threshold": "0"}),
+    "b-frames": (H264, {"preset": "veryfast", "g": "25", "bf": "3"}),
+    "h265": (H265, {"preset": "ultrafast", "x265-params": "keyint=18:bframes=2:log-level=0"}),
+    "silent": (H264, {"preset": "ultrafast", "g": "30", "bf": "2"}),
+}
+"""Cameras with groups of pictures of different lengths; the last one falls silent in the middle of one."""
+SENT = {camera: 40 if camera == "silent" else COUNT for camera in CAMERAS}
+EYES = (slice(48, 76), slice(68, 108))
+
+
+@lru_cache
+def units(camera: str) -> tuple[tuple[bytes, RawUnit], ...]:
+    content_type, options = CAMERAS[camera]
+    return tuple(encode(islice(cycle(clip_pictures(30)), SENT[camera]), content_type, options))
+
+
+@lru_cache
+def originals(camera: str) -> dict[int, np.ndarray]:
+    return decode(CAMERAS[camera][0], units(camera))
+
+
+def message(camera: str, sequence: int) -> Message:
+    payload, unit = units(camera)[sequence]
+    return raw_frame(sequence, payload, unit, CAMERAS[camera][0], camera, EPOCH).to_message()
+
+
+def send_all(stack: Stack, missing: Iterable[tuple[str, int]] = ()) -> None:
+    """Every camera's units, interleaved; ``missing`` ones never get to Kafka."""
+    gone = set(missing)
+    rows = [(camera, n) for n in range(COUNT) for camera in CAMERAS if n < SENT[camera]]
+    send(stack, [(FRAMES_RAW, message(*row)) for row in rows if row not in gone])
+    send(stack, [ended(camera, SENT[camera] - 1) for camera in CAMERAS])
+
+
+def first_outcomes(stack: Stack) -> dict[tuple[str, int], AuditEvent]:
+    """The first audit event of each frame: the one that counts."""
+    found: dict[tuple[str, int], AuditEvent] = {}
+    for raw in read_topic(stack.settings, AUDIT):
+        event = AuditEvent.from_message(raw.value())
+        found.setdefault((event.camera or "", event.sequence or 0), event)
+    return found
+
+
+def published(stack: Stack) -> dict[str, list[AnonymizedFrame]]:
+    found: dict[str, list[AnonymizedFrame]] = {camera: [] for camera in CAMERAS}
+    for raw in read_topic(stack.settings, FRAMES_ANONYMIZED):
+        frame = AnonymizedFrame.from_message(raw.key(), raw.value(), raw.headers())
+        found[frame.id.camera].append(frame)
+    return found
+
+
+def distinct(frames: list[AnonymizedFrame]) -> list[AnonymizedFrame]:
+    """Without duplicates, as a consumer drops them."""
+    return list({frame.id: frame for frame in reversed(frames)}.values())[::-1]
+
+
+def assert_masked(frame: AnonymizedFrame, image: np.ndarray) -> None:
+    """It is the picture of that very unit, and the face in it is masked."""
+    original = originals(frame.id.camera)[frame.id.sequence].astype(int)
+    assert abs(image[EYES] - original[EYES]).mean() > 8
+    assert abs(image[:, :30] - original[:, :30]).mean() < 6
+
+
+def presentation(camera: str) -> list[int]:
+    """The camera's sequences in presentation order."""
+    return sorted(range(SENT[camera]), key=lambda sequence: units(camera)[sequence][1].pts)
+
+
+def test_video_comes_out_masked_and_in_order(stack):
+    policies = {camera: demonstration_policy(camera) for camera in CAMERAS}
+    policies["long"] = policies["long"].model_copy(update={"output": Output(codec=Codec.H264)})
+    stack.publish(*policies.values())
+    send_all(stack)
+    stack.start("anonymize", camera_idle=2.0)
+    with TopicReader(stack.settings) as reader:
+        settle(stack, reader)
+        report = reader.account.report()
+    assert report["masked"] == report["frames_in"] == sum(SENT.values())
+    for camera, frames in published(stack).items():
+        assert [frame.id.sequence for frame in distinct(frames)] == presentation(camera)
+        if camera == "long":
+            context = av.CodecContext.create("h264", "r")
+            shown = [p.to_ndarray(format="bgr24") for f in frames for p in context.decode(av.Packet(f.payload))]
+        else:
+            shown = [images.decode(f.payload, f.content_type, max_pixels=10**6) for f in frames]
+        for frame, image in zip(frames, shown, strict=True):
+            assert_masked(frame, image)
+
+
+def test_nothing_is_lost_or_wrong_when_a_worker_is_killed_amid_groups(stack):
+    stack.publish(*(demonstration_policy(camera) for camera in CAMERAS))
+    stack.start("anonymize", camera_idle=2.0)
+    send_all(stack)
+    with TopicReader(stack.settings) as reader:
+        for share in (0.15, 0.4, 0.65):
+            while reader.account.report()["masked"] < share * sum(SENT.values()):
+                reader.read(0.2)
+                stack.check()
+            os.kill(faust_worker(stack), signal.SIGKILL)
+        settle(stack, reader)
+        report = reader.account.report()
+    assert report["unaccounted"] == 0
+    assert report["masked"] == report["frames_in"] == sum(SENT.values()), report
+    assert report["duplicates"] > 0
+    assert_right(stack)
+
+
+def test_nothing_is_lost_or_wrong_when_workers_come_and_go(stack):
+    """Rebalances: a second worker joins, the first is killed, a third joins."""
+    stack.publish(*(demonstration_policy(camera) for camera in CAMERAS))
+    stack.start("anonymize", camera_idle=2.0)
+    send_all(stack)
+    with TopicReader(stack.settings) as reader:
+        reach(stack, reader, 0.2)
+        stack.start("anonymize", name="second", camera_idle=2.0, metrics_port=0)
+        reach(stack, reader, 0.5)
+        os.kill(faust_worker(stack), signal.SIGKILL)
+        settle(stack, reader)
+        report = reader.account.report()
+    assert report["unaccounted"] == 0
+    assert report["masked"] == report["frames_in"] == sum(SENT.values()), report
+    assert_right(stack)
+
+
+def reach(stack: Stack, reader: TopicReader, share: float) -> None:
+    while reader.account.report()["masked"] < share * sum(SENT.values()):
+        reader.read(0.2)
+        stack.check()
+
+
+def assert_right(stack: Stack) -> None:
+    """Each frame's first outcome is that it was masked; each camera is in order; each picture is the right one."""
+    assert {event.outcome for event in first_outcomes(stack).values()} == {Outcome.MASKED}
+    for camera, frames in published(stack).items():
+        assert [frame.id.sequence for frame in distinct(frames)] == presentation(camera)
+        for frame in frames:
+            assert_masked(frame, images.decode(frame.payload, frame.content_type, max_pixels=10**6))
+
+
+def test_units_that_are_missing_spoil_nothing(stack):
+    """5 % of the units never came: what rests on them is fully masked until the next keyframe."""
+    draw = np.random.default_rng(3)
+    missing = {(c, n) for c in CAMERAS for n in range(1, SENT[c]) if draw.random() < 0.05}
+    stack.publish(*(demonstration_policy(camera) for camera in CAMERAS))
+    send_all(stack, missing)
+    stack.start("anonymize", camera_idle=2.0)
+    sent = sum(SENT.values()) - len(missing)
+    with TopicReader(stack.settings) as reader:
+        while reader.account.report()["frames_in"] - reader.account.unaccounted < sent:
+            reader.read(0.2)
+            stack.check()
+        report = reader.account.report()
+    assert report["unaccounted"] == len(missing), "the gaps are seen"
+    assert set(report["fully_masked_reasons"]) == {Reason.DAMAGED}
+    assert report["masked"] > 0.2 * sent
+    for frames in published(stack).values():
+        for frame in frames:
+            image = images.decode(frame.payload, frame.content_type, max_pixels=10**6)
+            if frame.outcome is Outcome.MASKED:
+                assert_masked(frame, image)
+            else:
+                assert np.ptp(image) <= 1
