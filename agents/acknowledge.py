@@ -33,11 +33,18 @@ class Held:
 
 @dataclass(slots=True)
 class Gop:
-    """A camera's current group of pictures; times are monotonic, in seconds."""
+    """A camera's current group of pictures; times are monotonic, in seconds. ``before``: the first offset of the group
+    before it, as long as pictures may follow that are shown before the keyframe and predicted from that group."""
 
     first: int
+    pts: int
     since: float
     heard: float
+    before: int | None
+
+    @property
+    def floor(self) -> int:
+        return self.first if self.before is None else self.before
 
 
 @dataclass(slots=True)
@@ -50,7 +57,7 @@ class Partition:
     gops: dict[str, Gop] = field(default_factory=dict)
 
     def low_water(self) -> float:
-        floors = [held.floor for held in self.open.values()] + [gop.first for gop in self.gops.values()]
+        floors = [held.floor for held in self.open.values()] + [gop.floor for gop in self.gops.values()]
         return min(floors, default=math.inf)
 
 
@@ -116,13 +123,16 @@ def _floor(partition: Partition, offset: int, task: Task) -> int:
     if unit is None:
         partition.gops.pop(camera, None)
         return offset
-    if unit.keyframe:
-        partition.gops[camera] = Gop(offset, now, now)
     gop = partition.gops.get(camera)
+    if unit.keyframe:
+        partition.gops[camera] = Gop(offset, unit.pts, now, now, gop.first if gop else None)
+        return offset
     if gop is None:  # joined in its middle, or it has gone on for too long
         return offset
     gop.heard = now
-    return gop.first
+    if unit.pts > gop.pts:
+        gop.before = None
+    return gop.floor
 
 
 def _release(partition: Partition, camera: str) -> None:

@@ -26,8 +26,13 @@ from sfumato.schemas.unit import CODECS, RawUnit
 
 LONGEST_DELAY = 64
 """Units a picture may lag behind the newest; the standards' largest reorder buffer is 16 pictures."""
-STRICT = "crccheck+bitstream+buffer+careful+explode"
-"""FFmpeg's ``err_detect``: verify picture hashes where the camera sends them, and refuse rather than conceal."""
+NOTICE = {
+    "h264": "crccheck+bitstream+buffer+careful",
+    "hevc": "crccheck+bitstream+buffer+careful+explode",
+}
+"""FFmpeg's ``err_detect`` by codec: what makes it tell of damage. Its H.264 decoder marks each picture that it had to
+conceal, and with ``explode`` would refuse sound ones where it joins an open group of pictures; its H.265 decoder marks
+none, and refuses with ``explode`` what it notices and what differs from the picture hashes that a camera may send."""
 
 
 class Decoders:
@@ -80,7 +85,8 @@ class Decoder:
         """Epoch and content type of what is being decoded."""
         self._next = 0
         self._joined = False
-        """Whether a keyframe was seen since the run began."""
+        """Whether anything could be decoded since the run began. What came before is dropped: where a worker takes over
+        from another, that one has brought it to its end."""
         self._leading: int | None = None
         """Units presented before this pts refer to what came before the keyframe at which decoding began."""
         self._gop = 0
@@ -101,10 +107,11 @@ class Decoder:
         if unit.keyframe:
             self._reach_keyframe(unit, task)
         if self._context is None:
-            return [*settled, _damaged(task) if self._joined else _dropped(task, Reason.NO_KEYFRAME)]
+            return [*settled, self._without_reference(task)]
         if self._leading is not None and unit.pts < self._leading:
-            self._waiting.append(_damaged(task))
+            self._waiting.append(self._without_reference(task))
             return [*settled, *self._release()]
+        self._joined |= not unit.keyframe
         self._fed[frame.id.sequence] = (task, self._gop)
         started = time.perf_counter()
         try:
@@ -139,8 +146,10 @@ class Decoder:
         if self._context is None:
             self._context = _open(CODECS[task.frame.content_type], self._max_pixels)
         self._spoilt.close(task.frame.id.sequence)
-        self._joined = True
         self._gop += 1
+
+    def _without_reference(self, task: Task) -> Task:
+        return _damaged(task) if self._joined else _dropped(task, Reason.NO_KEYFRAME)
 
     def _take(self, pictures: Iterable[Any]) -> list[Task]:
         for picture in pictures:
@@ -219,7 +228,7 @@ class Spoilt:
 def _open(codec: str, max_pixels: int) -> Any:
     context = av.CodecContext.create(codec, "r")
     context.thread_count = 1  # hundreds of cameras share the machine; more threads would also add latency
-    context.options = {"err_detect": STRICT, "max_pixels": str(max_pixels)}
+    context.options = {"err_detect": NOTICE[codec], "max_pixels": str(max_pixels)}
     return context
 
 

@@ -23,9 +23,10 @@ def origin(offset: int, partition: int = 0) -> Origin:
     return Origin(topic="frames.raw", partition=partition, offset=offset)
 
 
-def task(camera: str, kind: str) -> Task:
-    """``kind``: K for a keyframe, P for a unit that needs those before it, S for a still."""
-    frame = raw_frame(0, b"", RawUnit(0, RATE, kind == "K"), H264, camera)
+def task(camera: str, kind: str, offset: int) -> Task:
+    """``kind``: K for a keyframe, P for a unit that needs those before it, L for one that is shown before the keyframe
+    it follows and needs the group before that, S for a still."""
+    frame = raw_frame(0, b"", RawUnit(offset - 1000 * (kind == "L"), RATE, kind == "K"), H264, camera)
     if kind == "S":
         frame = replace(frame, unit=None, content_type="image/jpeg")
     return Task(frame, NoPolicy(Reason.NO_POLICY))
@@ -41,7 +42,8 @@ class Partition:
 
     def take(self, *events: tuple[str, str]) -> None:
         for camera, kind in events:
-            self.acknowledger.take(self.read, origin(self.read), task(camera, kind) if kind != "?" else None)
+            frame = task(camera, kind, self.read) if kind != "?" else None
+            self.acknowledger.take(self.read, origin(self.read), frame)
             self.read += 1
 
     def end(self, *offsets: int) -> int:
@@ -72,19 +74,31 @@ def test_stills_are_released_in_order():
 
 def test_the_lowest_current_group_holds_all_back():
     partition = Partition()
-    partition.take(("a", "K"), ("b", "K"), ("b", "P"), ("b", "K"), ("c", "S"), ("a", "P"))
-    assert partition.end(*range(6)) == 0  # a's group is not over
-    partition.take(("a", "K"))
-    assert partition.end(6) == 3  # now b's holds
-    partition.take(("b", "K"))
-    assert partition.end(7) == 6
+    partition.take(("a", "K"), ("b", "K"), ("b", "P"), ("b", "K"), ("b", "P"), ("c", "S"), ("a", "P"))
+    assert partition.end(*range(7)) == 0  # a's group is not over
+    partition.take(("a", "K"), ("a", "P"))
+    assert partition.end(7, 8) == 3  # now b's holds
+    partition.take(("b", "K"), ("b", "P"))
+    assert partition.end(9, 10) == 7
+
+
+def test_a_group_is_over_once_nothing_can_refer_to_it():
+    """Pictures that follow the next keyframe and are shown before it are predicted from the group before."""
+    partition = Partition()
+    partition.take(("a", "K"), ("a", "P"), ("a", "K"))
+    assert partition.end(0, 1, 2) == 0
+    partition.take(("a", "L"))
+    assert partition.end(3) == 0
+    partition.take(("a", "L"), ("a", "P"))
+    assert partition.end(5) == 0  # a leading picture has not ended
+    assert partition.end(4) == 2
 
 
 def test_a_frame_that_has_not_ended_holds_back_its_group():
     """A decoder may give the last picture of a group after the next keyframe was read."""
     partition = Partition()
-    partition.take(("a", "K"), ("a", "P"), ("a", "P"), ("a", "K"))
-    assert partition.end(0, 1, 3) == 0
+    partition.take(("a", "K"), ("a", "P"), ("a", "P"), ("a", "K"), ("a", "P"))
+    assert partition.end(0, 1, 3, 4) == 0
     assert partition.end(2) == 3
 
 
@@ -135,7 +149,7 @@ def test_a_partition_read_again_begins_anew():
     partition.read = 2  # a rebalance: read from what was committed
     partition.take(("a", "K"), ("a", "P"))
     assert partition.end(3) == 2
-    partition.take(("a", "K"))
+    partition.take(("a", "K"), ("a", "P"))
     assert partition.end(2, 4) == 4
 
 
@@ -160,7 +174,7 @@ def test_a_revoked_partition_is_forgotten():
 @given(st.data())
 def test_whatever_is_committed_the_next_worker_can_decode_what_is_left(data):
     """Each camera's first frame without an outcome has its keyframe at or after the committed offset."""
-    events = data.draw(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("KPPPS")), min_size=1, max_size=60))
+    events = data.draw(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("KPPPLS")), min_size=1, max_size=60))
     partition = Partition()
     waiting: dict[str, list[int]] = {}
     ended: set[int] = set()
@@ -174,9 +188,19 @@ def test_whatever_is_committed_the_next_worker_can_decode_what_is_left(data):
                 ended.add(done)
                 partition.end(done)
         for other in waiting:
-            own = [(n, k) for n, (c, k) in enumerate(events[: offset + 1]) if c == other]
-            left = next((n for n, _ in own if n not in ended), offset + 1)
-            begun = [n for n, k in own if k in "KS" and n <= left]
-            if begun and dict(own)[begun[-1]] == "K" and not (left in dict(own) and dict(own)[left] == "S"):
-                assert begun[-1] >= partition.committed
-            assert left >= partition.committed or left > offset
+            own = [(n, kind) for n, (c, kind) in enumerate(events[: offset + 1]) if c == other]
+            left = next(((n, kind) for n, kind in own if n not in ended), (offset + 1, "L"))  # what may come next
+            assert needed(own, *left) >= partition.committed
+
+
+def needed(own: list[tuple[int, str]], offset: int, kind: str) -> float:
+    """The offset of the keyframe that a camera's unit at an offset is decoded from; its own where there is none."""
+    if kind in "KS":
+        return offset
+    before = [(n, k) for n, k in own if n < offset]
+    stills = [n for n, k in before if k == "S"]
+    keys = [n for n, k in before if k == "K" and n > max(stills, default=-1)]
+    if not keys:
+        return offset
+    leading = kind == "L" and all(k == "L" for n, k in before if n > keys[-1])
+    return keys[-2] if leading and len(keys) > 1 else keys[-1]

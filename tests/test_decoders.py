@@ -93,6 +93,7 @@ def test_leading_pictures_of_an_open_group_are_not_shown_after_a_gap():
     leading = [t for t in settled if t.frame.id.sequence > key and t.frame.unit.pts < at]
     assert leading
     assert {task.reason for task in leading} == {Reason.DAMAGED}
+    assert [t.image is not None for t in settled if t.frame.unit.pts >= at] == [True] * len(range(at, 40))
     assert_true(settled, "h264-open-gop")
 
 
@@ -150,6 +151,16 @@ def test_joining_in_mid_group_shows_nothing_before_a_keyframe():
     assert_true(settled, "h264-b-frames")
 
 
+@pytest.mark.parametrize("name", ["h264-open-gop", "h265-b-frames"])
+def test_joining_at_an_open_group_leaves_out_its_leading_pictures(name):
+    """A worker that takes over never shows as damaged what the one before it has brought to its end."""
+    key = keyframes(name)[1]
+    settled = settle(tasks_of(name, POLICY)[key:])
+    assert {task.reason for task in settled} == {None, Reason.NO_KEYFRAME}
+    assert len([task for task in settled if task.image is None]) <= 3
+    assert_true(settled, name)
+
+
 def test_a_stream_read_again_begins_at_its_keyframe():
     """A rebalance gives the same units once more, from the middle of a group on."""
     decoder = Decoder(PIXELS)
@@ -185,7 +196,7 @@ def test_a_picture_larger_than_allowed_is_never_allocated():
     settled = settle(tasks_of("h264", POLICY)[:3], Decoder(max_pixels=100 * 100))
     assert {(task.outcome, task.reason) for task in settled} == {
         (Outcome.DROPPED, Reason.UNDECODABLE),
-        (Outcome.FULLY_MASKED, Reason.DAMAGED),
+        (Outcome.DROPPED, Reason.NO_KEYFRAME),
     }
 
 

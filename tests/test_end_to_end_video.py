@@ -16,6 +16,7 @@ from stack import Stack, demonstration_policy
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models import images
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, Message
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Codec, Output
@@ -82,7 +83,10 @@ def published(stack: Stack) -> dict[str, list[AnonymizedFrame]]:
 
 def distinct(frames: list[AnonymizedFrame]) -> list[AnonymizedFrame]:
     """Without duplicates, as a consumer drops them."""
-    return list({frame.id: frame for frame in reversed(frames)}.values())[::-1]
+    first: dict[FrameId, AnonymizedFrame] = {}
+    for frame in frames:
+        first.setdefault(frame.id, frame)
+    return list(first.values())
 
 
 def assert_masked(frame: AnonymizedFrame, image: np.ndarray) -> None:
