@@ -46,6 +46,8 @@ LARGEST_STILL = 256 * 1024 * 1024
 STILLS_PER_SECOND = 1.0
 
 Item = Picture | Loss
+Packets = Iterator[tuple[Any, Iterator[Pending | Loss]]]
+"""Packets, each with what comes of it."""
 
 
 class SourceError(RuntimeError):
@@ -133,13 +135,7 @@ def _file(context: Context) -> Iterator[Item]:
         usable = False
         try:
             with _opened(_path(context), {"protocol_whitelist": "file"}, READ_TIMEOUT) as container:
-                for item in chain.from_iterable(found for _, found in _read(container, context)):
-                    if isinstance(item, Loss) and item.seconds is None:
-                        yield item
-                        continue
-                    seconds = clock.advance(item.seconds)
-                    if not clock.wait_until(seconds):
-                        return
+                for item, seconds in _paced(_read(container, context), clock):
                     if isinstance(item, Loss):
                         yield item
                         continue
@@ -152,6 +148,17 @@ def _file(context: Context) -> Iterator[Item]:
             log.warning("camera %s: the file is damaged and ends early: %s", context.camera.id, error)
         if not usable and not context.stopping.is_set():
             raise SourceError("the file holds no picture that can be used")
+
+
+def _paced(packets: Packets, clock: FileClock) -> Iterator[tuple[Pending | Loss, float]]:
+    """What a file's packets hold, each when it is due, with its time since the first round began."""
+    seconds = 0.0
+    for item in chain.from_iterable(found for _, found in packets):
+        if not isinstance(item, Loss) or item.seconds is not None:
+            seconds = clock.advance(item.seconds)
+        if not clock.wait_until(seconds):
+            return
+        yield item, seconds
 
 
 def _stills(context: Context) -> Iterator[Item]:
@@ -211,8 +218,8 @@ def _opened(url: str, options: dict[str, str], read_timeout: float, format: str 
         raise SourceError(error.strerror or type(error).__name__) from None  # str(error) would show the URL
 
 
-def _read(container: Any, context: Context) -> Iterator[tuple[av.Packet[Any], Iterator[Pending | Loss]]]:
-    """Each packet of the first video stream with what comes of it."""
+def _read(container: Any, context: Context) -> Packets:
+    """The packets of the first video stream."""
     stream = container.streams.video[0]
     reader = _reader(container, stream, context)
     for packet in container.demux(stream):
