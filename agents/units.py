@@ -171,6 +171,7 @@ class Remuxer:
         self._times = _Times(stream, recorded)
         self._size: tuple[int, int] | None = None  # None: to be learnt from the next keyframe
         self._rotation: int | None = None
+        self._doubtful = False
         gate.join()
         timeline.join(live=not recorded)
 
@@ -203,7 +204,9 @@ class Remuxer:
         """What a packet holds, and why it must not be passed on; :class:`BitstreamError` where it is broken."""
         if packet.has_sidedata("new_extradata"):
             self._configure(bytes(packet.get_sidedata("new_extradata")))
-        if packet.is_corrupt:
+        # FFmpeg flags the unit that was being put together when the damage arrived: it may be in the next one.
+        doubtful, self._doubtful = packet.is_corrupt or self._doubtful, packet.is_corrupt
+        if doubtful:
             raise BitstreamError("damaged on its way")
         content = bytes(packet)
         nals = bitstream.unpack(content, self._length_size) if self._length_size else bitstream.split(content)
