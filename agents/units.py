@@ -53,6 +53,10 @@ class Gate:
         """A unit that others need is lost."""
         self._closed = self._closed or reason
 
+    @property
+    def closed(self) -> bool:
+        return self._closed is not None
+
     def refuses(self, keyframe: bool, pts: int) -> Reason | None:
         """The reason for which a unit is dropped, if it is; ``pts`` in the stream's own time."""
         if keyframe:
@@ -89,9 +93,7 @@ class Timeline:
         """The times of a unit in its epoch, given those in its stream (``dts`` None: not known)."""
         if self._time_base is None:
             self._time_base, self._interval = time_base, max(1, round(USUAL_INTERVAL / time_base))
-        if time_base != self._time_base:
-            scale = time_base / self._time_base
-            pts, dts = round(pts * scale), None if dts is None else round(dts * scale)
+        pts, dts = self._scaled(pts, dts, time_base)
         self._choose_offset(pts, pts if dts is None else dts)
         placed = pts + self._offset
         while placed in self._recent:
@@ -103,6 +105,20 @@ class Timeline:
             dts += self._offset
             self._last_dts = dts = dts if self._last_dts is None else max(self._last_dts + 1, dts)
         return RawUnit(placed, self._time_base, keyframe=False, dts=None if dts == placed else dts)
+
+    def pass_over(self, pts: int, dts: int | None, time_base: Fraction) -> None:
+        """A unit that is dropped: its time passes all the same."""
+        if not self._joining:
+            pts, dts = self._scaled(pts, dts, time_base)
+            self._choose_offset(pts, pts if dts is None else dts)
+            self._top = max(self._top or 0, pts + self._offset)
+
+    def _scaled(self, pts: int, dts: int | None, time_base: Fraction) -> tuple[int, int | None]:
+        assert self._time_base is not None
+        if time_base == self._time_base:
+            return pts, dts
+        scale = time_base / self._time_base
+        return round(pts * scale), None if dts is None else round(dts * scale)
 
     def _choose_offset(self, pts: int, decode: int) -> None:
         """Anew where a stream begins or its time jumps."""
@@ -181,12 +197,14 @@ class Remuxer:
             return
         pts, dts, time_base = self._times.of(packet)
         seconds = None if dts is None else float(dts * time_base)
+        restart = self._gate.closed
         try:
             unit, reason = self._judge(packet, pts)
         except BitstreamError:
             self._gate.close(Reason.UNDECODABLE)
             reason = Reason.UNDECODABLE
         if reason is not None:
+            self._timeline.pass_over(pts, dts, time_base)
             yield Loss(reason, seconds)
             return
         assert self._size is not None
@@ -195,8 +213,9 @@ class Remuxer:
             keyframe=unit.keyframe,
             discard=packet.is_discard,
             rotation=self._rotation or 0,
+            restart=restart,
         )
-        needed = unit.reference or unit.temporal + 1 < self._sets.layers
+        needed = unit.keyframe or unit.reference or unit.temporal + 1 < self._sets.layers
         shown = float(pts * time_base)
         yield PendingUnit(self._payload(packet, unit), self._content_type, *self._size, placed, needed, seconds, shown)
 

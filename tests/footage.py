@@ -95,12 +95,15 @@ def kept(items: Iterable[Picture | Loss]) -> list[Picture]:
 
 
 def decoded(units: Sequence[Picture | RawFrame], *, strict: bool = True) -> list[av.VideoFrame]:
-    """What an ordinary decoder makes of access units, in order of presentation. ``strict``: each is shown, undamaged,
-    with the times of its unit; those to be discarded are not shown."""
-    decoder = av.CodecContext.create(CODECS[units[0].content_type], "r")
-    frames = []
+    """What ordinary decoders make of access units, in order of presentation; after a gap another one begins.
+    ``strict``: each is shown, undamaged, with the times of its unit; those to be discarded are not shown."""
+    frames: list[av.VideoFrame] = []
+    decoder = None
     for unit in units:
         assert unit.unit is not None
+        if decoder is None or unit.unit.restart:
+            frames += decoder.decode(None) if decoder else []
+            decoder = av.CodecContext.create(CODECS[unit.content_type], "r")
         packet = av.Packet(unit.payload)
         packet.pts, packet.dts, packet.time_base = unit.unit.pts, unit.unit.dts, unit.unit.time_base
         frames += decoder.decode(packet)
@@ -108,7 +111,8 @@ def decoded(units: Sequence[Picture | RawFrame], *, strict: bool = True) -> list
     hidden = {unit.unit.pts for unit in units if unit.unit and unit.unit.discard}
     if strict:
         assert not any(frame.is_corrupt for frame in frames)
-        assert sorted(frame.pts for frame in frames) == sorted(unit.unit.pts for unit in units if unit.unit)
+        there, wanted = {frame.pts for frame in frames}, {unit.unit.pts for unit in units if unit.unit}
+        assert (there - wanted, wanted - there, len(frames)) == (set(), set(), len(units))
         assert [frame.pts for frame in frames] == sorted(frame.pts for frame in frames)
     return [frame for frame in frames if frame.pts not in hidden]
 

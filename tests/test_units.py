@@ -229,6 +229,17 @@ def test_intra_refresh_is_no_keyframe(tmp_path: Path) -> None:
 # What is broken
 
 
+def test_a_decoder_is_told_where_to_begin_anew(tmp_path: Path) -> None:
+    """At the beginning and after what is missing; not at other keyframes, which may belong to open GOPs."""
+    whole = film(tmp_path / "a.mkv", "h264")
+    damaged = [changed(p, b"broken" if n == 23 else None) for n, p in enumerate(packets(whole))]
+    reader = Reader(copy(damaged, whole, tmp_path / "b.mkv").as_uri(), pace="fast", loop=True)
+    found = list(islice(reader, 100))
+    assert [n for n, item in enumerate(found) if isinstance(item, Picture) and item.unit.restart] == [0, 30, 50, 80]
+    units = units_of(found)
+    assert all(round(float((b.pts - a.pts) * a.time_base), 3) in (0.1, 0.8) for a, b in pairwise(units))
+
+
 @pytest.mark.parametrize("content", [b"\0\0\0\x99broken", b"\0\0\0\1\xe1", b"\0\0\0\2\x09\xf0"])
 def test_a_broken_unit_costs_what_depends_on_it(tmp_path: Path, content: bytes) -> None:
     whole = film(tmp_path / "a.mkv", "h264")
