@@ -229,7 +229,7 @@ def _read(container: Any, context: Context) -> Packets:
 
 
 def _reader(container: Any, stream: Any, context: Context) -> Remuxer | StillReader:
-    camera, codec = context.camera, stream.codec_context.name
+    camera, codec = context.camera, stream.codec_context.codec.canonical_name
     recorded = _scheme(camera) in RECORDED_SCHEMES
     if camera.remux and codec in CONTENT_TYPES and not _shrinks(stream, camera):
         try:

@@ -176,7 +176,7 @@ class Remuxer:
     def __init__(self, stream: Any, gate: Gate, timeline: Timeline, *, recorded: bool) -> None:
         stream.codec_context.thread_count = 1
         self._stream = stream
-        self._codec = stream.codec_context.name
+        self._codec = stream.codec_context.codec.canonical_name
         self._content_type = CONTENT_TYPES[self._codec]
         self._gate = gate
         self._timeline = timeline

@@ -152,6 +152,27 @@ def test_hls(tmp_path: Path, web: str) -> None:
     assert {(p.content_type, p.width, p.height) for p in found} == {(H264, 128, 96)}
 
 
+def test_hls_from_its_start_again_is_one_stream(tmp_path: Path, web: str) -> None:
+    write_video(tmp_path / "live.m3u8", 20, g="10", bf="2")
+    reader = Reader(f"{web}/live.m3u8")
+    found: list[Picture] = []
+    for _ in range(2):
+        with pytest.raises(SourceError, match="ended the stream"):
+            found.extend(iter(reader))
+    assert numbers_in(found) == [*range(20)] * 2
+    assert [number for number, picture in enumerate(found) if picture.unit.restart] == [0, 20]
+    assert max(p.unit.pts for p in found[:20]) < min(p.unit.pts for p in found[20:])
+
+
+def test_units_without_times_get_those_of_their_arrival(tmp_path: Path, web: str) -> None:
+    write_video(tmp_path / "live.h264", 20, g="10", bf="0")
+    found: list[Picture] = []
+    with pytest.raises(SourceError, match="ended the stream"):
+        found.extend(iter(Reader(f"{web}/live.h264")))
+    assert numbers_in(found) == list(range(20))
+    assert 0 < found[-1].unit.seconds - found[0].unit.seconds < 1, "they came at once"
+
+
 def test_an_hls_playlist_cannot_name_files_of_this_machine(tmp_path: Path, web: str) -> None:
     secret = write_video(tmp_path / "secret.ts", 20)
     text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{secret.as_uri()}\n#EXT-X-ENDLIST\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from sfumato.agents.pictures import Loss, Picture
 from sfumato.agents.sources import SourceError
 from sfumato.agents.units import Gate, Timeline
 from sfumato.models import bitstream
+from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.unit import H264, H265, RawUnit
 from tests.footage import (
@@ -189,6 +192,18 @@ def test_stale_parameter_sets_of_the_container_do_not_come_back(tmp_path: Path) 
         assert found[keyframe].unit.keyframe
         assert numbers_in(found[keyframe : keyframe + 5]) == list(range(keyframe - 15, keyframe - 10))
         assert (found[keyframe].width, found[keyframe].height) == (64, 48)
+
+
+# The contract
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_where_to_begin_anew_survives_the_round_trip(restart: bool) -> None:
+    unit = RawUnit(5, Fraction(1, 1000), keyframe=True, restart=restart)
+    event = CloudEvent("a", "b", "c", datetime.now(UTC), H264, unit.extensions())
+    assert RawUnit.from_event(event) == unit
+    with pytest.raises(EnvelopeError, match="ce_restart"):
+        RawUnit.from_event(replace(event, extensions={**event.extensions, "restart": "1"}))
 
 
 # Where one may join
