@@ -188,6 +188,7 @@ def test_the_newest_parameter_sets_are_kept_and_what_refers_to_an_old_one_is_not
     assert sets.complete
     assert not sets.learn([sps(0), pps(1, 0)]), "nothing new"
     assert sets.learn([sps(0, b"\x77"), pps(0, 0)])
+    assert len(sets.missing_from([pps(2, 1), b"\x65\x88"])) == 4, "some of them do not suffice"
     assert sets.missing_from([b"\x65\x88"]) == [sps(0, b"\x77"), sps(1), pps(0, 0), pps(2, 1)]
     assert sets.missing_from([sps(0, b"\x77"), sps(1), pps(0, 0), pps(2, 1), b"\x65\x88"]) == []
 

@@ -217,6 +217,16 @@ def test_what_precedes_the_first_keyframe_is_dropped(tmp_path: Path) -> None:
     assert numbers_in(kept(found)) == MOVING[10:]
 
 
+def test_keyframes_without_their_parameter_sets_are_none(tmp_path: Path) -> None:
+    """The second film's sequence parameter set makes the picture parameter set of the first one invalid."""
+    one = write_video(tmp_path / "1.h264", 10, g="5", bf="0").read_bytes()
+    two = bitstream.split(write_video(tmp_path / "2.h264", 10, g="5", bf="0", size="64x48").read_bytes())
+    (tmp_path / "a.h264").write_bytes(one + bitstream.join(nal for nal in two if nal[0] & 31 != 8) + one)
+    found = read(tmp_path / "a.h264")
+    assert losses(found) == [Reason.NO_KEYFRAME] * 10
+    assert numbers_in(kept(found)) == [*range(10)] * 2
+
+
 @pytest.mark.parametrize("name", OPEN_GOPS)
 def test_leading_pictures_of_the_first_keyframe_are_dropped(tmp_path: Path, name: str) -> None:
     whole = film(tmp_path / "a.ts", name)
@@ -359,6 +369,16 @@ def test_a_live_camera_that_comes_back_has_missed_time(monkeypatch: pytest.Monke
     now += 7
     timeline.join(live=True)
     assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (3, 4)] == [571, 572]
+
+
+def test_the_time_of_what_is_dropped_passes_too() -> None:
+    timeline = Timeline()
+    assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (0, 1)] == [0, 1]
+    for time in (2, 3, 4):
+        timeline.pass_over(time, time, Fraction(1, 10))
+    timeline.join(live=False)
+    timeline.pass_over(0, 0, Fraction(1, 10))  # before the first keyframe
+    assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (1, 2)] == [5, 6]
 
 
 @pytest.mark.parametrize("jump", [-50_000, 2**61, -(2**61)])
