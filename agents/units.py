@@ -112,6 +112,7 @@ class Timeline:
             pts, dts = self._scaled(pts, dts, time_base)
             self._choose_offset(pts, pts if dts is None else dts)
             self._top = max(self._top or 0, pts + self._offset)
+            self._placed_at = time.monotonic()
 
     def _scaled(self, pts: int, dts: int | None, time_base: Fraction) -> tuple[int, int | None]:
         assert self._time_base is not None
@@ -183,9 +184,10 @@ class Remuxer:
         self._recorded = recorded
         self._sets = ParameterSets(self._content_type)
         self._length_size = 0
+        self._size: tuple[int, int] | None = None
+        self._stale = True  # the size is to be learnt from the next keyframe
         self._configure(stream.codec_context.extradata)
         self._times = _Times(stream, recorded)
-        self._size: tuple[int, int] | None = None  # None: to be learnt from the next keyframe
         self._rotation: int | None = None
         self._doubtful = False
         gate.join()
@@ -229,14 +231,13 @@ class Remuxer:
             raise BitstreamError("damaged on its way")
         content = bytes(packet)
         nals = bitstream.unpack(content, self._length_size) if self._length_size else bitstream.split(content)
-        if self._sets.learn(nals):
-            self._size = None
+        self._stale |= self._sets.learn(nals)
         unit = bitstream.read(self._content_type, nals)
         if unit.keyframe and not self._sets.complete:
             unit = replace(unit, keyframe=False)
             self._gate.close(Reason.NO_KEYFRAME)
         reason = self._gate.refuses(unit.keyframe, pts)
-        if reason is None and unit.keyframe and self._size is None:
+        if reason is None and unit.keyframe and self._stale:
             self._look(packet, unit)
         return unit, reason
 
@@ -249,7 +250,7 @@ class Remuxer:
     def _configure(self, extradata: bytes | None) -> None:
         configuration = bitstream.read_configuration(self._content_type, extradata or b"")
         self._length_size = configuration.length_size
-        self._sets.learn(configuration.nals)
+        self._stale |= self._sets.learn(configuration.nals)
 
     def _look(self, packet: Any, keyframe: AccessUnit) -> None:
         """Decode a keyframe for its size; :class:`BitstreamError` where that fails."""
@@ -269,6 +270,7 @@ class Remuxer:
             raise BitstreamError("is too large")
         lying = self._rotation in (90, 270)
         self._size = (frame.height, frame.width) if lying else (frame.width, frame.height)
+        self._stale = False
 
 
 class _Times:

@@ -194,6 +194,24 @@ def test_stale_parameter_sets_of_the_container_do_not_come_back(tmp_path: Path) 
         assert (found[keyframe].width, found[keyframe].height) == (64, 48)
 
 
+def test_a_parameter_set_may_come_between_keyframes(tmp_path: Path) -> None:
+    """And is in front of the keyframes from then on."""
+    whole = film(tmp_path / "a.mkv", "h264")
+    with av.open(str(whole)) as container:
+        own = bitstream.read_configuration(H264, container.streams.video[0].codec_context.extradata)
+    # Another id: the bits of ue(0), which begin the payload, become those of ue(1) and a shift by two.
+    [first] = [nal for nal in own.nals if nal[0] & 31 == 8]
+    bits = "010" + f"{int.from_bytes(first[1:], 'big'):0{8 * len(first[1:])}b}"[1:].rstrip("0")
+    other = first[:1] + int(bits.ljust(-len(bits) // 8 * -8, "0"), 2).to_bytes(-(len(bits) // -8), "big")
+    content = [
+        changed(p, len(other).to_bytes(4, "big") + other + bytes(p) if n == 13 else None)
+        for n, p in enumerate(packets(whole))
+    ]
+    found = Reader(copy(content, whole, tmp_path / "b.mkv").as_uri(), pace="fast").pictures()
+    assert numbers_in(found) == MOVING
+    assert [n for n, p in enumerate(found) if other in bitstream.split(p.payload)] == [13, 20, 30, 40]
+
+
 # The contract
 
 
