@@ -40,6 +40,15 @@ class Admission:
             self._total -= size
             self._changed.notify_all()
 
+    def ever(self, size: int) -> bool:
+        """Whether a frame of ``size`` bytes can be let in at all."""
+        return size <= 2 * self._limit
+
+    def wait_for_room(self, timeout: float) -> None:
+        """Wait until something was released, or for ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait(timeout)
+
     def drained(self, camera: str, timeout: float) -> bool:
         """Wait until nothing of the camera is outstanding; False at the timeout, in seconds."""
         with self._changed:

@@ -30,8 +30,9 @@ class Camera(BaseModel):
     """One ``[[camera]]`` table.
 
     ``fps``: at most this many frames per second are taken. ``long_side``: pictures are shrunk to it, in pixels,
-    which costs an encoding. ``quality``: of the JPEG, where one is made here. ``loop`` and ``pace`` apply to files
-    and folders of stills.
+    which costs an encoding. ``quality``: of the JPEG, where one is made here. ``remux``: access units of H.264 and
+    H.265 are passed on as they are; otherwise they are decoded and encoded as JPEG. ``loop`` and ``pace`` apply to
+    files and folders of stills.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -41,6 +42,7 @@ class Camera(BaseModel):
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
     long_side: Annotated[int, Field(ge=64, le=8192)] | None = None
     quality: Annotated[int, Field(ge=1, le=100)] = 85
+    remux: bool = True
     loop: bool = False
     pace: Annotated[Pace, Field(strict=False)] = Pace.REAL_TIME
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,9 +34,10 @@ class CameraClock:
         (microseconds,) = struct.unpack_from("<q", bytes(packet.get_sidedata("prft")))
         self._offset = microseconds / 1e6 - float(packet.pts * packet.time_base)
 
-    def capture_time(self, seconds: float | None) -> tuple[datetime, TimeSource]:
-        """When the picture with this presentation time was taken, and whose clock says so."""
-        arrival = datetime.now(UTC)
+    def capture_time(self, seconds: float | None, delay: float = 0.0) -> tuple[datetime, TimeSource]:
+        """When the picture with this presentation time was taken, and whose clock says so. ``delay``: how long after
+        its arrival it is shown, in seconds, so that times by arrival follow the order of presentation too."""
+        arrival = arrives(delay)
         if self._offset is not None and seconds is not None:
             try:
                 captured = datetime.fromtimestamp(self._offset + seconds, UTC)
@@ -48,13 +48,17 @@ class CameraClock:
         return arrival, TimeSource.ARRIVAL
 
 
+def arrives(delay: float) -> datetime:
+    """Now, plus what a picture sent ahead of others waits for them, in seconds."""
+    return datetime.now(UTC) + timedelta(seconds=delay)
+
+
 class Cap:
     """Lets at most ``fps`` frames per second of the stream's own time pass; None: all."""
 
-    def __init__(self, fps: float | None, on_skip: Callable[[], None]) -> None:
+    def __init__(self, fps: float | None) -> None:
         self._interval = 1 / fps if fps else 0.0
         self._due: float | None = None
-        self._on_skip = on_skip
 
     def admits(self, at: float) -> bool:
         """Whether the frame at this time, in seconds, is taken. A jump back in time starts anew."""
@@ -63,7 +67,6 @@ class Cap:
         if self._due is None or at < self._due - self._interval - 1e-6:
             self._due = at
         if at < self._due - 1e-6:
-            self._on_skip()
             return False
         # Half an interval of credit keeps the rate although frames do not come exactly when due.
         self._due = max(self._due, at - self._interval / 2) + self._interval
@@ -80,11 +83,8 @@ class FileClock:
         self._previous: float | None = None
         self._interval = USUAL_INTERVAL
         self._now = -USUAL_INTERVAL
-        self.moved = False
-        """Whether this round had a picture."""
 
     def begin_round(self) -> None:
-        self.moved = False
         self._previous = None
 
     def advance(self, seconds: float | None) -> float:
@@ -92,7 +92,6 @@ class FileClock:
         if seconds is not None and self._previous is not None and 0 < seconds - self._previous <= LONGEST_GAP:
             self._interval = seconds - self._previous
         self._previous = seconds
-        self.moved = True
         self._now += self._interval
         return self._now
 

@@ -2,7 +2,8 @@
 
 Delivery guarantee: a frame gets its sequence when it is handed to the producer, which retries until the broker
 has it (idempotent, in order per camera). What cannot be accepted before that is dropped, counted by reason in
-the epoch's record, and leaves no gap. What the broker refuses for good (its topic is gone, access was withdrawn)
+the epoch's record, and leaves no gap; of access units also all that cannot be decoded without it. Files read as
+fast as possible wait instead. What the broker refuses for good (its topic is gone, access was withdrawn)
 ends the process. A killed ingestor loses what the broker had not acknowledged; its next run begins a new epoch.
 """
 
@@ -25,7 +26,7 @@ from sfumato.agents.cameras import Camera
 from sfumato.agents.pictures import Loss, Picture
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
-from sfumato.agents.sources import Context, SourceError, open_source, redact
+from sfumato.agents.sources import Context, SourceError, open_source, redact, waits
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import RawFrame
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 ENVELOPE_BYTES = 4096
 """Room for a raw frame's headers in a message, in bytes."""
+USUAL_ENVELOPE_BYTES = 1024
+"""What a message costs beside its payload while it waits: an access unit may be smaller than that."""
 SHORTEST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 PROGRESS_INTERVAL = 5.0
@@ -78,7 +81,7 @@ class Feed(threading.Thread):
         self._next_sequence = 0
         self._last_acknowledged: int | None = None
         self._dropped: Counter[Reason] = Counter()
-        for counter in (metrics.INGESTED, metrics.INGESTED_BYTES, metrics.RECONNECTS):
+        for counter in (metrics.INGESTED, metrics.INGESTED_BYTES, metrics.RECONNECTS, metrics.TRANSCODED):
             counter.labels(camera.id)  # a rate needs the zero before the first count
 
     def run(self) -> None:
@@ -143,44 +146,63 @@ class Feed(threading.Thread):
             self._outlet.stopping.wait(wait)
 
     def _take(self, item: Picture | Loss) -> None:
-        with self._lock:
-            if self.ended:
-                return  # not ingested: it came after the end
-            if isinstance(item, Loss):
-                self._drop(item.reason)
-            elif len(item.payload) > MAX_MESSAGE_BYTES - ENVELOPE_BYTES:
-                self._drop(Reason.TOO_LARGE)
-            elif not self._send(item):
-                self._drop(Reason.QUEUE_FULL)
+        if isinstance(item, Loss):
+            self._drop(item.reason)
+        elif len(item.payload) > MAX_MESSAGE_BYTES - ENVELOPE_BYTES:
+            self._refuse(item, Reason.TOO_LARGE)
+        elif not self._send(item):
+            self._refuse(item, Reason.QUEUE_FULL)
+
+    def _refuse(self, picture: Picture, reason: Reason) -> None:
+        self._drop(reason)
+        if picture.needed:
+            self._context.gate.close(reason)
 
     def _send(self, picture: Picture) -> bool:
-        """Whether the frame was accepted, and so got a sequence. KafkaException where none ever will be."""
-        size = len(picture.payload)
-        if not self._outlet.admission.admit(self.camera.id, size):
-            return False
-        sequence = self._next_sequence
-        frame = RawFrame(
-            id=FrameId(self.camera.id, self.epoch, sequence),
-            captured_at=picture.captured_at,
-            time_source=picture.time_source,
-            width=picture.width,
-            height=picture.height,
-            content_type=picture.content_type,
-            payload=picture.payload,
-        )
-        accepted = False
-        try:
-            accepted = self._outlet.producer.try_send(
-                FRAMES_RAW, frame.to_message(), lambda error: self._delivered(sequence, size, error)
+        """Whether the frame was accepted; waits for room where the source can. KafkaException where none ever will
+        be."""
+        size = len(picture.payload) + USUAL_ENVELOPE_BYTES
+        patient = waits(self.camera) and self._outlet.admission.ever(size)
+        while not self._try_send(picture, size):
+            if not patient or self._outlet.stopping.is_set():
+                return False
+            self._outlet.admission.wait_for_room(0.2)
+        return True
+
+    def _try_send(self, picture: Picture, size: int) -> bool:
+        """Whether the frame was accepted, and so got a sequence."""
+        with self._lock:
+            if self.ended or not self._outlet.admission.admit(self.camera.id, size):
+                return False
+            sequence = self._next_sequence
+            frame = RawFrame(
+                id=FrameId(self.camera.id, self.epoch, sequence),
+                captured_at=picture.captured_at,
+                time_source=picture.time_source,
+                width=picture.width,
+                height=picture.height,
+                content_type=picture.content_type,
+                payload=picture.payload,
+                unit=picture.unit,
             )
-        finally:
-            if not accepted:
-                self._outlet.admission.release(self.camera.id, size)
-        if accepted:
-            self._next_sequence += 1
-            metrics.INGESTED.labels(self.camera.id).inc()
-            metrics.INGESTED_BYTES.labels(self.camera.id).inc(size)
-        return accepted
+            accepted = False
+            try:
+                accepted = self._outlet.producer.try_send(
+                    FRAMES_RAW, frame.to_message(), lambda error: self._delivered(sequence, size, error)
+                )
+            finally:
+                if not accepted:
+                    self._outlet.admission.release(self.camera.id, size)
+            if accepted:
+                self._next_sequence += 1
+                self._count(picture)
+            return accepted
+
+    def _count(self, picture: Picture) -> None:
+        metrics.INGESTED.labels(self.camera.id).inc()
+        metrics.INGESTED_BYTES.labels(self.camera.id).inc(len(picture.payload))
+        if picture.transcoded:
+            metrics.TRANSCODED.labels(self.camera.id).inc()
 
     def _delivered(self, sequence: int, size: int, error: KafkaError | None) -> None:
         if error is None:
@@ -194,8 +216,10 @@ class Feed(threading.Thread):
             self._outlet.fail(f"Kafka refused an epoch record of camera {self.camera.id}: {error.str()}")
 
     def _drop(self, reason: Reason) -> None:
-        self._dropped[reason] += 1
-        metrics.INGEST_DROPPED.labels(self.camera.id, reason).inc()
+        with self._lock:
+            if not self.ended:  # what comes after the end is not ingested
+                self._dropped[reason] += 1
+                metrics.INGEST_DROPPED.labels(self.camera.id, reason).inc()
 
 
 def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:

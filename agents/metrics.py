@@ -14,6 +14,7 @@ INGESTED = Counter("sfumato_ingested_frames", "Frames handed to the broker.", ["
 INGESTED_BYTES = Counter("sfumato_ingested_bytes", "Bytes of frames handed to the broker.", ["camera"])
 INGEST_DROPPED = Counter("sfumato_ingest_dropped_frames", "Frames dropped before Kafka.", ["camera", "reason"])
 SKIPPED = Counter("sfumato_skipped_frames", "Frames left out by the camera's fps cap.", ["camera"])
+TRANSCODED = Counter("sfumato_transcoded_frames", "Frames decoded by the ingestor and sent as JPEG.", ["camera"])
 RECONNECTS = Counter("sfumato_reconnects", "Times a camera was opened again.", ["camera"])
 OUTSTANDING = Gauge("sfumato_outstanding_bytes", "Bytes of frames that the broker has not acknowledged.")
 

@@ -46,11 +46,14 @@ class Unit:
 class RawUnit(Unit):
     """A unit as the camera sent it. ``dts``: only where it differs from ``pts``. ``discard``: other units need it, but
     its picture is not to be published (FFmpeg's AV_PKT_FLAG_DISCARD). ``rotation``: degrees, anticlockwise, by which
-    the decoded picture must be turned to stand upright; a multiple of 90."""
+    the decoded picture must be turned to stand upright; a multiple of 90. ``restart``: a keyframe that does not go on
+    from the unit before it (one is missing, or another connection begins): empty the decoder and begin anew with it,
+    since an H.264 decoder that does not know of a gap may withhold pictures that come after it."""
 
     dts: int | None = None
     discard: bool = False
     rotation: int = 0
+    restart: bool = False
 
     def extensions(self) -> dict[str, str]:
         extensions = Unit.extensions(self)
@@ -60,6 +63,8 @@ class RawUnit(Unit):
             extensions["discard"] = _flag(True)
         if self.rotation:
             extensions["rotation"] = str(self.rotation)
+        if self.restart:
+            extensions["restart"] = _flag(True)
         return extensions
 
     @classmethod
@@ -75,6 +80,7 @@ class RawUnit(Unit):
             dts=event.signed("dts") if "dts" in event.extensions else None,
             discard="discard" in event.extensions and _boolean(event, "discard"),
             rotation=rotation,
+            restart="restart" in event.extensions and _boolean(event, "restart"),
         )
 
 

@@ -2,7 +2,7 @@
 
     /usr/bin/python3 tests/rtsp_server.py PORT [USER PASSWORD]
 
-``/h264`` and ``/mjpeg`` show a moving test picture of 320x240 at 10 frames per second; both want the
+``/h264``, ``/h265`` and ``/mjpeg`` show a moving test picture of 320x240 at 10 frames per second; all want the
 credentials if such are given. Prints ``ready`` once it listens.
 """
 
@@ -17,6 +17,7 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 PICTURE = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=10/1"
 STREAMS = {
     "/h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 config-interval=1",
+    "/h265": "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph265pay name=pay0 config-interval=1",
     "/mjpeg": "jpegenc quality=80 ! rtpjpegpay name=pay0",
 }
 

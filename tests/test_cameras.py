@@ -41,6 +41,7 @@ url = "file:///clips/street.mp4"
 loop = true
 pace = "fast"
 fps = 5
+remux = false
 """)
     )
     assert found == [
@@ -51,9 +52,10 @@ fps = 5
             long_side=1280,
             quality=70,
         ),
-        Camera(id="clip", url="file:///clips/street.mp4", loop=True, pace=Pace.FAST, fps=5.0),
+        Camera(id="clip", url="file:///clips/street.mp4", loop=True, pace=Pace.FAST, fps=5.0, remux=False),
     ]
     assert (found[0].loop, found[0].pace, found[1].quality, found[1].long_side) == (False, Pace.REAL_TIME, 85, None)
+    assert found[0].remux
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,7 @@ fps = 5
         ('id = "a"\nurl = "rtsp://h/x"\nfps = 0', ["fps: Input should be greater than 0"]),
         ('id = "a"\nurl = "rtsp://h/x"\nfps = "5"', ["fps: Input should be a valid number"]),
         ('id = "a"\nurl = "rtsp://h/x"\nloop = 1', ["loop: Input should be a valid boolean"]),
+        ('id = "a"\nurl = "rtsp://h/x"\nremux = "no"', ["remux: Input should be a valid boolean"]),
         ('id = "a"\nurl = "rtsp://h/x"\npace = "slow"', ["pace: Input should be 'real-time' or 'fast'"]),
         ('id = "a"\nurl = "rtsp://h/x"\nlong_side = 10', ["long_side: "]),
         ('id = "a"\nurl = "rtsp://h/x"\nquality = 101', ["quality: "]),

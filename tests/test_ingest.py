@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from clips import clip
@@ -24,6 +25,8 @@ from sfumato.schemas.epoch import EpochRecord
 from sfumato.schemas.frame import Message, RawFrame, TimeSource
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.topics import EPOCHS, FRAMES_RAW, MAX_MESSAGE_BYTES, Topic
+from sfumato.schemas.unit import H264
+from tests.footage import decoded, shown, write_video
 from tests.ingesting import Ingest, assert_gapless, epochs, frames
 
 LARGEST = MAX_MESSAGE_BYTES - ENVELOPE_BYTES
@@ -51,21 +54,30 @@ def test_cameras_that_end(topics: Settings, tmp_path: Path) -> None:
     cameras = table(
         tmp_path,
         f"id = 'film'\nurl = '{clip('carphone').as_uri()}'\npace = 'fast'\nfps = 10",
+        f"id = 'jpegs'\nurl = '{clip('carphone').as_uri()}'\npace = 'fast'\nfps = 10\nremux = false",
         f"id = 'stills'\nurl = '{stills(tmp_path / 'stills', *contents)}'\npace = 'fast'",
     )
     with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
         assert ingest.wait() == 0, ingest.log
+    assert ingest.log.count("is decoded here and sent as JPEG") == 1
+    assert "camera jpegs: h264 is decoded here and sent as JPEG" in ingest.log
     found, records = frames(topics), epochs(topics)
-    assert set(found) == set(records) == {"film", "stills"}
+    assert set(found) == set(records) == {"film", "jpegs", "stills"}
     for camera in found:
         assert_gapless(found[camera], records[camera])
         assert records[camera][-1].dropped == {}
     assert [frame.payload for frame in found["stills"]] == contents
-    assert len(found["film"]) > 20
-    for frame in found["film"]:
-        assert (frame.content_type, frame.time_source) == ("image/jpeg", TimeSource.ARRIVAL)
-        shown = images.decode(frame.payload, frame.content_type, max_pixels=10**6)
-        assert shown.shape == (frame.height, frame.width, 3)
+    assert {frame.content_type for frame in found["film"]} == {H264}
+    assert {frame.content_type for frame in found["jpegs"]} == {"image/jpeg"}
+    assert 20 < len(found["jpegs"]) < len(found["film"])
+    taken = [frame for frame in found["film"] if not frame.unit.discard]
+    assert abs(len(taken) - len(found["jpegs"])) <= 2
+    for camera, count in (("film", len(taken)), ("jpegs", len(found["jpegs"]))):
+        pictures = shown(found[camera])
+        assert len(pictures) == count
+        assert {image.shape for image in pictures} == {(f.height, f.width, 3) for f in found[camera]}
+    for frame in found["film"] + found["jpegs"]:
+        assert frame.time_source is TimeSource.ARRIVAL
         assert abs(frame.captured_at.timestamp() - time.time()) < 120
         assert abs(frame.id.epoch / 1000 - time.time()) < 120
 
@@ -165,7 +177,7 @@ def test_what_the_producer_does_not_take_is_not_outstanding(
 
     sent: list[tuple[Topic, Message]] = []
     monkeypatch.setattr(outlet.producer, "try_send", try_send)
-    camera = Camera(id="a", url=stills(tmp_path / "stills", picture(1), picture(2)), pace="fast")
+    camera = Camera(id="a", url=stills(tmp_path / "stills", picture(1), picture(2)), fps=100)
     Feed(camera, outlet).run()
     assert outlet.admission.total == 0
     assert outlet.failed is outlet.stopping.is_set() is (refusal is not None)
@@ -235,3 +247,123 @@ def test_what_stays_undelivered_is_said(own_broker, tmp_path: Path) -> None:
     found: list[RawFrame] = frames(settings)["a"]
     assert [frame.id.sequence for frame in found] == list(range(len(found)))
     assert [record.state for record in epochs(settings)["a"]] == ["begun"]
+
+
+# Access units
+
+
+def noisy_film(path: Path, pictures: int, **options: str) -> dict[int, np.ndarray]:
+    """Pictures of some 100 KB, ten a second; what they show, by their time in tenths of a second."""
+    generator = np.random.default_rng(1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=10, options={"g": "10", "sc_threshold": "0", "qp": "12", **options}
+        )
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for _ in range(pictures):
+            noise = generator.integers(0, 256, (360, 320), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="yuv420p")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        return dict(enumerate(frame.to_ndarray() for frame in container.decode(video=0)))
+
+
+def assert_shown_as_in(film: dict[int, np.ndarray], found: list[RawFrame]) -> None:
+    """Each unit can be decoded although others are missing, and shows what the film shows at its time."""
+    pictures = decoded(found)
+    assert len(pictures) == len(found)
+    for picture in pictures:
+        number = round(float(picture.pts * found[0].unit.time_base * 10))
+        assert (picture.to_ndarray() == film[number % len(film)]).all()
+
+
+@pytest.mark.parametrize("options", [{"bf": "0"}, {"x264-params": "open-gop=1:bframes=3:keyint=10"}])
+def test_a_full_queue_drops_up_to_the_next_keyframe(own_broker, tmp_path: Path, options: dict[str, str]) -> None:
+    """What comes after the gap can be decoded: sequences are dense, so nobody could see that it is there."""
+    broker, settings = own_broker
+    film = noisy_film(tmp_path / "film.mp4", 50, **options)
+    cameras = table(tmp_path, f"id = 'film'\nurl = '{(tmp_path / 'film.mp4').as_uri()}'\nloop = true")
+    with Ingest(settings, tmp_path, "--cameras", cameras, queue_bytes=1_000_000) as ingest:
+        ingest.until_frames("film", 5)
+        dropped = {"camera": "film", "reason": "queue_full"}
+        for more in (10, 20):
+            os.kill(broker.pid, signal.SIGSTOP)
+            ingest.until(lambda m=more: ingest.metric("sfumato_ingest_dropped_frames_total", **dropped) >= m)
+            os.kill(broker.pid, signal.SIGCONT)
+            before = ingest.metric("sfumato_ingested_frames_total", camera="film")
+            ingest.until_frames("film", int(before) + 15)
+        assert ingest.stop() == 0, ingest.log
+    found, records = frames(settings)["film"], epochs(settings)["film"]
+    assert_gapless(found, records)
+    assert set(records[-1].dropped) == {Reason.QUEUE_FULL}
+    assert records[-1].dropped[Reason.QUEUE_FULL] >= 20
+    assert_shown_as_in(film, found)
+
+
+def test_a_film_read_fast_waits_for_room(own_broker, tmp_path: Path) -> None:
+    broker, settings = own_broker
+    film = noisy_film(tmp_path / "film.mkv", 60, bf="2")
+    cameras = table(tmp_path, f"id = 'film'\nurl = '{(tmp_path / 'film.mkv').as_uri()}'\npace = 'fast'\nloop = true")
+    with Ingest(settings, tmp_path, "--cameras", cameras, queue_bytes=1_000_000) as ingest:
+        ingest.until_frames("film", 100)
+        os.kill(broker.pid, signal.SIGSTOP)
+        ingest.until(lambda: ingest.metric("sfumato_outstanding_bytes") > 850_000)
+        before = ingest.metric("sfumato_ingested_frames_total", camera="film")
+        assert ingest.metric("sfumato_outstanding_bytes") <= 1_000_000
+        os.kill(broker.pid, signal.SIGCONT)
+        ingest.until_frames("film", int(before) + 100)
+        assert ingest.stop() == 0, ingest.log
+    found, records = frames(settings)["film"], epochs(settings)["film"]
+    assert_gapless(found, records)
+    assert records[-1].dropped.get(Reason.QUEUE_FULL, 0) <= 1, "at most the one that waited when told to stop"
+    assert_shown_as_in(film, found)
+
+
+def test_a_film_that_waits_still_stops_when_told(own_broker, tmp_path: Path) -> None:
+    broker, settings = own_broker
+    noisy_film(tmp_path / "film.mp4", 60)
+    cameras = table(tmp_path, f"id = 'film'\nurl = '{(tmp_path / 'film.mp4').as_uri()}'\npace = 'fast'\nloop = true")
+    with Ingest(settings, tmp_path, "--cameras", cameras, queue_bytes=1_000_000) as ingest:
+        ingest.until_frames("film", 100)
+        os.kill(broker.pid, signal.SIGSTOP)
+        ingest.until(lambda: ingest.metric("sfumato_outstanding_bytes") > 850_000)
+        started = time.monotonic()
+        assert ingest.stop() == 1
+        assert time.monotonic() - started < 20
+
+
+def test_a_unit_that_is_too_large_costs_what_depends_on_it(topics: Settings, tmp_path: Path) -> None:
+    path, noise = tmp_path / "film.mp4", np.random.default_rng(1).integers(0, 256, (2304 * 3 // 2, 4096), np.uint8)
+    with av.open(str(path), "w") as container:
+        options = {"g": "10", "sc_threshold": "0", "bf": "0", "qp": "1", "preset": "ultrafast"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 4096, 2304, "yuv420p"
+        for number in range(20):
+            image = noise if number == 7 else np.full_like(noise, 100)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="yuv420p")))
+        container.mux(stream.encode())
+    cameras = table(tmp_path, f"id = 'film'\nurl = '{path.as_uri()}'\npace = 'fast'")
+    with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+        assert ingest.wait() == 0, ingest.log
+    found, records = frames(topics)["film"], epochs(topics)["film"]
+    assert_gapless(found, records)
+    assert records[-1].dropped == {Reason.TOO_LARGE: 3}
+    assert [round(float(f.unit.pts * f.unit.time_base * 10)) for f in found] == [*range(7), *range(10, 20)]
+    assert {int(np.ptp(picture.to_ndarray())) for picture in decoded(found)} <= {0, 28}
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_what_is_encoded_here_is_counted(topics: Settings, tmp_path: Path) -> None:
+    write_video(tmp_path / "film.webm", 20, "libvpx-vp9")
+    cameras = table(
+        tmp_path,
+        f"id = 'vp9'\nurl = '{(tmp_path / 'film.webm').as_uri()}'\nloop = true",
+        f"id = 'h264'\nurl = '{clip('carphone').as_uri()}'\nloop = true",
+    )
+    with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
+        ingest.until_frames("vp9", 10)
+        ingest.until_frames("h264", 10)
+        assert ingest.metric("sfumato_transcoded_frames_total", camera="vp9") >= 10
+        assert ingest.metric("sfumato_transcoded_frames_total", camera="h264") == 0
+        assert ingest.stop() == 0, ingest.log
+    assert "camera vp9: vp9 is decoded here and sent as JPEG" in ingest.log
