@@ -20,8 +20,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from sfumato.agents.bridge import make_app
-from sfumato.agents.live import HANDED_OVER, Live, Reader
+from sfumato.agents.live import Live
 from sfumato.agents.produce import Producer
+from sfumato.agents.reader import HANDED_OVER, Reader
 from sfumato.agents.settings import Settings
 from sfumato.models import images
 from sfumato.schemas.cloudevent import FrameId
