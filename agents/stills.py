@@ -51,13 +51,9 @@ class Stills:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    @property
-    def decoders(self) -> int:
-        """How many are open."""
-        return len(self._open)
-
     def _keep(self, camera: str) -> _Film:
-        film = self._open.setdefault(camera, _Film())
+        film = self._open.get(camera) or _Film()
+        self._open[camera] = film
         if film.closing is not None:
             film.closing.cancel()
         film.closing = asyncio.get_running_loop().call_later(IDLE, self._open.pop, camera, None)

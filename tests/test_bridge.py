@@ -101,8 +101,8 @@ class Bridge:
         except httpx.TransportError:
             return 0  # not listening yet
 
-    def watch(self, camera: str, **options: object):  # type: ignore[no-untyped-def]
-        return connect(f"ws://{self.address}/v1/cameras/{camera}/live", **options)
+    def watch(self, camera: str, query: str = "", **options: object):  # type: ignore[no-untyped-def]
+        return connect(f"ws://{self.address}/v1/cameras/{camera}/live{query}", **options)
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 30) -> None:
         waited = threading.Event()
