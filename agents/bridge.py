@@ -6,6 +6,7 @@ Endpoints and the WebSocket's format: docs/bridge.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from av.error import FFmpegError
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -46,8 +48,8 @@ NO_VIDEO = (
     'this camera\'s frames are JPEGs and HLS needs H.264: give its policy output = { codec = "h264" }, '
     "or use snapshot.jpg or the WebSocket live"
 )
-FIRST_SEGMENT = 10.0
-"""Longest wait for a camera's first segment, in seconds."""
+FIRST_SEGMENTS = 10.0
+"""Longest wait for a camera's first segments, in seconds."""
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -133,26 +135,41 @@ def _add_hls(app: FastAPI, live: Live) -> None:
     async def playlist(camera: str) -> Response:
         shown = _filmed(live, camera)
         shown.hls.want()
-        try:
-            async with asyncio.timeout(FIRST_SEGMENT):
-                while not shown.hls.segments:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SEGMENTS):
+                while len(shown.hls.segments) < hls.LEAST:
                     await live.changed(camera)
-        except TimeoutError:
-            raise HTTPException(503, "its first group of pictures is not complete", {"Retry-After": "5"}) from None
+        if not shown.hls.segments:
+            raise HTTPException(503, "its first group of pictures is not complete", {"Retry-After": "5"})
         return Response(shown.hls.playlist(), media_type=hls.PLAYLIST)
 
     @app.get(
-        "/v1/cameras/{camera}/hls/{number}.ts",
+        "/v1/cameras/{camera}/hls/init-{breaks}.mp4",
+        summary="The initialization of segments that the playlist names",
+        responses={200: {"content": {hls.SEGMENT: {}}}, **missing},
+        response_class=Response,
+    )
+    async def initialization(camera: str, breaks: int) -> Response:
+        return await _muxed(_filmed(live, camera).hls.find_break(breaks), 0)
+
+    @app.get(
+        "/v1/cameras/{camera}/hls/{number}.m4s",
         summary="A segment that the playlist names",
         responses={200: {"content": {hls.SEGMENT: {}}}, **missing},
         response_class=Response,
     )
     async def segment(camera: str, number: int) -> Response:
-        found = _filmed(live, camera).hls.find(number)
-        if found is None:
-            raise HTTPException(404, "this segment is not, or no longer, there; fetch the playlist again")
-        muxed = await asyncio.to_thread(hls.mux, found)
-        return Response(muxed, media_type=hls.SEGMENT, headers={"Cache-Control": "no-store"})
+        return await _muxed(_filmed(live, camera).hls.find(number), 1)
+
+
+async def _muxed(segment: hls.Segment | None, part: int) -> Response:
+    if segment is None:
+        raise HTTPException(404, "this segment is not, or no longer, there; fetch the playlist again")
+    try:
+        parts = await asyncio.to_thread(hls.mux, segment)
+    except FFmpegError:
+        raise HTTPException(404, "this segment is not valid H.264") from None
+    return Response(parts[part], media_type=hls.SEGMENT, headers={"Cache-Control": "no-store"})
 
 
 def _filmed(live: Live, id: str) -> Camera:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import av
 
-from sfumato.schemas.unit import AnonymizedUnit
+from sfumato.schemas.frame import AnonymizedFrame
 
 if TYPE_CHECKING:
     from sfumato.agents.live import Group
 
-PLAYLIST, SEGMENT = "application/vnd.apple.mpegurl", "video/mp2t"
+PLAYLIST, SEGMENT = "application/vnd.apple.mpegurl", "video/mp4"
 """Content types."""
 LISTED = 6
 """Segments in a playlist."""
+LEAST = 3
+"""Segments that players want to begin with."""
 SPARE = 3
 """Segments that have left the playlist and may be fetched still."""
 WANTED_FOR = 60.0
@@ -31,9 +33,14 @@ WINDOW_BYTES = 64 * 1024 * 1024
 USUAL_INTERVAL = 0.04
 """Seconds a single picture is taken to last."""
 CLOCK = 90_000
-"""Ticks per second in MPEG-TS."""
-START = 10 * CLOCK
-"""The first timestamp after a discontinuity: players dislike what lies before 0."""
+"""Ticks per second of the segments."""
+FRAGMENT = {
+    # One fragment, whose times are those of its packets rather than from 0; nothing behind it.
+    "movflags": "empty_moov+default_base_moof+frag_custom+frag_discont+skip_trailer",
+    "avoid_negative_ts": "disabled",
+    "use_editlist": "0",
+}
+"""Options of FFmpeg's MP4 muxer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +75,15 @@ class Window:
         None where something is missing in between. A group without any new picture is left out."""
         if not group.new:
             return
-        first, last = group.arrivals[0].frame.unit, group.arrivals[-1].frame.unit
-        assert first is not None
-        assert last is not None
+        first, last = (_time(group.arrivals[n].frame) for n in (0, -1))
         if until is None:
-            interval = (_time(last) - _time(first)) / (len(group.arrivals) - 1) if len(group.arrivals) > 1 else 0
-            until = _time(last) + (interval or Fraction(USUAL_INTERVAL))
+            interval = (last - first) / (len(group.arrivals) - 1) if len(group.arrivals) > 1 else 0
+            until = last + (interval or Fraction(USUAL_INTERVAL))
         previous = self.segments[-1] if self.segments else None
-        breaks, origin = (previous.breaks, previous.origin) if previous else (-1, _time(first))
+        breaks, origin = (previous.breaks, previous.origin) if previous else (-1, first)
         if not (group.continues and self._group == group.number - 1):
-            breaks, origin = breaks + 1, _time(first)
-        duration = max(float(until - _time(first)), 0.001)
+            breaks, origin = breaks + 1, first
+        duration = max(float(until - first), 0.001)
         self.segments.append(Segment(self._number, group, duration, breaks, origin))
         self._number += 1
         self._group = group.number
@@ -88,26 +93,32 @@ class Window:
     def find(self, number: int) -> Segment | None:
         return next((segment for segment in self.segments if segment.number == number), None)
 
+    def find_break(self, breaks: int) -> Segment | None:
+        """A segment after this discontinuity and before the next."""
+        return next((segment for segment in self.segments if segment.breaks == breaks), None)
+
     def playlist(self) -> str:
-        """RFC 8216. The target duration only grows."""
+        """RFC 8216, of at least one segment. The target duration only grows."""
         listed = list(self.segments)[-LISTED:]
         lines = [
             "#EXTM3U",
-            "#EXT-X-VERSION:3",
+            "#EXT-X-VERSION:6",
             f"#EXT-X-TARGETDURATION:{self._longest}",
-            f"#EXT-X-MEDIA-SEQUENCE:{listed[0].number if listed else self._number}",
-            f"#EXT-X-DISCONTINUITY-SEQUENCE:{listed[0].breaks if listed else 0}",
+            f"#EXT-X-MEDIA-SEQUENCE:{listed[0].number}",
+            f"#EXT-X-DISCONTINUITY-SEQUENCE:{listed[0].breaks}",
             "#EXT-X-INDEPENDENT-SEGMENTS",
         ]
-        breaks = listed[0].breaks if listed else 0
+        breaks = None
         for segment in listed:
             if segment.breaks != breaks:
-                lines.append("#EXT-X-DISCONTINUITY")
+                if breaks is not None:
+                    lines.append("#EXT-X-DISCONTINUITY")
+                lines.append(f'#EXT-X-MAP:URI="init-{segment.breaks}.mp4"')
                 breaks = segment.breaks
             captured = segment.group.arrivals[0].frame.captured_at.astimezone(UTC).replace(tzinfo=None)
             lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{captured.isoformat(timespec='milliseconds')}Z")
             lines.append(f"#EXTINF:{segment.duration:.3f},")
-            lines.append(f"{segment.number}.ts")
+            lines.append(f"{segment.number}.m4s")
         return "\n".join(lines) + "\n"
 
     def _trim(self) -> None:
@@ -118,27 +129,36 @@ class Window:
             self.segments.popleft()
 
 
-def mux(segment: Segment) -> bytes:
-    """The segment as MPEG-TS; the units stay as they are."""
+def mux(segment: Segment) -> tuple[bytes, bytes]:
+    """The segment as fragmented MP4, the units as they are: its initialization, which all segments up to the next
+    discontinuity share, and its media. :class:`FFmpegError` where the keyframe's parameter sets are not valid."""
     file = io.BytesIO()
-    frame = segment.group.arrivals[0].frame
-    with av.open(file, "w", format="mpegts", options={"mpegts_copyts": "1"}) as output:
-        stream = output.add_mux_stream("h264", width=frame.width, height=frame.height)
+    units = [arrival.frame for arrival in segment.group.arrivals]
+    with (
+        av.open(io.BytesIO(units[0].payload), format="h264") as keyframe,
+        av.open(file, "w", format="mp4", options=FRAGMENT) as output,
+    ):
+        stream = output.add_stream_from_template(keyframe.streams.video[0])
         stream.time_base = Fraction(1, CLOCK)
-        last = -1
-        for arrival in segment.group.arrivals:
-            unit = arrival.frame.unit
-            assert unit is not None
-            packet = av.Packet(arrival.frame.payload)
-            last = max(last + 1, START + round((_time(unit) - segment.origin) * CLOCK))  # MPEG-TS has no way back
-            packet.pts = packet.dts = last
+        begin = round((_time(units[0]) - segment.origin) * CLOCK)
+        starts = [begin]
+        for frame in units[1:]:  # presentation times that go back would not be playable
+            starts.append(max(starts[-1] + 1, round((_time(frame) - segment.origin) * CLOCK)))
+        ends = [*starts[1:], max(starts[-1] + 1, begin + round(segment.duration * CLOCK))]
+        for frame, start, end in zip(units, starts, ends, strict=True):
+            packet = av.Packet(frame.payload)
+            packet.pts = packet.dts = start
+            packet.duration = end - start
             packet.time_base = Fraction(1, CLOCK)
-            packet.is_keyframe = unit.keyframe
+            packet.is_keyframe = frame is units[0]
             packet.stream = stream
             output.mux(packet)
-    return file.getvalue()
+    muxed = file.getvalue()
+    media = muxed.index(b"moof") - 4
+    return muxed[:media], muxed[media:]
 
 
-def _time(unit: AnonymizedUnit) -> Fraction:
+def _time(frame: AnonymizedFrame) -> Fraction:
     """Presentation time in seconds, exactly."""
-    return unit.pts * unit.time_base
+    assert frame.unit is not None
+    return frame.unit.pts * frame.unit.time_base
