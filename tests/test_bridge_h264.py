@@ -80,10 +80,9 @@ def test_a_run_that_repeats_what_was_seen_is_decoded_but_shown_once(bridge):  # 
         seen = []
         for sent in [*first[:7], second[0], first[7], *second[1:]]:  # for a moment the two runs interleave
             bridge.publish(sent)
-        for sent in [*first[:7], *second]:
-            header, payload = unpack(watching.recv(10))
-            assert payload == sent.payload
-            assert header["stream"] == sent.unit.stream
+            if sent is not first[7]:  # the run that was left
+                header, payload = unpack(watching.recv(10))
+                assert (payload, header["stream"]) == (sent.payload, sent.unit.stream)
         while seen[-1:] != ["north/1/11"]:
             header, payload = unpack(looking.recv(10))
             seen.append(header["frame"])
