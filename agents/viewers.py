@@ -44,10 +44,15 @@ def header(arrival: Arrival) -> dict[str, Any]:
     }
 
 
-def unit_header(unit: AnonymizedUnit) -> dict[str, Any]:
+def unit_header(arrival: Arrival, unit: AnonymizedUnit) -> dict[str, Any]:
     """What H.264 adds to the metadata, where the unit is sent as it is."""
-    pts_us = round(unit.pts * unit.time_base * 1_000_000)
-    return {"keyframe": unit.keyframe, "stream": unit.stream, "unit": unit.number, "pts_us": pts_us}
+    return {
+        "keyframe": unit.keyframe,
+        "stream": unit.stream,
+        "unit": unit.number,
+        "pts_us": round(unit.pts * unit.time_base * 1_000_000),
+        "new": arrival.new,
+    }
 
 
 async def watch(socket: WebSocket, camera: str, live: Live, stills: Stills) -> None:
@@ -102,7 +107,7 @@ async def _send_units(socket: WebSocket, id: str, live: Live) -> None:
         while True:
             arrival, place = await live.after(id, place)
             unit = arrival.frame.unit
-            await _send(socket, header(arrival) | (unit_header(unit) if unit else {}), arrival.frame.payload)
+            await _send(socket, header(arrival) | (unit_header(arrival, unit) if unit else {}), arrival.frame.payload)
 
 
 async def _send(socket: WebSocket, metadata: dict[str, Any], payload: bytes) -> None:

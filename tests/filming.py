@@ -22,8 +22,8 @@ BEGAN = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def shade(sequence: int) -> int:
-    """The brightness by which a test knows a picture again: steps of 8, every 25 pictures anew."""
-    return 30 + sequence % 25 * 8
+    """The brightness by which a test knows a picture again: steps of 10, every 20 pictures anew."""
+    return 30 + sequence % 20 * 10
 
 
 def plain(brightness: int, size: tuple[int, int] = SIZE) -> Image:

@@ -155,7 +155,7 @@ def test_plays_in_an_ordinary_player(bridge):  # noqa: F811
             probed = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
             assert [(s["codec_name"], s["width"], s["height"]) for s in probed["streams"]] == [("h264", 320, 180)]
     brightnesses = [picture.to_ndarray(format="bgr24").mean() for picture in shown]
-    begin = round((brightnesses[0] - 30) / 8)
+    begin = round((brightnesses[0] - 30) / 10)
     assert brightnesses == pytest.approx([shade(begin + n) for n in range(25)], abs=5)
     steps = [after.pts * after.time_base - before.pts * before.time_base for before, after in pairwise(shown)]
     assert set(steps) == {Fraction(1, 10)}
