@@ -167,7 +167,7 @@ async def _muxed(segment: hls.Segment | None, part: int) -> Response:
         raise HTTPException(404, "this segment is not, or no longer, there; fetch the playlist again")
     try:
         parts = await asyncio.to_thread(hls.mux, segment)
-    except FFmpegError:
+    except (FFmpegError, OverflowError):
         raise HTTPException(404, "this segment is not valid H.264") from None
     return Response(parts[part], media_type=hls.SEGMENT, headers={"Cache-Control": "no-store"})
 

@@ -108,7 +108,7 @@ class Film:
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
         stream.codec_context.gop_size = KEYFRAME_INTERVAL
-        stream.codec_context.colorspace = Colorspace.SMPTE170M
+        stream.codec_context.colorspace = Colorspace.ITU601
         stream.codec_context.color_range = ColorRange.MPEG
         stream.options = {"crf": CRF, "preset": PRESET}
 
@@ -117,7 +117,7 @@ def _fitted(picture: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     """The picture in this size, in yuv420p by BT.601."""
     colours: dict[str, Any] = {
         "format": "yuv420p",
-        "dst_colorspace": Colorspace.SMPTE170M,
+        "dst_colorspace": Colorspace.ITU601,
         "dst_color_range": ColorRange.MPEG,
     }
     if (_even(picture.width), _even(picture.height)) == (width, height):

@@ -40,7 +40,10 @@ class Stills:
         """
         if camera.newest.frame.unit is None:
             return Still(camera.newest, camera.newest.frame.payload)
-        film = self._keep(camera.id)
+        # Shielded: who asks may leave, but a decoder must not be used by two threads.
+        return await asyncio.shield(self._decoded(camera, self._keep(camera.id)))
+
+    async def _decoded(self, camera: Camera, film: _Film) -> Still | None:
         async with film.lock:
             units = film.unread(camera.groups[-1])
             if units:
@@ -77,7 +80,7 @@ class _Film:
             return ()
         if group is not self._group:
             self._group, self._read = group, 0
-            self.still = None if self.still is None or not group.continues else self.still
+            self.still = self.still if group.continues else None
         units = group.arrivals[self._read :]
         self._read = len(group.arrivals)
         return units
