@@ -18,6 +18,8 @@ CLOCK = 90_000
 """Ticks per second."""
 SHORTEST = 0.001
 """Seconds between two pictures at least, where their times say less."""
+FARTHEST_BACK, FARTHEST_AHEAD = 10.0, 86_400.0
+"""Seconds; where H.264's own time jumps farther it is wrong, and counts anew from the capture time."""
 CRF = "20"
 """x264's constant quality."""
 PRESET = "veryfast"
@@ -49,11 +51,11 @@ class Timeline:
         else:
             earliest = self.seconds + SHORTEST
         at = captured - self._began
-        if frame.unit is not None:
-            if frame.id.epoch != self._epoch:
-                self._epoch = frame.id.epoch
-                self._shift = max(at, earliest) - frame.unit.seconds
-            at = self._shift + frame.unit.seconds
+        if (unit := frame.unit) is not None:
+            jump = self._shift + unit.seconds - self.seconds
+            if frame.id.epoch != self._epoch or not -FARTHEST_BACK < jump < FARTHEST_AHEAD:
+                self._epoch, self._shift = frame.id.epoch, max(at, earliest) - unit.seconds
+            at = self._shift + unit.seconds
         self.seconds = max(at, earliest)
         return self.seconds
 

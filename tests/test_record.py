@@ -229,6 +229,14 @@ def test_times_never_go_back():
     assert times == pytest.approx([0, 0.08, 0.081, 0.082, 0.122, 0.162])
 
 
+def test_nonsense_in_the_stream_s_own_time_is_not_believed():
+    timeline = Timeline()
+    units = Encoder("north").film(*range(4))
+    absurd = replace(units[1], unit=replace(units[1].unit, pts=2**63 - 1))
+    times = [timeline.place(each) for each in (units[0], absurd, units[2], units[3])]
+    assert times == pytest.approx([0, 0.04, 0.08, 0.12], abs=0.02)
+
+
 def test_memory_stays_the_same(tmp_path):
     """Ten minutes of pictures as fast as possible; what grows is the file's index alone."""
     process = psutil.Process()
