@@ -30,6 +30,10 @@ WANTED_FOR = 60.0
 """Seconds after a playlist was fetched during which the camera's segments are kept; otherwise only the last one is."""
 WINDOW_BYTES = 64 * 1024 * 1024
 """Bytes of segments kept per camera."""
+LONGEST = 120.0
+"""Seconds of a segment at most: twice a policy's longest keyframe interval."""
+LONGEST_PAUSE = 10.0
+"""Seconds without a picture in front of a keyframe, beyond which the time between is left out."""
 USUAL_INTERVAL = 0.04
 """Seconds a single picture is taken to last."""
 CLOCK = 90_000
@@ -72,11 +76,13 @@ class Window:
 
     def add(self, group: Group, until: Fraction | None) -> None:
         """Take a group that is complete. ``until``: when the group that continues it begins, in seconds of its run;
-        None where something is missing in between. A group without any new picture is left out."""
-        if not group.new:
-            return
+        None where something is missing in between. A group without any new picture is left out, and one that is too
+        long: its times are wrong, or the camera was silent."""
         first, last = (_time(group.arrivals[n].frame) for n in (0, -1))
-        if until is None:
+        if not group.new or not 0 <= last - first <= LONGEST:
+            return
+        silent = until is not None and not 0 < until - last <= LONGEST_PAUSE
+        if until is None or silent:
             interval = (last - first) / (len(group.arrivals) - 1) if len(group.arrivals) > 1 else 0
             until = last + (interval or Fraction(USUAL_INTERVAL))
         previous = self.segments[-1] if self.segments else None
@@ -86,7 +92,7 @@ class Window:
         duration = max(float(until - first), 0.001)
         self.segments.append(Segment(self._number, group, duration, breaks, origin))
         self._number += 1
-        self._group = group.number
+        self._group = None if silent else group.number
         self._longest = max(self._longest, math.ceil(duration))
         self._trim()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from sfumato.agents import live
+from sfumato.agents import live, stills
 from sfumato.agents.decoding import UnitDecoder
 from sfumato.agents.live import Live
 from sfumato.models import images
@@ -199,3 +200,30 @@ def test_a_group_of_pictures_is_bounded(monkeypatch):
     assert [arrival.frame for arrival in current.arrivals] == units[:10]
     assert [arrival.frame for arrival in after.arrivals] == units[20:]
     assert not after.continues
+
+
+def test_a_decoder_is_shared_survives_who_leaves_and_is_closed_when_nobody_asks(monkeypatch):
+    """Without a broker."""
+    monkeypatch.setattr(stills, "IDLE", 0.2)
+    units = Encoder("north", interval=20).film(*range(10))
+
+    async def ask() -> None:
+        held, made = Live(), stills.Stills(85)
+        for unit in units[:5]:
+            held.put(unit)
+        camera = held.cameras["north"]
+        leaving = asyncio.create_task(made.newest(camera))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        found = await asyncio.gather(*(made.newest(camera) for _ in range(5)))
+        assert {still.arrival for still in found if still} == {camera.newest}
+        held.put(units[5])
+        still = await made.newest(camera)
+        assert still is not None
+        assert brightness(still.jpeg) == pytest.approx(shade(5), abs=4)
+        async with asyncio.timeout(10):
+            while made._open:
+                await asyncio.sleep(0.01)
+        made.close()
+
+    asyncio.run(ask())

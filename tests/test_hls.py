@@ -102,6 +102,19 @@ def test_a_gap_and_a_new_run_are_discontinuities_and_repeated_groups_are_left_ou
     assert times[1] == "2026-11-24T12:00:00.200Z"
 
 
+def test_a_silence_is_a_discontinuity_and_does_not_make_a_long_segment():
+    held = Live()
+    encoder = Encoder("north", interval=5)
+    window = put(held, *encoder.film(0))
+    window.want()
+    put(held, *encoder.film(1, 2, 3, 4))  # then an hour of nothing, once between two groups and once within one
+    put(held, *encoder.film(90_000, 90_001, 90_002, 180_000, 180_001, 180_002))
+    put(held, *encoder.film(*range(180_003, 180_010)))
+    text = window.playlist()
+    assert durations(text) == [0.2, 0.2]
+    assert (text.count("#EXT-X-DISCONTINUITY\n"), tag(text, "TARGETDURATION")) == (1, 1)
+
+
 def test_segments_continue_one_another_and_begin_anew_after_a_break():
     held = Live()
     encoder = Encoder("north", interval=5)
