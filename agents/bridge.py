@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,18 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from av.error import FFmpegError
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from sfumato.agents import metrics
-from sfumato.agents.live import GOODBYE_TIMEOUT, Live, Reader, Shown
+from sfumato.agents import hls, problems, viewers
+from sfumato.agents.live import Camera, Live
+from sfumato.agents.reader import Reader
 from sfumato.agents.settings import Settings
-from sfumato.schemas.cloudevent import CAMERA_ID, format_time
+from sfumato.agents.stills import Stills
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +43,19 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-GOING_AWAY = 1001
-"""WebSocket close code at the bridge's end."""
+NO_FRAME = "no frame of this camera has arrived; GET /v1/cameras lists those that have"
+NO_VIDEO = (
+    'this camera\'s frames are JPEGs and HLS needs H.264: give its policy output = { codec = "h264" }, '
+    "or use snapshot.jpg or the WebSocket live"
+)
+FIRST_SEGMENTS = 10.0
+"""Longest wait for a camera's first segments, in seconds."""
 
 
 def make_app(settings: Settings) -> FastAPI:
     """The ASGI application; its lifespan runs the Kafka reader."""
     live = Live()
+    stills = Stills(settings.jpeg_quality)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,24 +63,24 @@ def make_app(settings: Settings) -> FastAPI:
         reader.start()
         yield
         await asyncio.to_thread(reader.close)
+        stills.close()
 
     # FastAPI's documentation pages load from another site, so they are off; the schema itself is served.
     app = FastAPI(title="sfumato bridge", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.live = live
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)
-    app.add_exception_handler(HTTPException, _problem)
-    app.add_exception_handler(Exception, _problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    _add_routes(app, live)
+    problems.add_handlers(app)
+    _add_routes(app, live, stills)
+    _add_hls(app, live)
     app.mount("/viewer", StaticFiles(directory=VIEWER), name="viewer")
     return app
 
 
-def _add_routes(app: FastAPI, live: Live) -> None:
+def _add_routes(app: FastAPI, live: Live, stills: Stills) -> None:
     @app.get("/v1/cameras", summary="The cameras seen since the bridge started")
     async def cameras() -> dict[str, Any]:
-        return {"cameras": [describe(shown) for _, shown in sorted(live.cameras.items())]}
+        return {"cameras": [describe(camera) for _, camera in sorted(live.cameras.items())]}
 
     @app.get(
         "/v1/cameras/{camera}/snapshot.jpg",
@@ -84,16 +89,18 @@ def _add_routes(app: FastAPI, live: Live) -> None:
         response_class=Response,
     )
     async def snapshot(camera: str) -> Response:
-        shown = live.cameras.get(camera)
-        if shown is None:
-            raise HTTPException(404, "no frame of this camera has arrived; GET /v1/cameras lists those that have")
-        frame = shown.frame
+        if camera not in live.cameras:
+            raise HTTPException(404, NO_FRAME)
+        still = await stills.newest(live.cameras[camera])
+        if still is None:
+            raise HTTPException(503, "its newest frame cannot be decoded; wait for the next keyframe")
+        frame = still.arrival.frame
         headers = {"Cache-Control": "no-store", "X-Sfumato-Frame": str(frame.id), "X-Sfumato-Outcome": frame.outcome}
-        return Response(frame.payload, media_type="image/jpeg", headers=headers)
+        return Response(still.jpeg, media_type="image/jpeg", headers=headers)
 
     @app.websocket("/v1/cameras/{camera}/live")
     async def watch(socket: WebSocket, camera: str) -> None:
-        await _watch(socket, camera, live)
+        await viewers.watch(socket, camera, live, stills)
 
     @app.get("/healthz", summary="The process answers")
     async def healthz() -> dict[str, str]:
@@ -116,90 +123,75 @@ def _add_routes(app: FastAPI, live: Live) -> None:
         return FileResponse(VIEWER / "index.html")
 
 
-def describe(shown: Shown) -> dict[str, Any]:
+def _add_hls(app: FastAPI, live: Live) -> None:
+    missing: dict[int | str, dict[str, Any]] = {404: {"description": "Not a camera with H.264, or no longer there"}}
+
+    @app.get(
+        "/v1/cameras/{camera}/hls/index.m3u8",
+        summary="HLS of a camera whose frames are H.264",
+        responses={200: {"content": {hls.PLAYLIST: {}}}, **missing},
+        response_class=Response,
+    )
+    async def playlist(camera: str) -> Response:
+        shown = _filmed(live, camera)
+        shown.hls.want()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SEGMENTS):
+                while len(shown.hls.segments) < hls.LEAST:
+                    await live.changed(camera)
+        if not shown.hls.segments:
+            raise HTTPException(503, "its first group of pictures is not complete", {"Retry-After": "5"})
+        return Response(shown.hls.playlist(), media_type=hls.PLAYLIST)
+
+    @app.get(
+        "/v1/cameras/{camera}/hls/init-{breaks}.mp4",
+        summary="The initialization of segments that the playlist names",
+        responses={200: {"content": {hls.SEGMENT: {}}}, **missing},
+        response_class=Response,
+    )
+    async def initialization(camera: str, breaks: int) -> Response:
+        return await _muxed(_filmed(live, camera).hls.find_break(breaks), 0)
+
+    @app.get(
+        "/v1/cameras/{camera}/hls/{number}.m4s",
+        summary="A segment that the playlist names",
+        responses={200: {"content": {hls.SEGMENT: {}}}, **missing},
+        response_class=Response,
+    )
+    async def segment(camera: str, number: int) -> Response:
+        return await _muxed(_filmed(live, camera).hls.find(number), 1)
+
+
+async def _muxed(segment: hls.Segment | None, part: int) -> Response:
+    if segment is None:
+        raise HTTPException(404, "this segment is not, or no longer, there; fetch the playlist again")
+    try:
+        parts = await asyncio.to_thread(hls.mux, segment)
+    except (FFmpegError, OverflowError):
+        raise HTTPException(404, "this segment is not valid H.264") from None
+    return Response(parts[part], media_type=hls.SEGMENT, headers={"Cache-Control": "no-store"})
+
+
+def _filmed(live: Live, id: str) -> Camera:
+    """The camera whose newest frame is H.264, else 404."""
+    camera = live.cameras.get(id)
+    if camera is None:
+        raise HTTPException(404, NO_FRAME)
+    if camera.newest.frame.unit is None:
+        raise HTTPException(404, NO_VIDEO)
+    return camera
+
+
+def describe(camera: Camera) -> dict[str, Any]:
     """A camera as ``GET /v1/cameras`` shows it."""
     now = time.monotonic()
     return {
-        "id": shown.frame.id.camera,
-        "state": shown.state(now),
-        "fps": shown.fps(now),
-        "viewers": shown.viewers,
-        **header(shown),
+        "id": camera.id,
+        "state": camera.state(now),
+        "fps": camera.fps(now),
+        "viewers": camera.viewers,
+        **viewers.header(camera.newest),
     }
-
-
-def header(shown: Shown) -> dict[str, Any]:
-    """A frame's metadata, as JSON in front of it on the WebSocket. ``age_ms``: since it reached the bridge."""
-    frame = shown.frame
-    return {
-        "frame": str(frame.id),
-        "captured_at": format_time(frame.captured_at),
-        "time_source": frame.time_source,
-        "width": frame.width,
-        "height": frame.height,
-        "outcome": frame.outcome,
-        "reason": frame.reason,
-        "policy_version": frame.policy_version,
-        "objects": len(frame.detections),
-        "latency_ms": shown.latency_ms,
-        "age_ms": shown.age_ms(time.monotonic()),
-    }
-
-
-async def _watch(socket: WebSocket, camera: str, live: Live) -> None:
-    """Send each newest frame until the viewer leaves; while one is being sent, older ones are skipped."""
-    if not _same_site(socket):
-        await socket.send_denial_response(_problem_response(403, "pages of another site may not watch"))
-        return
-    if not CAMERA_ID.fullmatch(camera):
-        await socket.send_denial_response(_problem_response(404, f"a camera id matches {CAMERA_ID.pattern}"))
-        return
-    await socket.accept()
-    tasks = {
-        asyncio.create_task(_until_closed(socket)),
-        asyncio.create_task(_send_frames(socket, camera, live)),
-        asyncio.create_task(live.closing.wait()),
-    }
-    with metrics.VIEWERS.track_inprogress(), live.watched():
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if live.closing.is_set():
-            with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):  # gone already, or too slow
-                await asyncio.wait_for(socket.close(GOING_AWAY), GOODBYE_TIMEOUT)
-
-
-async def _send_frames(socket: WebSocket, camera: str, live: Live) -> None:
-    seen, counted = None, None
-    try:
-        while True:
-            shown = await live.newer_than(camera, seen)
-            if counted is None:
-                counted = shown
-                counted.viewers += 1
-            seen = shown.frame
-            metadata = json.dumps(header(shown), separators=(",", ":")).encode()
-            await socket.send_bytes(struct.pack(">I", len(metadata)) + metadata + seen.payload)
-    except (WebSocketDisconnect, RuntimeError):
-        return  # the viewer has gone while a frame was on its way
-    finally:
-        if counted is not None:
-            counted.viewers -= 1
-
-
-async def _until_closed(socket: WebSocket) -> None:
-    """What a viewer sends is ignored; its leaving is noticed."""
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass
-
-
-def _same_site(socket: WebSocket) -> bool:
-    """Browsers name the page's origin: it must be this bridge. Other clients send none."""
-    origin = socket.headers.get("origin")
-    return origin is None or origin.partition("://")[2] == socket.headers.get("host")
 
 
 async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -209,29 +201,18 @@ async def _add_headers(request: Request, call_next: Callable[[Request], Awaitabl
     return response
 
 
-async def _problem(request: Request, error: Exception) -> JSONResponse:
-    """RFC 9457."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = error.detail if isinstance(error, HTTPException) else "internal error"
-    return _problem_response(status, str(detail))
-
-
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    places = [".".join(map(str, e["loc"])) for e in error.errors()] if isinstance(error, RequestValidationError) else []
-    return _problem_response(422, f"not valid: {', '.join(places)}")
-
-
-def _problem_response(status: int, detail: str) -> JSONResponse:
-    body = {"type": "about:blank", "title": HTTPException(status).detail, "status": status, "detail": detail}
-    return JSONResponse(body, status, media_type="application/problem+json")
-
-
 class Server(uvicorn.Server):
     """uvicorn's server, which before it ends tells the viewers that the bridge goes away."""
 
     def __init__(self, config: uvicorn.Config, live: Live) -> None:
         super().__init__(config)
         self._live = live
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in (listener for server in self.servers for listener in server.sockets):
+            host, port, *_ = listener.getsockname()
+            log.info("viewer: http://%s:%d/", f"[{host}]" if ":" in host else host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._live.close()
@@ -240,7 +221,6 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; viewers are then closed with code 1001. SystemExit where the port is taken."""
-    log.info("viewer: http://%s:%d/", settings.bridge_host, settings.bridge_port)
     app = make_app(settings)
     config = uvicorn.Config(
         app,

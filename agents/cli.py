@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,36 @@ def bridge() -> None:
     from sfumato.agents.bridge import serve
 
     serve(load())
+
+
+@main.command()
+@click.option("--camera", required=True, help="The camera's id.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The MP4 file to write.")
+@click.option("--from", "start", type=click.Choice(["now", "beginning"]), default="now", show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Longest film; else until Ctrl-C.")
+@click.option("--until-end", is_flag=True, help="End with what is in the topic; needs --from beginning.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+def record(camera: str, out: Path, start: str, seconds: float | None, until_end: bool, force: bool) -> None:
+    """Write a camera's anonymized frames into an MP4 file, until Ctrl-C or SIGTERM; prints a JSON summary."""
+    from sfumato.agents.record import RecordError
+    from sfumato.agents.record import record as write
+    from sfumato.schemas.cloudevent import CAMERA_ID
+
+    if not CAMERA_ID.fullmatch(camera):
+        raise click.UsageError(f"--camera: an id matches {CAMERA_ID.pattern}")
+    if until_end and start == "now":
+        raise click.UsageError("--until-end needs --from beginning")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    begin = start == "beginning"
+    try:
+        summary = write(
+            load(), camera, out, stopping, from_beginning=begin, seconds=seconds, until_end=until_end, force=force
+        )
+    except RecordError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(json.dumps(summary))
 
 
 @main.command()

@@ -1,14 +1,9 @@
-"""The newest anonymized frame of each camera, and the thread that reads them from Kafka.
-
-It reads ``frames.anonymized`` and nothing else. A message that breaks its contract, or is no JPEG, is counted
-and never shown.
-"""
+"""What the bridge holds of each camera, in memory: the newest anonymized picture, and for H.264 what it takes to
+decode it."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,30 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import cast
+from typing import NamedTuple, cast
 from weakref import WeakValueDictionary
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-
 from sfumato.agents import metrics
-from sfumato.agents.settings import Settings
-from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.agents.hls import Window
+from sfumato.agents.runs import Following, Seen
 from sfumato.schemas.frame import AnonymizedFrame
-from sfumato.schemas.outcome import Outcome
-from sfumato.schemas.topics import FRAMES_ANONYMIZED
-
-log = logging.getLogger(__name__)
+from sfumato.schemas.unit import AnonymizedUnit
 
 STALE_AFTER = 2.0
 LOST_AFTER = 10.0
-"""Seconds without a new frame after which a camera counts as stale, and as lost."""
+"""Seconds without a new picture after which a camera counts as stale, and as lost."""
 RATE_WINDOW = 5.0
 """Seconds over which the frame rate is counted."""
-HANDED_OVER = 8
-"""Frames on their way to the event loop at most, so that a busy loop does not fill the memory."""
-JPEG = b"\xff\xd8\xff"
-KAFKA_TIMEOUT = 2.0
-"""Longest wait for an answer of the broker, in seconds; also the longest that closing waits."""
+GROUP_BYTES = 32 * 1024 * 1024
+"""Bytes of a group of pictures at most; what follows is left out until the next keyframe."""
 GOODBYE_TIMEOUT = 2.0
 """Seconds given to viewers to be told that the bridge goes away."""
 
@@ -50,63 +37,176 @@ class State(StrEnum):
     LOST = "lost"
 
 
-@dataclass(slots=True)
-class Shown:
-    """What the bridge knows of one camera. ``arrived`` is monotonic, in seconds."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A frame as it reached the bridge: ``arrived`` is monotonic, in seconds; ``new``: its picture had not come yet."""
 
     frame: AnonymizedFrame
     arrived: float
     latency_ms: int
-    viewers: int = 0
-    arrivals: deque[float] = field(default_factory=deque)
-
-    def state(self, now: float) -> State:
-        age = now - self.arrived
-        return State.LIVE if age < STALE_AFTER else State.STALE if age < LOST_AFTER else State.LOST
+    new: bool
 
     def age_ms(self, now: float) -> int:
         return round((now - self.arrived) * 1000)
 
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A group of pictures: the units of one run from a keyframe on; or a single still.
+
+    ``continues``: its keyframe is the unit after the last one of the group before.
+    """
+
+    number: int
+    continues: bool
+    arrivals: list[Arrival] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def still(self) -> bool:
+        return self.arrivals[0].frame.unit is None
+
+    @property
+    def new(self) -> bool:
+        """Whether a picture in it had not come before."""
+        return any(arrival.new for arrival in self.arrivals)
+
+    def append(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+        self.size += len(arrival.frame.payload)
+
+
+class Place(NamedTuple):
+    """How far a viewer has got: the next arrival of a group."""
+
+    group: int
+    unit: int
+
+
+class Camera:
+    """One camera, from its first frame on. ``groups``: the current group of pictures, and the one before."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.viewers = 0
+        self.groups: deque[Group] = deque(maxlen=2)
+        self.newest: Arrival
+        self.hls = Window()
+        self._following = Following()
+        self._seen = Seen()
+        self._arrivals: deque[float] = deque()
+
+    def take(self, frame: AnonymizedFrame) -> bool:
+        """Keep a frame; False where it is left out: a still seen before, or a unit that cannot be decoded."""
+        unit = frame.unit
+        if unit is None:
+            new = self._seen.add(frame.id)
+            if not new:
+                return False
+            self._end_run()
+        else:
+            if not self._admits(unit, len(frame.payload)):
+                return False
+            new = self._seen.add(frame.id)
+        now = time.monotonic()
+        latency = round((datetime.now(UTC) - frame.captured_at).total_seconds() * 1000)
+        arrival = Arrival(frame, now, latency, new)
+        self.groups[-1].append(arrival)
+        if new:
+            self.newest = arrival
+            self._arrivals.append(now)
+            while now - self._arrivals[0] > RATE_WINDOW:
+                self._arrivals.popleft()
+        return True
+
+    def after(self, place: Place | None) -> tuple[Arrival, Place] | None:
+        """The arrival that a viewer at ``place`` needs next, and its place then; None: it has everything.
+
+        A new viewer, and one that has fallen behind by more than a group, begins with the current group.
+        """
+        current = self.groups[-1]
+        group = next((group for group in self.groups if place and group.number == place.group), None)
+        index = place.unit if group and place else 0
+        if group is None or (group is not current and (index == len(group.arrivals) or current.still)):
+            group, index = current, 0
+        if index == len(group.arrivals):
+            return None
+        return group.arrivals[index], Place(group.number, index + 1)
+
+    def state(self, now: float) -> State:
+        age = now - self.newest.arrived
+        return State.LIVE if age < STALE_AFTER else State.STALE if age < LOST_AFTER else State.LOST
+
     def fps(self, now: float) -> float:
-        recent = sum(1 for arrival in self.arrivals if now - arrival <= RATE_WINDOW)
+        recent = sum(1 for arrival in self._arrivals if now - arrival <= RATE_WINDOW)
         return round(recent / RATE_WINDOW, 1)
+
+    def _admits(self, unit: AnonymizedUnit, size: int) -> bool:
+        """Whether the unit can be decoded; the current group is then the one it belongs to."""
+        continues = self._following.expects(unit)
+        if not self._following.admits(unit):
+            return False
+        if unit.keyframe:
+            self._begin_group(unit if continues else None)
+        elif self.groups[-1].size + size > GROUP_BYTES:
+            self._following.lose()
+            return False
+        return True
+
+    def _end_run(self) -> None:
+        """A still stands alone: units wait for the next keyframe."""
+        self._following.lose()
+        self._begin_group(None)
+
+    def _begin_group(self, keyframe: AnonymizedUnit | None) -> None:
+        """``keyframe``: that of the new group, where it continues the one before."""
+        before = self.groups[-1] if self.groups else None
+        if before is not None and not before.still:
+            self.hls.add(before, None if keyframe is None else keyframe.pts * keyframe.time_base)
+        self.groups.append(Group(before.number + 1 if before else 0, keyframe is not None))
 
 
 class Live:
-    """The newest frame per camera; all methods belong to the event loop's thread.
+    """Every camera; all methods belong to the event loop's thread.
 
-    Viewers wait for a frame newer than the one they have, so a slow one skips to the newest and holds up nobody.
+    Viewers wait for what they have not got, so a slow one skips and holds up nobody.
     """
 
     def __init__(self) -> None:
-        self.cameras: dict[str, Shown] = {}
+        self.cameras: dict[str, Camera] = {}
         self.closing = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
         # Weak: an event lives while somebody waits for it, so made-up camera ids leave nothing behind.
         self._changed: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     def put(self, frame: AnonymizedFrame) -> None:
-        """Take a frame; one that is older than, or the same as, what is shown already is left out."""
-        camera, now = frame.id.camera, time.monotonic()
-        shown = self.cameras.get(camera)
-        if shown is not None and frame.id <= shown.frame.id:
+        """Take a frame; one that is older than, or the same as, what was shown already is left out."""
+        id = frame.id.camera
+        camera = self.cameras.get(id) or Camera(id)
+        if not camera.take(frame):
+            metrics.BRIDGE_LEFT_OUT.labels(id).inc()
             return
-        latency = round((datetime.now(UTC) - frame.captured_at).total_seconds() * 1000)
-        if shown is None:
-            shown = self.cameras[camera] = Shown(frame, now, latency)
-        shown.frame, shown.arrived, shown.latency_ms = frame, now, latency
-        shown.arrivals.append(now)
-        while now - shown.arrivals[0] > RATE_WINDOW:
-            shown.arrivals.popleft()
-        metrics.BRIDGE_FRAMES.labels(camera).inc()
-        if (changed := self._changed.pop(camera, None)) is not None:
+        self.cameras[id] = camera
+        if camera.groups[-1].arrivals[-1].new:
+            metrics.BRIDGE_FRAMES.labels(id).inc()
+        if (changed := self._changed.pop(id, None)) is not None:
             changed.set()
 
-    async def newer_than(self, camera: str, seen: AnonymizedFrame | None) -> Shown:
-        """The camera's newest frame, as soon as it is another one than ``seen``."""
-        while (shown := self.cameras.get(camera)) is None or shown.frame is seen:
-            await self._changed.setdefault(camera, asyncio.Event()).wait()
-        return shown
+    async def changed(self, id: str) -> None:
+        """Until something else arrives of the camera."""
+        await self._changed.setdefault(id, asyncio.Event()).wait()
+
+    async def newer_than(self, id: str, seen: Arrival | None) -> Camera:
+        """The camera, as soon as its newest picture is another one than ``seen``."""
+        while (camera := self.cameras.get(id)) is None or camera.newest is seen:
+            await self.changed(id)
+        return camera
+
+    async def after(self, id: str, place: Place | None) -> tuple[Arrival, Place]:
+        """What a viewer at ``place`` needs next, as soon as there is something, and its place then."""
+        while (camera := self.cameras.get(id)) is None or (found := camera.after(place)) is None:
+            await self.changed(id)
+        return found
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -123,113 +223,3 @@ class Live:
         self.closing.set()
         if self._watchers:
             await asyncio.wait(self._watchers, timeout=GOODBYE_TIMEOUT)
-
-
-class Reader(threading.Thread):
-    """Follows ``frames.anonymized`` from its end and hands each frame to the event loop.
-
-    While the broker is away it waits, says so in the log and begins at the end again.
-    """
-
-    def __init__(self, settings: Settings, live: Live, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(name="live", daemon=True)
-        self.assigned: list[TopicPartition] = []
-        """What is read from Kafka; empty while the broker does not answer."""
-        self._topic = settings.topic(FRAMES_ANONYMIZED)
-        self._live = live
-        self._loop = loop
-        self._closing = threading.Event()
-        self._room = threading.Semaphore(HANDED_OVER)
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.bootstrap_servers,
-                "group.id": f"{settings.group_id}-bridge",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "auto.offset.reset": "latest",
-                "fetch.wait.max.ms": 20,
-                "queued.max.messages.kbytes": 64 * 1024,
-                "error_cb": self._on_error,
-            }
-        )
-
-    @property
-    def ready(self) -> bool:
-        return self.is_alive() and bool(self.assigned)
-
-    def close(self) -> None:
-        self._closing.set()
-        self.join()
-        self._consumer.close()
-
-    def run(self) -> None:
-        while not self._closing.is_set():
-            if not self.assigned:
-                self._assign()
-            elif (message := self._consumer.poll(0.2)) is not None:
-                self._take(message)
-
-    def _take(self, message: Message) -> None:
-        if (problem := message.error()) is not None:
-            log.warning("reading %s: %s", self._topic, problem.str())
-            if problem.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION):
-                self.assigned = []
-            return
-        try:
-            frame = parse(message)
-        except EnvelopeError as error:
-            metrics.BRIDGE_REFUSED.inc()
-            log.warning("a message of %s is not shown: %s", self._topic, error)
-            return
-        while not self._room.acquire(timeout=0.2):  # the loop is busy: what follows waits in the client's bounded queue
-            if self._closing.is_set():
-                return
-        self._loop.call_soon_threadsafe(self._hand_over, frame)
-
-    def _hand_over(self, frame: AnonymizedFrame) -> None:
-        self._room.release()
-        self._live.put(frame)
-
-    def _assign(self) -> None:
-        try:
-            # All topics: asking for one by name lets some brokers create it.
-            found = self._consumer.list_topics(timeout=KAFKA_TIMEOUT).topics.get(self._topic)
-            places = [TopicPartition(self._topic, n) for n in (found.partitions if found else ())]
-            # Asked for now rather than left to the client, so that nothing sent after "ready" is missed.
-            ends = [self._consumer.get_watermark_offsets(place, timeout=KAFKA_TIMEOUT)[1] for place in places]
-        except KafkaException as error:
-            log.warning("waiting for the broker: %s", error.args[0].str())
-            self._closing.wait(0.5)
-            return
-        if not places:
-            log.warning("waiting for topic %s; `sfumato topics` creates it", self._topic)
-            self._closing.wait(0.5)
-            return
-        for place, end in zip(places, ends, strict=True):
-            place.offset = end
-        self._consumer.assign(places)
-        self.assigned = places
-        log.info("reading %s, %d partitions", self._topic, len(places))
-
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.assigned = []
-
-
-def parse(message: Message) -> AnonymizedFrame:
-    """The frame that may be shown; :class:`EnvelopeError` where there is any doubt."""
-    try:
-        headers = message.headers() or []
-    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
-        raise EnvelopeError("headers", "a name is not UTF-8") from None
-    key, value = message.key(), message.value()
-    pairs = list(headers.items()) if isinstance(headers, dict) else headers
-    frame = AnonymizedFrame.from_message(_bytes(key), _bytes(value), pairs)
-    if frame.content_type != "image/jpeg" or not frame.payload.startswith(JPEG):
-        raise EnvelopeError("value", "not a JPEG")
-    if frame.outcome is Outcome.DROPPED or (frame.outcome is Outcome.MASKED) != (frame.reason is None):
-        raise EnvelopeError("ce_outcome", "dropped, or at odds with ce_reason")
-    return frame
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

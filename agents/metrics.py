@@ -31,6 +31,9 @@ HELD = Gauge("sfumato_held_events", "Events read and not acknowledged: in work, 
 # bridge
 VIEWERS = Gauge("sfumato_bridge_viewers", "Viewers connected by WebSocket.")
 BRIDGE_FRAMES = Counter("sfumato_bridge_frames", "Frames taken from frames.anonymized.", ["camera"])
+BRIDGE_LEFT_OUT = Counter(
+    "sfumato_bridge_left_out_frames", "Frames seen before, and units that wait for a keyframe.", ["camera"]
+)
 BRIDGE_REFUSED = Counter("sfumato_bridge_refused_messages", "Messages of frames.anonymized that break its contract.")
 
 

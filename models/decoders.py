@@ -128,14 +128,14 @@ class Decoder:
         return self._end()
 
     def _follow(self, task: Task) -> list[Task]:
-        """Notice a new run or a gap: what was decoded before it is brought to its end."""
+        """Notice a new run, a gap or a restart after one: what was decoded before it is brought to its end."""
         frame = task.frame
         run = (frame.id.epoch, frame.content_type)
         settled: list[Task] = []
         if run != self._run or frame.id.sequence < self._next:  # a new run, or the same one read again
             settled = self._end()
             self._run, self._joined = run, False
-        elif frame.id.sequence != self._next:
+        elif frame.id.sequence != self._next or (frame.unit is not None and frame.unit.restart):
             settled = self._end()
         self._next = frame.id.sequence + 1
         return settled

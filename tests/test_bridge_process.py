@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,17 @@ def test_waits_for_the_broker_and_follows_its_restart(tmp_path):
             bridge.wait_for("/healthz", 200)
         assert "Traceback" not in bridge.log
         assert bridge.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_with_port_0_the_address_it_prints_can_be_opened(topics):
+    settings = {"SFUMATO_BRIDGE_PORT": "0", "SFUMATO_BOOTSTRAP_SERVERS": topics.bootstrap_servers}
+    command = [sys.executable, "-m", "sfumato.agents.cli", "bridge"]
+    with subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        (address,) = next(found for line in process.stderr if (found := re.findall(r"viewer: (http://\S+/)", line)))
+        assert httpx.get(address, timeout=TIMEOUT).status_code == 200
+        process.terminate()
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)

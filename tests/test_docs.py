@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from stack import demonstration_policy
 
 from sfumato.agents.cli import main
@@ -20,6 +22,7 @@ from sfumato.agents.settings import Settings
 from sfumato.models import images
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.topics import FRAMES_RAW, TOPICS
+from tests.filming import Encoder, shade
 from tests.test_bridge import Bridge, frame
 from tests.test_end_to_end import ended, raw, send, settle
 
@@ -41,7 +44,7 @@ def test_outside_consumers_get_masked_pictures_and_their_audit(stack, pictures, 
         settle(stack, reader)
     broker, prefix = stack.settings.bootstrap_servers, stack.settings.topic_prefix
     environment = {**os.environ, "BROKER": broker, "PREFIX": prefix, "FOLDER": str(tmp_path), "COUNT": "5"}
-    (program,) = blocks("contracts.md", "python")
+    program, _ = blocks("contracts.md", "python")
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=90)
     for path in sorted(tmp_path.glob("north-*.jpg")):
         audit = json.loads(path.with_suffix(".json").read_text())
@@ -59,6 +62,23 @@ def test_outside_consumers_get_masked_pictures_and_their_audit(stack, pictures, 
         listed = subprocess.run(audits, stdout=subprocess.PIPE, text=True, **shell).stdout.splitlines()
         assert [json.loads(line.split(" ", 1)[1])["outcome"] for line in listed] == ["masked"] * 5
         assert shutil.which("kcat")
+
+
+def test_outside_consumers_decode_h264_from_any_keyframe(topics, tmp_path):
+    """The lines of confluent-kafka and PyAV, after a restart that repeats pictures and with a unit missing."""
+    first, second = Encoder("north", interval=5).film(*range(14)), Encoder("north", interval=4).film(*range(8, 17))
+    with Bridge(topics) as bridge:
+        bridge.publish(*first[3:12], second[0], first[12], *second[1:6], second[7], second[8], frame("south", 0))
+    # 3 and 4 lie before a keyframe, 15 is missing, 16 is a keyframe again.
+    expected = {*range(5, 14), 16}
+    environment = {"BROKER": topics.bootstrap_servers, "PREFIX": topics.topic_prefix, "CAMERA": "north"}
+    environment |= {"FOLDER": str(tmp_path), "COUNT": str(len(expected))}
+    _, program = blocks("contracts.md", "python")
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, check=True, timeout=90)
+    assert {path.name for path in tmp_path.iterdir()} == {f"north-1-{n}.png" for n in expected}
+    for n in expected:
+        with Image.open(tmp_path / f"north-1-{n}.png") as saved:
+            assert np.asarray(saved).mean() == pytest.approx(shade(n), abs=5)
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)

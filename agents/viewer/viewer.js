@@ -1,4 +1,6 @@
-// The viewer: one WebSocket per visible tile. Message format: docs/bridge.md.
+// The viewer: one WebSocket per visible tile, whose pictures come from a player.
+
+import { Player, decodesVideo } from "./player.js";
 
 const STALE_AFTER = 2000, LOST_AFTER = 10000; // ms without a frame; as in agents/live.py
 const SHORTEST_PAUSE = 500, LONGEST_PAUSE = 15000; // ms between two attempts to connect
@@ -12,6 +14,7 @@ const REASONS = {
   too_small: "picture too small",
   too_many_detections: "too many detections",
   too_large: "picture too large",
+  damaged: "what the camera sent is damaged",
 };
 
 const grid = document.getElementById("grid");
@@ -33,8 +36,7 @@ class Tile {
     this.told = "lost"; // and the state it gave with that
     this.pause = SHORTEST_PAUSE;
     this.facts = null;
-    this.newest = null; // the newest message, while an older one is being decoded
-    this.decoding = false;
+    this.video = decodesVideo; // until it turns out that this camera's cannot be decoded
   }
 
   show(visible) {
@@ -47,10 +49,16 @@ class Tile {
   connect() {
     clearTimeout(this.retry);
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    this.socket = new WebSocket(`${scheme}//${location.host}/v1/cameras/${encodeURIComponent(this.id)}/live`);
-    this.socket.binaryType = "arraybuffer";
-    this.socket.onmessage = ({ data }) => this.take(data);
-    this.socket.onclose = () => {
+    const path = `/v1/cameras/${encodeURIComponent(this.id)}/live${this.video ? "?video=h264" : ""}`;
+    const socket = this.socket = new WebSocket(`${scheme}//${location.host}${path}`);
+    const player = new Player((...picture) => this.draw(...picture), () => {
+      this.video = false;
+      socket.close();
+    });
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = ({ data }) => player.take(data);
+    socket.onclose = () => {
+      player.close();
       this.socket = null;
       if (!this.visible) return;
       this.retry = setTimeout(() => this.visible && !this.socket && this.connect(), this.pause * (0.5 + Math.random() / 2));
@@ -58,38 +66,17 @@ class Tile {
     };
   }
 
-  async take(data) {
-    this.newest = data;
-    if (this.decoding) return;
-    this.decoding = true;
-    try {
-      while (this.newest) {
-        const message = this.newest;
-        this.newest = null;
-        await this.draw(message);
-      }
-    } catch {
-      // a picture that no browser can draw: the last one stays, and grows stale
-    } finally {
-      this.decoding = false;
-    }
-  }
-
-  async draw(data) {
-    const length = new DataView(data).getUint32(0);
-    const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
-    const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
+  draw(picture, width, height, facts) {
     this.facts = facts;
-    this.arrived = performance.now() - facts.age_ms;
+    this.arrived = facts.received - facts.age_ms;
     this.pause = SHORTEST_PAUSE;
     for (const canvas of this.canvases()) {
-      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
-        canvas.width = bitmap.width;
-        canvas.height = bitmap.height;
+      if (canvas.width !== width || canvas.height !== height) {
+        canvas.width = width;
+        canvas.height = height;
       }
-      canvas.getContext("2d").drawImage(bitmap, 0, 0);
+      canvas.getContext("2d").drawImage(picture, 0, 0);
     }
-    bitmap.close();
     this.refresh();
   }
 
