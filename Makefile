@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | bench | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export CAMERAS  # in the environment, since a camera's URL may hold a password
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test bench lint schemas lock venv clean
+.PHONY: demo test bench endurance lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -25,6 +25,10 @@ demo: .venv/.run
 
 bench: .venv/.test
 	@$(BIN)/python ops/bench.py
+	@$(BIN)/python ops/bench_video.py
+
+endurance: .venv/.test
+	@$(BIN)/python ops/endurance.py
 
 test: .venv/.test $(if $(filter-out 0,$(GPU)),.venv/.gpu)
 	@$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

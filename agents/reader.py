@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -16,10 +15,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from sfumato.agents import metrics
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
+from sfumato.models import bitstream
+from sfumato.models.bitstream import BitstreamError, ParameterSets
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import FRAMES_ANONYMIZED
+from sfumato.schemas.unit import H264
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +30,6 @@ HANDED_OVER = 8
 KAFKA_TIMEOUT = 2.0
 """Longest wait for an answer of the broker, in seconds; also the longest that closing waits."""
 JPEG = b"\xff\xd8\xff"
-START_CODES = (b"\x00\x00\x01", b"\x00\x00\x00\x01")
-SLICE, IDR_SLICE, SPS, PPS = 1, 5, 7, 8
-"""NAL unit types of H.264 (ITU-T H.264, table 7-1)."""
-MOST_BEFORE_PICTURE = 64
-"""NAL units in front of a unit's first slice at most."""
-
-_NAL_UNIT = re.compile(rb"\x00\x00\x01(.)", re.DOTALL)
 
 
 class Reader(threading.Thread):
@@ -146,20 +141,17 @@ def parse(message: Message) -> AnonymizedFrame:
 
 
 def _check_unit(payload: bytes, keyframe: bool) -> None:
-    """Annex B, with a picture in it; one that a decoder can begin with exactly where the header says so."""
-    if not payload.startswith(START_CODES):
-        raise EnvelopeError("value", "not H.264 with start codes")
-    before: set[int] = set()
-    for found, _ in zip(_NAL_UNIT.finditer(payload), range(MOST_BEFORE_PICTURE), strict=False):
-        kind = found[1][0] & 0x1F
-        if kind in (SLICE, IDR_SLICE):
-            break
-        before.add(kind)
-    else:
-        raise EnvelopeError("value", "H.264 without a picture")
-    if (kind == IDR_SLICE) != keyframe:
+    """A well-formed access unit; one that a decoder can begin with exactly where the header says so."""
+    sets = ParameterSets(H264)
+    try:
+        nals = bitstream.split(payload)
+        unit = bitstream.read(H264, nals)
+        sets.learn(nals)
+    except BitstreamError as error:
+        raise EnvelopeError("value", f"no H.264 access unit: {error}") from None
+    if unit.keyframe != keyframe:
         raise EnvelopeError("ce_keyframe", "at odds with the value")
-    if keyframe and not before.issuperset((SPS, PPS)):
+    if keyframe and not sets.complete:
         raise EnvelopeError("value", "a keyframe without its parameter sets")
 
 

@@ -36,6 +36,8 @@ from sfumato.schemas.topics import FRAMES_RAW
 
 GOALS = {"bytes_ratio": 1.1, "ingest_cores_per_1080p25_camera": 0.02}
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
+BITRATES = {"720p h264": 2_000_000, "720p h265": 1_000_000, "1080p h264": 4_000_000, "1080p h265": 2_000_000}
+"""Bits per second, in the range that cameras are usually set to at 25 frames per second."""
 CODECS = {
     "h264": ("libx264", {"preset": "veryfast", "g": "50", "bf": "0", "tune": "zerolatency"}),
     "h265": ("libx265", {"preset": "ultrafast", "x265-params": "keyint=50:bframes=0:log-level=0"}),
@@ -91,6 +93,7 @@ def clip_of(folder: Path, size: str, codec: str) -> Path:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(name, rate=25, options=options)
         stream.width, stream.height = SIZES[size]
+        stream.bit_rate = BITRATES[f"{size} {codec}"]
         stream.pix_fmt = "yuv420p"
         for image in islice(cycle(decoded("bikes")), FRAMES):
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
