@@ -35,6 +35,7 @@ from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import RawFrame, TimeSource
+from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
 
 GOALS = {"ratio": 0.9, "e2e_ms": {"p50": 50, "p99": 300}}
@@ -49,7 +50,7 @@ TIMEOUT = 300.0
 
 class BenchReader(TopicReader):
     """Keeps, besides the counts, what the figures are made of. Delays are from capture to audit, without the
-    frame's share of the detection."""
+    frame's share of the detection, of those frames that were looked at."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
@@ -61,7 +62,7 @@ class BenchReader(TopicReader):
         self.last_audited_at = event.audited_at
         self.bytes_in += event.input_bytes
         self.bytes_out += event.output_bytes or 0
-        if event.captured_at is not None:
+        if event.captured_at is not None and event.outcome is Outcome.MASKED:
             delay = (event.audited_at - event.captured_at).total_seconds() * 1000
             self.beyond_model_ms.append(delay - event.timings_ms.detect)
 

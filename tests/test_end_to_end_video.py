@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from stack import Stack, demonstration_policy
 
-from sfumato.agents.reconcile import TopicReader
+from sfumato.agents.broker import free_port
+from sfumato.agents.reconcile import Sequences, TopicReader
 from sfumato.models import images
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
@@ -26,6 +27,7 @@ from sfumato.schemas.unit import H264, H265, RawUnit
 from tests.encoding import clip_pictures, decode, encode, raw_frame
 from tests.ingesting import read_topic
 from tests.test_end_to_end import ended, faust_worker, send, settle
+from tests.test_ingest_rtsp import rtsp_server
 
 EPOCH = 1_700_000_000_000
 COUNT = 120
@@ -224,3 +226,32 @@ def test_flipped_bits_uncover_no_face(stack):
             image = images.decode(frame.payload, frame.content_type, max_pixels=10**6).astype(int)
             original = originals(camera)[frame.id.sequence]
             assert abs(image[EYES] - original[EYES]).mean() > 8, frame.id
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_a_cameras_stream_from_rtsp_to_the_audit(stack):
+    """A real RTSP server, killed and started again: no picture in between is lost from the account."""
+    port = free_port()
+    cameras = stack.folder / "cameras.toml"
+    rows = [f"[[camera]]\nid = '{name}'\nurl = 'rtsp://127.0.0.1:{port}/{name}'\n" for name in ("h264", "mjpeg")]
+    cameras.write_text("".join(rows))
+    stack.publish(*(demonstration_policy(name) for name in ("h264", "mjpeg")))
+    stack.start("anonymize", camera_idle=2.0)
+    stack.start("ingest", "--cameras", str(cameras), metrics_port=0)
+    with TopicReader(stack.settings) as reader:
+        for masked in (30, 60):
+            with rtsp_server(port):
+                while not all(len(audited(reader, name)) >= masked for name in ("h264", "mjpeg")):
+                    reader.read(0.2)
+                    stack.check()
+        assert stack.stop("ingest") == 0
+        settle(stack, reader)
+        report = reader.account.report()
+    assert report["unaccounted"] == report["unpublished"] == report["fully_masked"] == 0
+    assert set(report["dropped"]) <= {Reason.NO_KEYFRAME}
+    kinds = {dict(message.headers())["content-type"] for message in read_topic(stack.settings, FRAMES_RAW)}
+    assert kinds == {H264.encode(), b"image/jpeg"}
+
+
+def audited(reader: TopicReader, camera: str) -> Sequences:
+    return next((epoch.audited for (name, _), epoch in reader.account.epochs.items() if name == camera), Sequences())
