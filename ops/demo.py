@@ -28,6 +28,7 @@ from sfumato.agents.cameras import CameraError
 from sfumato.agents.fetch import fetch
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models.weights import WEIGHTS
+from sfumato.schemas.policy import Codec, Output, Policy
 
 CAMERAS = {"bridge-north": "bikes", "taxi": "carphone", "taxi-low-bitrate": "carphone-low-bitrate"}
 """Camera id and the clip it shows, in a loop."""
@@ -94,14 +95,16 @@ def run(options: argparse.Namespace, folder: Path, ending: threading.Event) -> d
         raise StackError(f"CAMERAS: {error}") from None
     say(f"starting the {options.broker} broker, the anonymizer, the bridge and {len(table['ids'])} cameras")
     with Stack(options.broker, folder, bridge_port=options.port) as stack, TopicReader(stack.settings) as reader:
-        stack.publish(*(demonstration_policy(camera) for camera in table["ids"]))
+        stack.publish(*demonstration_policies(table["ids"]))
         stack.start("anonymize", "--workers", str(options.workers))
         stack.start("bridge")
         stack.wait_for_worker()
         stack.wait_for_bridge()
         stack.start("ingest", "--cameras", str(folder / "cameras.toml"), metrics_port=0)
         say(f"watch it at {stack.bridge_url}/   (Ctrl-C ends it)")
-        viewers = [Viewer(f"{stack.bridge_url.replace('http', 'ws')}/v1/cameras/{c}/live") for c in table["ids"]]
+        viewers = [
+            Viewer(f"{stack.bridge_url.replace('http', 'ws')}/v1/cameras/{c}/live?video=h264") for c in table["ids"]
+        ]
         peak = watch(stack, reader, viewers, options.seconds, ending)
         return result(stack, reader, viewers, peak)
 
@@ -154,6 +157,12 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
         "broker": stack.broker_name,
         "model": stack.settings.detector,
     }
+
+
+def demonstration_policies(cameras: list[str]) -> list[Policy]:
+    """The first camera comes out as H.264, the others as JPEG."""
+    first, *others = [demonstration_policy(camera) for camera in cameras]
+    return [first.model_copy(update={"output": Output(codec=Codec.H264)}), *others]
 
 
 def settle(reader: TopicReader) -> bool:
