@@ -20,12 +20,12 @@ pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 CANVAS = '.tile[data-camera="north"] canvas'
 
 COUNT = """
-  window.decoded = []; window.opened = []; window.sockets = []; window.left = 0;
+  window.decoded = []; window.opened = []; window.sockets = []; window.left = 0; window.failed = 0;
   if (window.VideoDecoder) {
     const Native = window.VideoDecoder;
     window.VideoDecoder = class extends Native {
       constructor({ output, error }) {
-        super({ error, output: (frame) => {
+        super({ error: (problem) => { window.failed += 1; error(problem); }, output: (frame) => {
           const close = frame.close.bind(frame);
           window.left += 1;
           frame.close = () => { window.left -= 1; close(); };
@@ -162,6 +162,7 @@ def test_after_a_broken_unit_it_goes_on_at_the_next_keyframe(watched, bridge):  
     shows(watched, 2)
     start = units[3].payload[:5]
     bridge.publish(replace(units[3], payload=start + b"\xff" * 40), units[4])
+    watched.wait_for_function("() => failed > 0")  # a keyframe that it had in hand by then is lost, too
     bridge.publish(*units[5:7])
     shows(watched, 6)
     assert watched.evaluate("sockets.filter((url) => !url.endsWith('?video=h264')).length") == 0
