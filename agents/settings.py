@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 85
     h264_encoder: str = "libx264"
     """FFmpeg's name of the encoder for policies with H.264 output: ``libx264``, ``h264_nvenc``, …"""
-    decoders: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Video decoders kept open in one worker; beyond it the camera heard least recently loses its own."""
+    decoders: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Video decoders open in one worker; the frames of one camera more are fully masked."""
     camera_idle: Seconds = 10.0
     """A camera silent for this long has its decoder closed and no longer holds back commits."""
     gop_hold: Seconds = 20.0

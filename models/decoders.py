@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,18 +36,23 @@ none, and refuses with ``explode`` what it notices and what differs from the pic
 
 
 class Decoders:
-    """The decoders of all cameras; at most ``limit`` are open: the camera heard least recently loses its own."""
+    """The decoders of all cameras. At most ``limit`` are open: one camera more is refused until another falls silent,
+    rather than that all of them lose their decoders in turn."""
 
     def __init__(self, limit: int, max_pixels: int) -> None:
         self._limit = limit
         self._max_pixels = max_pixels
-        self._decoders: OrderedDict[str, Decoder] = OrderedDict()
+        self._decoders: dict[str, Decoder] = {}
         self._lock = threading.Lock()
 
     def decode(self, tasks: list[Task]) -> list[Task]:
         """Feed one camera's units, in order; returns the tasks settled by that, in presentation order: each has a
         picture (``image``) or an outcome. Cameras may be decoded in parallel."""
         decoder = self._of(tasks[0].frame.id.camera)
+        if decoder is None:
+            for task in tasks:
+                task.mask_fully(Reason.TOO_MANY_CAMERAS, f"more than {self._limit} in one worker")
+            return tasks
         return [settled for task in tasks for settled in decoder.feed(task)]
 
     def close(self, camera: str) -> list[Task]:
@@ -62,16 +67,11 @@ class Decoders:
         with self._lock:
             return [camera for camera, decoder in self._decoders.items() if decoder.heard < before]
 
-    def surplus(self) -> list[str]:
-        """The cameras beyond the limit, to be closed."""
+    def _of(self, camera: str) -> Decoder | None:
         with self._lock:
-            return list(self._decoders)[: max(0, len(self._decoders) - self._limit)]
-
-    def _of(self, camera: str) -> Decoder:
-        with self._lock:
-            decoder = self._decoders.setdefault(camera, Decoder(self._max_pixels))
-            self._decoders.move_to_end(camera)
-            return decoder
+            if camera not in self._decoders and len(self._decoders) < self._limit:
+                self._decoders[camera] = Decoder(self._max_pixels)
+            return self._decoders.get(camera)
 
 
 class Decoder:

@@ -44,7 +44,7 @@ class Limits:
     max_pixels: int = 40_000_000
     quality: int = 85
     max_bytes: int = 8_000_000
-    decoders: int = 64
+    decoders: int = 256
     h264_encoder: str = "libx264"
 
 
@@ -65,8 +65,6 @@ class Engine:
         back. Never raises for what a frame holds.
         """
         settled = [*chain.from_iterable(self._each(self._decode, _by_camera(tasks)))]
-        for camera in self._decoders.surplus():
-            settled += self._close(camera)
         return self._finish(settled)
 
     def close_idle(self, seconds: float) -> list[Task]:

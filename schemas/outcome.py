@@ -27,6 +27,7 @@ class Reason(StrEnum):
     TOO_SMALL = "too_small"
     TOO_MANY_DETECTIONS = "too_many_detections"
     DAMAGED = "damaged"
+    TOO_MANY_CAMERAS = "too_many_cameras"
     # dropped by the anonymizer
     INVALID_ENVELOPE = "invalid_envelope"
     EMPTY = "empty"

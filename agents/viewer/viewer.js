@@ -13,6 +13,7 @@ const REASONS = {
   mask_error: "masking failed",
   too_small: "picture too small",
   too_many_detections: "too many detections",
+  too_many_cameras: "too many cameras for this worker",
   too_large: "picture too large",
   damaged: "what the camera sent is damaged",
 };
