@@ -31,8 +31,9 @@ from sfumato.agents.watch import Watchdog
 from sfumato.models import detectors, encoders, weights
 from sfumato.models.detectors import DetectorOptions
 from sfumato.models.engine import Engine, Limits
+from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
-from sfumato.schemas.audit import AuditEvent, DetectorRecord, Origin, Timings
+from sfumato.schemas.audit import AuditEvent, Origin, Timings
 from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame
 from sfumato.schemas.outcome import Outcome, Reason
@@ -78,7 +79,6 @@ class Anonymizer:
     def __init__(self, engine: Engine, policy_of: Callable[[str], Policy | NoPolicy]) -> None:
         self._engine = engine
         self._policy_of = policy_of
-        self._detector = DetectorRecord(name=engine.detector.name, weights_sha256=engine.detector.weights_sha256)
 
     def read(self, record: Record) -> Task | Ending:
         """The task that a record sets, or its ending where its envelope cannot be read."""
@@ -121,7 +121,7 @@ class Anonymizer:
             time_source=frame.time_source,
             audited_at=datetime.now(UTC),
             policy_version=_version(task),
-            detector=self._detector if "detect" in task.timings else None,
+            detectors=task.detectors,
             detections=task.detections,
             width=task.width,
             height=task.height,
@@ -295,16 +295,14 @@ def _end_within(seconds: float) -> None:
 
 def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
-    detector = detectors.make(
-        settings.detector,
-        DetectorOptions(
-            threads=settings.detector_threads,
-            long_side=settings.detector_long_side,
-            device=settings.detector_device,
-            model=settings.detector_model,
-            weights_dir=settings.weights_dir,
-        ),
+    options = DetectorOptions(
+        threads=settings.detector_threads,
+        long_side=settings.detector_long_side,
+        device=settings.detector_device,
+        model=settings.detector_model,
+        weights_dir=settings.weights_dir,
     )
+    ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
     encoders.check(settings.h264_encoder)
     limits = Limits(
         max_pixels=settings.max_pixels,
@@ -313,7 +311,7 @@ def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
         decoders=settings.decoders,
         h264_encoder=settings.h264_encoder,
     )
-    return Anonymizer(Engine(detector, limits, threads=settings.codec_threads), policies.get)
+    return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policies.get)
 
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:

@@ -35,7 +35,8 @@ class Settings(BaseSettings):
 
     # anonymize
     group_id: str = "sfumato-anonymize"
-    detector: str = "centerface"
+    detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
+    """The detectors that a worker loads, comma-separated; a policy chooses among them."""
     detector_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for detection; 0: the cores of the machine."""
     detector_long_side: Annotated[int, Field(ge=32, le=8192)] = 1280
@@ -83,6 +84,9 @@ class Settings(BaseSettings):
         if max(self.gop_hold, self.camera_idle) * 2 > self.stall_timeout:
             raise ValueError("stall_timeout: wants to be twice gop_hold and camera_idle at least")
         return self
+
+    def detector_names(self) -> list[str]:
+        return self.detectors.split(",")
 
     def topic(self, topic: Topic) -> str:
         """The topic's name on this cluster."""

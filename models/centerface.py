@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from sfumato.models import images, weights
-from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image
-from sfumato.schemas.detection import Detection, Target
+from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
+from sfumato.schemas.detection import Detection, DetectorName, Target
 
 STRIDE = 4
 """Pixels of the input per cell of the output maps."""
@@ -33,8 +33,9 @@ COMPILED_SIZES = 16
 
 
 class CenterFace:
-    name = "centerface"
+    name = DetectorName.CENTERFACE
     targets = frozenset({Target.FACE})
+    threshold = 0.1
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs."""
@@ -51,7 +52,7 @@ class CenterFace:
         }
         self._compiled = lru_cache(COMPILED_SIZES)(self._compile)
 
-    def detect(self, pictures: Sequence[Image]) -> list[tuple[Detection, ...]]:
+    def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         return [self._detect(picture) for picture in pictures]
 
     def _detect(self, image: Image) -> tuple[Detection, ...]:

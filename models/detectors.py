@@ -10,10 +10,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.schemas.detection import Detection, Target
+from sfumato.schemas.detection import Detection, DetectorName, Target
 
 Image = NDArray[np.uint8]
 """A picture: uint8, shape (height, width, 3), channels blue, green, red."""
+
+
+Smallest = Sequence[int | None] | None
+"""For each picture the height of the smallest object to be caught, in its pixels."""
 
 
 class DetectorError(RuntimeError):
@@ -21,16 +25,19 @@ class DetectorError(RuntimeError):
 
 
 class Detector(Protocol):
-    """What the engine needs of a detector. ``weights_sha256`` goes into every audit event."""
+    """What the engine needs of a detector. ``weights_sha256`` goes into every audit event; ``threshold`` is the score
+    from which a detection counts where the policy gives none: scores of different detectors do not compare."""
 
-    name: str
+    name: DetectorName
     targets: frozenset[Target]
+    threshold: float
     weights_sha256: str
 
-    def detect(self, pictures: Sequence[Image]) -> list[tuple[Detection, ...]]:
+    def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Boxes for each picture, in its own pixels, in order. Those of a batch may differ in size.
 
-        Returns every detection scored :data:`LOWEST_SCORE` or more; the policy's threshold is applied later.
+        From ``smallest`` the detector chooses its input size or tiles; None: as :class:`DetectorOptions` say.
+        Returns every detection scored :data:`LOWEST_SCORE` or more; the threshold is applied later.
         """
         ...
 
@@ -62,16 +69,16 @@ def _ultralytics(options: DetectorOptions) -> Detector:
     return Yolo(options)
 
 
-DETECTORS: dict[str, Callable[[DetectorOptions], Detector]] = {
-    "centerface": _centerface,
-    "ultralytics": _ultralytics,
+DETECTORS: dict[DetectorName, Callable[[DetectorOptions], Detector]] = {
+    DetectorName.CENTERFACE: _centerface,
+    DetectorName.ULTRALYTICS: _ultralytics,
 }
 
 
 def make(name: str, options: DetectorOptions) -> Detector:
     """The detector of that name; :class:`DetectorError` lists the valid names."""
     try:
-        maker = DETECTORS[name]
-    except KeyError:
+        maker = DETECTORS[DetectorName(name)]
+    except ValueError:
         raise DetectorError(f"unknown detector {name!r}; one of: {', '.join(sorted(DETECTORS))}") from None
     return maker(options)

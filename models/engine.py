@@ -18,11 +18,12 @@ import numpy as np
 
 from sfumato.models import images, masks
 from sfumato.models.decoders import Decoders
-from sfumato.models.detectors import Detector, Image
+from sfumato.models.detectors import Image
 from sfumato.models.encoders import TICKS, Encoders
+from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY, ImageError
 from sfumato.models.task import NoPolicy, Task
-from sfumato.schemas.detection import Detection
+from sfumato.schemas.detection import Evidence
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Codec, Policy
 from sfumato.schemas.unit import CODECS, H264
@@ -51,8 +52,8 @@ class Limits:
 class Engine:
     """Anonymizes batches of frames. Not thread-safe: one batch at a time."""
 
-    def __init__(self, detector: Detector, limits: Limits, *, threads: int = 1) -> None:
-        self.detector = detector
+    def __init__(self, ensemble: Ensemble, limits: Limits, *, threads: int = 1) -> None:
+        self._ensemble = ensemble
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine") if threads > 1 else None
         self._decoders = Decoders(limits.decoders, limits.max_pixels)
@@ -145,9 +146,8 @@ class Engine:
             task.drop(Reason.DISCARDED)
         elif isinstance(task.policy, NoPolicy):
             task.mask_fully(task.policy.reason, task.policy.detail)
-        elif unavailable := task.policy.targets.keys() - self.detector.targets:
-            missing = ", ".join(sorted(unavailable))
-            task.mask_fully(Reason.TARGET_UNAVAILABLE, f"{self.detector.name} does not detect {missing}")
+        elif missing := self._ensemble.missing(task.policy):
+            task.mask_fully(Reason.TARGET_UNAVAILABLE, missing)
         return task.outcome is not None
 
     def _detect(self, tasks: Sequence[Task]) -> None:
@@ -155,9 +155,7 @@ class Engine:
             return
         started = time.perf_counter()
         try:
-            found = self.detector.detect([task.image for task in tasks if task.image is not None])
-            if len(found) != len(tasks):
-                raise RuntimeError("detector answered for a different number of images")
+            found = self._ensemble.detect([_image(task) for task in tasks], [_policy(task) for task in tasks])
         except Exception as error:  # noqa: BLE001 - fail closed
             if len(tasks) > 1:  # one bad frame must not mask the others of its batch
                 for task in tasks:
@@ -168,16 +166,15 @@ class Engine:
         share = (time.perf_counter() - started) * 1000 / len(tasks)
         for task, detections in zip(tasks, found, strict=True):
             task.timings["detect"] = share
-            task.detections = _wanted(detections, task.policy)
+            task.detectors = self._ensemble.records(_policy(task))
+            task.detections = tuple(d for d in detections if d.evidence is not Evidence.WEAK)
 
     def _mask(self, task: Task) -> None:
         if len(task.detections) > MOST_DETECTIONS:
             return task.mask_fully(Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
         try:
-            if task.image is None or isinstance(task.policy, NoPolicy):
-                raise RuntimeError("nothing decoded")
             with _timed(task, "mask"):
-                masks.apply(task.image, task.detections, task.policy)
+                masks.apply(_image(task), task.detections, _policy(task))
         except Exception as error:  # noqa: BLE001 - fail closed
             task.mask_fully(Reason.MASK_ERROR, type(error).__name__)
 
@@ -257,10 +254,16 @@ def _by_encoder(tasks: Iterable[Task]) -> list[list[Task]]:
     return list(groups.values())
 
 
-def _wanted(detections: Sequence[Detection], policy: Policy | NoPolicy) -> tuple[Detection, ...]:
-    if isinstance(policy, NoPolicy):
-        return ()
-    return tuple(d for d in detections if d.target in policy.targets and d.score >= policy.targets[d.target].threshold)
+def _image(task: Task) -> Image:
+    if task.image is None:
+        raise RuntimeError("nothing decoded")
+    return task.image
+
+
+def _policy(task: Task) -> Policy:
+    if isinstance(task.policy, NoPolicy):
+        raise RuntimeError("no policy")
+    return task.policy
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from sfumato.models.detectors import Image
 from sfumato.models.images import GREY
 from sfumato.schemas.detection import Detection
-from sfumato.schemas.policy import Masking, MaskName, Policy, Shape, Zone
+from sfumato.schemas.masking import Masking, MaskName, Shape
+from sfumato.schemas.policy import Policy
+from sfumato.schemas.zone import Zone
 
 SMALLEST_CELL = 4
 """A mosaic's cell never gets smaller than this, in pixels: a small face keeps fewer cells, not finer ones."""

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from sfumato.models.detectors import Image
-from sfumato.schemas.audit import Origin
+from sfumato.schemas.audit import DetectorRecord, Origin
 from sfumato.schemas.detection import Detection
 from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.outcome import Outcome, Reason
@@ -36,6 +36,7 @@ class Task:
     width: int | None = None
     height: int | None = None
     detections: tuple[Detection, ...] = ()
+    detectors: tuple[DetectorRecord, ...] = ()
     output: bytes | None = None
     content_type: str = "image/jpeg"
     unit: AnonymizedUnit | None = None

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 
 from sfumato.models import weights
-from sfumato.models.detectors import LOWEST_SCORE, DetectorError, DetectorOptions, Image
-from sfumato.schemas.detection import Detection, Target
+from sfumato.models.detectors import LOWEST_SCORE, DetectorError, DetectorOptions, Image, Smallest
+from sfumato.schemas.detection import Detection, DetectorName, Target
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ CLASSES: dict[Target, frozenset[str]] = {
 
 
 class Yolo:
-    name = "ultralytics"
+    name = DetectorName.ULTRALYTICS
+    threshold = 0.1
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`DetectorError` where the model, the device or the extra will not do; nothing is downloaded."""
@@ -94,7 +95,7 @@ class Yolo:
         self.targets = frozenset(self._targets.values())
         log.info("ultralytics: %s on %s for %s", path.name, device, ", ".join(sorted(self.targets)))
 
-    def detect(self, images: Sequence[Image]) -> list[tuple[Detection, ...]]:
+    def detect(self, images: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Raises RuntimeError where the model's output cannot be trusted to be complete."""
         if not images:
             return []

@@ -109,7 +109,7 @@ def compare(stack: Stack, pictures: list[bytes], rounds: int) -> list[tuple[floa
     stack.publish(*(demonstration_policy(camera) for camera in cameras))
     settings = stack.settings
     options = DetectorOptions(threads=1, long_side=settings.detector_long_side, weights_dir=settings.weights_dir)
-    detector = detectors.make(settings.detector, options)
+    detector = detectors.make("centerface", options)
     stack.start("anonymize")
     stack.wait_for_worker()
     found = []

@@ -155,7 +155,7 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
         "viewers": peak,
         "viewer_pictures": sum(viewer.pictures for viewer in viewers),
         "broker": stack.broker_name,
-        "model": stack.settings.detector,
+        "model": stack.settings.detectors,
     }
 
 

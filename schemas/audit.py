@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, identity
-from sfumato.schemas.detection import Detection
+from sfumato.schemas.detection import Detection, DetectorName
 from sfumato.schemas.frame import Message, TimeSource
 from sfumato.schemas.outcome import Outcome, Reason
 
@@ -34,9 +34,9 @@ class Origin(_Record):
 
 
 class DetectorRecord(_Record):
-    """The detector that looked at the frame."""
+    """A detector that looked at the frame."""
 
-    name: str
+    name: DetectorName
     weights_sha256: Sha256
 
 
@@ -65,7 +65,7 @@ class AuditEvent(_Record):
     time_source: TimeSource | None = None
     audited_at: datetime
     policy_version: int | None = None
-    detector: DetectorRecord | None = None
+    detectors: tuple[DetectorRecord, ...] = ()
     detections: tuple[Detection, ...] = ()
     width: int | None = None
     height: int | None = None

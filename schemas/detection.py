@@ -19,16 +19,44 @@ class Target(StrEnum):
     LICENCE_PLATE = "licence_plate"
     PERSON = "person"
     VEHICLE = "vehicle"
+    TEXT = "text"
+    MOTION = "motion"
+
+
+class DetectorName(StrEnum):
+    """The detectors; ``sfumato.models.detectors`` holds one maker for each."""
+
+    CENTERFACE = "centerface"
+    ULTRALYTICS = "ultralytics"
+
+
+class Evidence(StrEnum):
+    """Why a box is masked."""
+
+    DETECTED = "detected"
+    WEAK = "weak"
+    """Scored below the threshold: counts only where it continues a track. Never leaves the engine."""
+    TRACKED = "tracked"
+    """Not seen in this frame: held from earlier ones."""
+    LOOKAHEAD = "lookahead"
+    """Not seen in this frame: taken back from later ones."""
 
 
 class Detection(BaseModel):
-    """A box in pixels of the picture, corners x0 y0 (inclusive) to x1 y1 (exclusive), score 0 to 1."""
+    """A box in pixels of the picture, corners x0 y0 (inclusive) to x1 y1 (exclusive), score 0 to 1.
+
+    ``track``: the same object has the same number in all frames of a camera's run. ``outline``: the object's
+    corners or contour in pixels, where the detector gives more than a box.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     target: Annotated[Target, Field(alias="class")]
     score: Annotated[float, Field(ge=0, le=1)]
     box: tuple[float, float, float, float]
+    track: int | None = None
+    evidence: Evidence = Evidence.DETECTED
+    outline: tuple[tuple[float, float], ...] | None = None
 
 
 _DETECTIONS = TypeAdapter(list[Detection])
@@ -36,7 +64,8 @@ _DETECTIONS = TypeAdapter(list[Detection])
 
 def dump_boxes(detections: Iterable[Detection]) -> str:
     """Compact JSON for the ``ce_boxes`` header."""
-    return json.dumps([d.model_dump(mode="json", by_alias=True) for d in detections], separators=(",", ":"))
+    boxes = [d.model_dump(mode="json", by_alias=True, exclude_defaults=True) for d in detections]
+    return json.dumps(boxes, separators=(",", ":"))
 
 
 def load_boxes(text: str) -> tuple[Detection, ...]:

@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID, CloudEvent, EnvelopeError
 from sfumato.schemas.detection import Target
 from sfumato.schemas.frame import Message
+from sfumato.schemas.masking import Masking
+from sfumato.schemas.part import Part, Text
+from sfumato.schemas.zone import Zone
 
 POLICY_TYPE = "sfumato.policy.v1"
-
-Text = Annotated[str, Field(min_length=1, max_length=500)]
-Relative = Annotated[float, Field(ge=0, le=1)]
 
 
 class LawfulBasis(StrEnum):
@@ -34,50 +34,12 @@ class LawfulBasis(StrEnum):
     LEGITIMATE_INTERESTS = "legitimate_interests"
 
 
-class MaskName(StrEnum):
-    """The masks; ``sfumato.models.masks`` holds one function for each."""
-
-    SOLID = "solid"
-    MOSAIC = "mosaic"
-
-
-class Shape(StrEnum):
-    ELLIPSE = "ellipse"
-    RECTANGLE = "rectangle"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Masking(_Part):
-    """How one target is masked.
-
-    ``threshold``: detections scored below it are ignored. ``dilation``: the box grows on each side by this
-    share of its width and height. ``cells``: a mosaic's cells along the longer side of the box.
-    """
-
-    mask: MaskName = MaskName.MOSAIC
-    shape: Shape = Shape.RECTANGLE
-    threshold: Relative = 0.1
-    dilation: Annotated[float, Field(ge=0, le=2)] = 0.25
-    cells: Annotated[int, Field(ge=1, le=8)] = 6
-
-
-class Zone(_Part):
-    """A polygon that is always masked, corners as shares (0 to 1) of the picture's width and height."""
-
-    name: Text
-    polygon: Annotated[tuple[tuple[Relative, Relative], ...], Field(min_length=3, max_length=200)]
-    mask: MaskName = MaskName.SOLID
-
-
 class Codec(StrEnum):
     JPEG = "jpeg"
     H264 = "h264"
 
 
-class Output(_Part):
+class Output(Part):
     """How anonymized frames are encoded. ``keyframe_interval``: longest time between keyframes of H.264, in seconds,
     after which a consumer may join. ``bitrate``: of H.264, in kbit/s."""
 
@@ -93,8 +55,12 @@ class Damaged(StrEnum):
     DROP = "drop"
 
 
-class Policy(_Part):
-    """``retention_hours`` states how long the anonymized frames may be kept; the topic's retention enforces it."""
+class Policy(Part):
+    """``retention_hours`` states how long the anonymized frames may be kept; the topic's retention enforces it.
+
+    ``hold``: seconds for which the mask of an object that is no longer found stays. ``lookahead``: seconds by which a
+    frame waits for later ones, whose detections then mask it too; so much latency is added.
+    """
 
     camera: Annotated[str, Field(pattern=f"^{CAMERA_ID.pattern}$")]
     version: Annotated[int, Field(ge=1, lt=2**63)]
@@ -105,6 +71,8 @@ class Policy(_Part):
     retention_hours: Annotated[int, Field(ge=1)]
     targets: Annotated[dict[Target, Masking], Field(min_length=1)]
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] = ()
+    hold: Annotated[float, Field(ge=0, le=10)] = 1.0
+    lookahead: Annotated[float, Field(ge=0, le=2)] = 0.2
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from sfumato.agents.anonymize import Anonymizer, Ending, Record
 from sfumato.models import images
 from sfumato.models.engine import Engine, Limits
+from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.cloudevent import FrameId
-from sfumato.schemas.detection import Detection, Target
+from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.frame import RawFrame, TimeSource
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Policy
@@ -41,14 +42,15 @@ POLICY = Policy.model_validate(
 class Scripted:
     """A detector that sees one face in the upper left quarter, or does what the test tells it to."""
 
-    name = "scripted"
+    name = DetectorName.CENTERFACE
     targets = frozenset({Target.FACE})
+    threshold = 0.1
     weights_sha256 = "c" * 64
 
     def __init__(self, behaviour=None):
         self.behaviour = behaviour
 
-    def detect(self, images_):
+    def detect(self, images_, smallest=None):
         if self.behaviour is not None:
             return self.behaviour(images_)
         return [(face(0, 0, im.shape[1] / 2, im.shape[0] / 2),) for im in images_]
@@ -80,7 +82,7 @@ class Direct(Anonymizer):
 
 
 def anonymizer(behaviour=None, policy=POLICY, **limits):
-    return Direct(Engine(Scripted(behaviour), Limits(**limits)), lambda camera: policy)
+    return Direct(Engine(Ensemble([Scripted(behaviour)]), Limits(**limits)), lambda camera: policy)
 
 
 def decode(output):
@@ -91,7 +93,7 @@ def test_a_frame_is_masked_where_the_detector_and_the_zone_say():
     (ending,) = anonymizer().end([record(images.encode(noise(), 95))])
     audit, output = ending.audit, ending.output
     assert (audit.outcome, audit.reason, audit.policy_version) == (Outcome.MASKED, None, 3)
-    assert audit.detector.weights_sha256 == "c" * 64
+    assert audit.detectors[0].weights_sha256 == "c" * 64
     image = decode(output).astype(int)
     assert abs(image[4:44, 4:60] - 128).max() < 12  # the face
     assert abs(image[80:, 106:] - 128).max() < 12  # the zone
@@ -209,7 +211,7 @@ def test_any_damage_to_a_picture_ends_in_one_outcome_and_never_shows_the_input(d
 
 
 def test_codec_threads_keep_the_order():
-    engine = Engine(Scripted(), Limits(), threads=4)
+    engine = Engine(Ensemble([Scripted()]), Limits(), threads=4)
     records = [record(images.encode(noise(i), 95), sequence=i) for i in range(24)]
     endings = Direct(engine, lambda camera: POLICY).end(records)
     assert [ending.audit.sequence for ending in endings] == list(range(24))

@@ -35,7 +35,8 @@ def test_round_trip_and_published_schema():
     value = event.to_message().value
     assert AuditEvent.from_message(value) == event
     jsonschema.validate(json.loads(value), json.loads(SCHEMA.read_text()))
-    assert json.loads(value)["detections"] == [{"class": "face", "score": 0.5, "box": [0, 0, 9, 9]}]
+    (detection,) = json.loads(value)["detections"]
+    assert detection.items() >= {"class": "face", "score": 0.5, "box": [0, 0, 9, 9]}.items()
 
 
 def test_the_published_schema_is_the_one_in_force():

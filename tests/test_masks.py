@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.models import masks
-from sfumato.schemas.policy import Masking, MaskName, Shape, Zone
+from sfumato.schemas.masking import Masking, MaskName, Shape
+from sfumato.schemas.zone import Zone
 
 
 def noise(height=120, width=160) -> np.ndarray:

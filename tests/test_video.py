@@ -12,6 +12,7 @@ from sfumato.agents.anonymize import Anonymizer, Ending
 from sfumato.models import encoders, images
 from sfumato.models.encoders import TICKS, EncoderError, Encoders
 from sfumato.models.engine import Engine, Limits
+from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.outcome import Outcome, Reason
@@ -29,7 +30,9 @@ class Whole(Anonymizer):
     """An engine that is closed after each call, so that nothing stays in a decoder."""
 
     def __init__(self, policy: Policy | NoPolicy = POLICY, threads: int = 1, behaviour=None, **limits: int) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(Engine(Scripted(behaviour), Limits(**limits), threads=threads), lambda camera: policy)  # type: ignore[arg-type]
+        super().__init__(
+            Engine(Ensemble([Scripted(behaviour)]), Limits(**limits), threads=threads), lambda camera: policy
+        )  # type: ignore[arg-type]
 
     def end(self, tasks: list[Task]) -> list[Ending]:
         return [ending for _, ending in [*self.anonymize(tasks), *self.close_idle(-1)]]

@@ -1,0 +1,72 @@
+"""The detectors that a worker holds, as a union: each policy chooses, each box says whether it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sfumato.models.detectors import Detector, Image
+from sfumato.schemas.audit import DetectorRecord
+from sfumato.schemas.detection import Detection, Evidence, Target
+from sfumato.schemas.policy import Policy
+
+
+class Ensemble:
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self._detectors = tuple(detectors)
+
+    def missing(self, policy: Policy) -> str | None:
+        """What the policy asks for that no detector here can give, in words; None where all can be looked for."""
+        for target, masking in policy.targets.items():
+            able = {detector.name for detector in self._detectors if target in detector.targets}
+            if absent := set(masking.detectors) - able:
+                return f"targets.{target}: no detector {', '.join(sorted(absent))} for it here"
+            if not able:
+                return f"targets.{target}: no detector here looks for it"
+        return None
+
+    def records(self, policy: Policy) -> tuple[DetectorRecord, ...]:
+        """The detectors that look at a frame of this policy, for its audit event."""
+        return tuple(
+            DetectorRecord(name=detector.name, weights_sha256=detector.weights_sha256)
+            for detector in self._detectors
+            if _chosen(detector, policy)
+        )
+
+    def detect(self, pictures: Sequence[Image], policies: Sequence[Policy]) -> list[tuple[Detection, ...]]:
+        """What the chosen detectors find in each picture, in order. Boxes scored below the threshold that applies are
+        marked weak. Raises what a detector raises, and RuntimeError where one skips a picture."""
+        found: list[list[Detection]] = [[] for _ in pictures]
+        for detector in self._detectors:
+            asked = [index for index, policy in enumerate(policies) if _chosen(detector, policy)]
+            if not asked:
+                continue
+            smallest = [_smallest(detector, policies[index]) for index in asked]
+            boxes = detector.detect([pictures[index] for index in asked], smallest)
+            if len(boxes) != len(asked):
+                raise RuntimeError(f"{detector.name} answered for a different number of pictures")
+            for index, detections in zip(asked, boxes, strict=True):
+                found[index] += _judged(detector, detections, policies[index])
+        return [tuple(detections) for detections in found]
+
+
+def _chosen(detector: Detector, policy: Policy) -> frozenset[Target]:
+    """The targets for which the policy wants this detector."""
+    return frozenset(
+        target
+        for target, masking in policy.targets.items()
+        if target in detector.targets and (not masking.detectors or detector.name in masking.detectors)
+    )
+
+
+def _smallest(detector: Detector, policy: Policy) -> int | None:
+    return min((s for t in _chosen(detector, policy) if (s := policy.targets[t].smallest) is not None), default=None)
+
+
+def _judged(detector: Detector, detections: Sequence[Detection], policy: Policy) -> Iterator[Detection]:
+    wanted = _chosen(detector, policy)
+    for detection in detections:
+        if detection.target not in wanted:
+            continue
+        threshold = policy.targets[detection.target].threshold
+        certain = detection.score >= (detector.threshold if threshold is None else threshold)
+        yield detection if certain else detection.model_copy(update={"evidence": Evidence.WEAK})
