@@ -1,25 +1,20 @@
-"""CenterFace, the default face detector, on OpenVINO.
+"""CenterFace, the default face detector.
 
 Method: Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point", 2019
-(arXiv 1911.03599). Weight: ``weights.toml``. OpenVINO rather than ONNX Runtime: it takes the graph's
-fixed input size away by itself and is the faster one here (``docs/decisions/0006-openvino.md``).
+(arXiv 1911.03599). Weight: ``weights.toml``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
-import openvino
 from numpy.typing import NDArray
-from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from sfumato.models import images, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
+from sfumato.models.runtime import Runtime
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
 STRIDE = 4
@@ -28,8 +23,6 @@ MULTIPLE = 32
 """Input sides are padded to a multiple of this, in pixels."""
 OVERLAP = 0.3
 """Boxes that overlap a better one by more than this (intersection over union) are the same face."""
-COMPILED_SIZES = 16
-"""Input sizes whose compiled model is kept: a fleet has few; a size seen anew costs a compilation."""
 
 
 class CenterFace:
@@ -42,15 +35,7 @@ class CenterFace:
         path = weights.locate("centerface", options.weights_dir)
         self.weights_sha256 = weights.WEIGHTS["centerface"].sha256
         self._long_side = options.long_side
-        self._openvino = openvino.Core()
-        self._graph = path
-        # By itself OpenVINO takes one thread per physical core, which on a virtual machine may be half of them.
-        self._config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": "NO",  # other processes share the cores
-            "INFERENCE_NUM_THREADS": str(options.threads or os.cpu_count() or 1),
-        }
-        self._compiled = lru_cache(COMPILED_SIZES)(self._compile)
+        self._runtime = Runtime(path, options)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         return [self._detect(picture) for picture in pictures]
@@ -61,8 +46,7 @@ class CenterFace:
         if scale < 1.0:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             image = images.resize(image, *size)
-        result = self._compiled(*_padded_size(image))(_pad(image)[np.newaxis])
-        heat, size_map, offset = (np.asarray(result[i])[0] for i in range(3))
+        heat, size_map, offset = (output[0] for output in self._runtime(_blob(image))[:3])
         boxes, scores = _decode(heat[0], size_map, offset)
         boxes /= (image.shape[1] / width, image.shape[0] / height) * 2
         boxes = boxes.clip(0, (width, height, width, height))
@@ -72,25 +56,12 @@ class CenterFace:
             if box[2] > box[0] and box[3] > box[1]
         )
 
-    def _compile(self, height: int, width: int) -> Any:
-        model = self._openvino.read_model(self._graph)
-        model.reshape([1, 3, height, width])
-        convert = PrePostProcessor(model)
-        tensor = convert.input().tensor()
-        tensor.set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC")).set_color_format(ColorFormat.BGR)
-        convert.input().preprocess().convert_element_type(openvino.Type.f32).convert_color(ColorFormat.RGB)
-        convert.input().model().set_layout(openvino.Layout("NCHW"))
-        return self._openvino.compile_model(convert.build(), "CPU", self._config)
 
-
-def _padded_size(image: Image) -> tuple[int, int]:
+def _blob(image: Image) -> NDArray[np.float32]:
+    """Shape (1, 3, height, width), channels red, green, blue; zeros to the right and below up to the multiple."""
     height, width = image.shape[:2]
-    return height + -height % MULTIPLE, width + -width % MULTIPLE
-
-
-def _pad(image: Image) -> Image:
-    height, width = _padded_size(image)
-    return np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)))
+    padded = np.pad(image, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)))
+    return np.asarray(cv2.dnn.blobFromImage(padded, swapRB=True), np.float32)
 
 
 def _decode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -45,12 +46,20 @@ class Detector(Protocol):
 LOWEST_SCORE = 0.05
 
 
+class Provider(StrEnum):
+    """What runs the graphs of the detectors on a CPU; ``sfumato.models.runtime`` holds one function for each."""
+
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
 @dataclass(frozen=True, slots=True)
 class DetectorOptions:
     """``threads`` 0: all cores. ``long_side``: pictures are shrunk to it, in pixels, never enlarged.
-    ``device`` and ``model`` are for detectors that let the user choose them."""
+    ``provider`` is a :class:`Provider`. ``device`` and ``model`` are for detectors that let the user choose them."""
 
     threads: int = 0
+    provider: str = Provider.OPENVINO
     long_side: int = 1280
     device: str = "auto"
     model: str = ""
