@@ -297,6 +297,7 @@ def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
     options = DetectorOptions(
         threads=settings.detector_threads,
+        provider=settings.detector_provider,
         long_side=settings.detector_long_side,
         device=settings.detector_device,
         model=settings.detector_model,
