@@ -72,6 +72,18 @@ def _centerface(options: DetectorOptions) -> Detector:
     return CenterFace(options)
 
 
+def _clp(options: DetectorOptions) -> Detector:
+    from sfumato.models.clp import Clp
+
+    return Clp(options)
+
+
+def _ppocr(options: DetectorOptions) -> Detector:
+    from sfumato.models.ppocr import PpOcr
+
+    return PpOcr(options)
+
+
 def _ultralytics(options: DetectorOptions) -> Detector:
     from sfumato.models.yolo import Yolo
 
@@ -80,6 +92,8 @@ def _ultralytics(options: DetectorOptions) -> Detector:
 
 DETECTORS: dict[DetectorName, Callable[[DetectorOptions], Detector]] = {
     DetectorName.CENTERFACE: _centerface,
+    DetectorName.CLP: _clp,
+    DetectorName.PPOCR: _ppocr,
     DetectorName.ULTRALYTICS: _ultralytics,
 }
 
