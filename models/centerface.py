@@ -7,20 +7,27 @@ Method: Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
+from math import ceil
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.models import images, weights
+from sfumato.models import tiles, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
 from sfumato.models.runtime import Runtime
+from sfumato.models.tiles import Boxes, Scores, View
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
 STRIDE = 4
 """Pixels of the input per cell of the output maps."""
 MULTIPLE = 32
 """Input sides are padded to a multiple of this, in pixels."""
+SEEN = 20
+"""A face that is so high in the input, in pixels, is found: ``python ops/curve.py centerface``."""
+MOST_PIXELS = 1280 * 736
+"""Of one inference where the policy says how small a face may be; what needs more is cut into tiles."""
 OVERLAP = 0.3
 """Boxes that overlap a better one by more than this (intersection over union) are the same face."""
 
@@ -38,23 +45,41 @@ class CenterFace:
         self._runtime = Runtime(path, options)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
-        return [self._detect(picture) for picture in pictures]
+        """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
+        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
 
-    def _detect(self, image: Image) -> tuple[Detection, ...]:
-        height, width = image.shape[:2]
-        scale = min(1.0, self._long_side / max(height, width))
-        if scale < 1.0:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = images.resize(image, *size)
-        heat, size_map, offset = (output[0] for output in self._runtime(_blob(image))[:3])
-        boxes, scores = _decode(heat[0], size_map, offset)
-        boxes /= (image.shape[1] / width, image.shape[0] / height) * 2
-        boxes = boxes.clip(0, (width, height, width, height))
-        return tuple(
-            Detection.model_construct(target=Target.FACE, score=round(float(score), 3), box=_rounded(box))
-            for box, score in zip(boxes, scores, strict=True)
-            if box[2] > box[0] and box[3] > box[1]
-        )
+    def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
+        height, width = picture.shape[:2]
+        scale = min(1.0, self._long_side / max(height, width)) if smallest is None else SEEN / smallest
+        chosen = whole(width, height, scale) if smallest is None else views(width, height, scale)
+        boxes, scores = tiles.look(picture, chosen, self._find, OVERLAP)
+        return tiles.detections(Target.FACE, boxes, scores)
+
+    def _find(self, pixels: Image) -> tuple[Boxes, Scores]:
+        heat, size, offset = (output[0] for output in self._runtime(_blob(pixels))[:3])
+        return _decode(heat[0], size, offset)
+
+
+def whole(width: int, height: int, scale: float) -> list[View]:
+    return [View((0, 0, width, height), max(1, round(width * scale)), max(1, round(height * scale)))]
+
+
+def views(width: int, height: int, scale: float) -> list[View]:
+    """The whole picture, as large as one inference may be, and where that is less than ``scale`` asks for, tiles.
+
+    A face that is not whole in a tile is at least :data:`SEEN` pixels high in the whole picture.
+    """
+    fitting = (MOST_PIXELS / (width * height)) ** 0.5
+    if scale <= fitting:
+        return whole(width, height, scale)
+    overlap = ceil(max(2.0, scale / fitting) * SEEN / scale)
+    longest = int(MOST_PIXELS**0.5 / scale)
+    lefts, tile_width = tiles.cut(width, longest, overlap)
+    tops, tile_height = tiles.cut(height, longest, overlap)
+    size = (round(tile_width * scale), round(tile_height * scale))
+    return whole(width, height, fitting) + [
+        View((x, y, x + tile_width, y + tile_height), *size) for y in tops for x in lefts
+    ]
 
 
 def _blob(image: Image) -> NDArray[np.float32]:
@@ -64,12 +89,10 @@ def _blob(image: Image) -> NDArray[np.float32]:
     return np.asarray(cv2.dnn.blobFromImage(padded, swapRB=True), np.float32)
 
 
-def _decode(
-    heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def _decode(heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArray[np.float32]) -> tuple[Boxes, Scores]:
     """Maps of the network to boxes (n, 4) as x0 y0 x1 y1 in input pixels, and scores (n,)."""
     rows, columns = np.nonzero(heat >= LOWEST_SCORE)
-    scores = heat[rows, columns]
+    scores = heat[rows, columns].astype(np.float64)
     heights, widths = np.exp(size[:, rows, columns].astype(np.float64)) * STRIDE
     y = (rows + offset[0, rows, columns] + 0.5) * STRIDE - heights / 2
     x = (columns + offset[1, rows, columns] + 0.5) * STRIDE - widths / 2
@@ -78,8 +101,3 @@ def _decode(
         dtype=int,
     ).reshape(-1)
     return np.stack([x, y, x + widths, y + heights], 1)[kept].reshape(-1, 4), scores[kept]
-
-
-def _rounded(box: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = (round(float(v), 1) for v in box)
-    return x0, y0, x1, y1

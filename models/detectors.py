@@ -84,24 +84,40 @@ def _ppocr(options: DetectorOptions) -> Detector:
     return PpOcr(options)
 
 
+def _ssdlite(options: DetectorOptions) -> Detector:
+    from sfumato.models.ssdlite import Ssdlite
+
+    return Ssdlite(options)
+
+
 def _ultralytics(options: DetectorOptions) -> Detector:
     from sfumato.models.yolo import Yolo
 
     return Yolo(options)
 
 
-DETECTORS: dict[DetectorName, Callable[[DetectorOptions], Detector]] = {
-    DetectorName.CENTERFACE: _centerface,
-    DetectorName.CLP: _clp,
-    DetectorName.PPOCR: _ppocr,
-    DetectorName.ULTRALYTICS: _ultralytics,
+DETECTORS: dict[DetectorName, tuple[Callable[[DetectorOptions], Detector], tuple[str, ...]]] = {
+    DetectorName.CENTERFACE: (_centerface, ("centerface",)),
+    DetectorName.CLP: (_clp, ("clp",)),
+    DetectorName.PPOCR: (_ppocr, ("ppocr",)),
+    DetectorName.SSDLITE: (_ssdlite, ("ssdlite",)),
+    DetectorName.ULTRALYTICS: (_ultralytics, ()),
 }
+"""How each is made, and the rows of ``weights.toml`` that it needs."""
 
 
 def make(name: str, options: DetectorOptions) -> Detector:
     """The detector of that name; :class:`DetectorError` lists the valid names."""
+    return _row(name)[0](options)
+
+
+def needs(*names: str) -> list[str]:
+    """The rows of ``weights.toml`` that these detectors need, each once; :class:`DetectorError` lists valid names."""
+    return list(dict.fromkeys(weight for name in names for weight in _row(name)[1]))
+
+
+def _row(name: str) -> tuple[Callable[[DetectorOptions], Detector], tuple[str, ...]]:
     try:
-        maker = DETECTORS[DetectorName(name)]
+        return DETECTORS[DetectorName(name)]
     except ValueError:
         raise DetectorError(f"unknown detector {name!r}; one of: {', '.join(sorted(DETECTORS))}") from None
-    return maker(options)

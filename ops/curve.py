@@ -1,177 +1,181 @@
-"""What a detector covers of labelled objects, what it masks besides, and how long it takes, by threshold.
+"""The curve from which a detector's threshold and sizes are chosen, on labelled pictures.
 
-    python ops/curve.py clp                      # or several, as a union: clp,ppocr (the threshold is the first one's)
-    python ops/curve.py ppocr --target text --smallest 24 --eval DIR
+    python ops/curve.py DETECTOR [--labels ../shared/eval/labels.json] [--smallest none,24,12] [--threshold 0.1,0.3]
+    python ops/curve.py DETECTOR --shrink 12,16,20,24     # each large object shrunk to so many pixels first
 
-DIR holds ``labels.json``, ``images/`` and ``clips/`` in the form of ``../shared/eval`` (the default), whose ``score.py``
-scores whole films instead. An object is covered where its boxes, grown as a policy's are, hide 75 % of its labelled box.
-Prints a Markdown table and the milliseconds per picture: on a busy machine only their ratios mean something.
+Prints one JSON object per ``smallest``: for each threshold the share of the labelled objects that stay exposed, by
+height in pixels, and the share of the picture masked outside of objects, on pictures labelled completely. Boxes grow
+by the policy's default dilation; an object is exposed where they leave more than a quarter of its ellipse (0.85 of its
+box) uncovered, which is how the evaluation judges pixels. The labelled set is not part of this repository.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors
-from sfumato.models.detectors import Detector, DetectorOptions, Image
+from sfumato.models.detectors import DetectorOptions
 from sfumato.models.weights import WEIGHTS
-from sfumato.schemas.detection import Detection, Target
+from sfumato.schemas.detection import DetectorName
 from sfumato.schemas.masking import Masking
 
-EVAL = Path(__file__).resolve().parent.parent.parent / "shared" / "eval"
+LABELS = Path(__file__).resolve().parents[2] / "shared" / "eval" / "labels.json"
+BOUNDS = {"face": (12, 16, 24, 64), "person": (48, 96, 192), "licence_plate": (16, 24, 64)}
+"""Upper ends of the buckets of height, in pixels, by class."""
 COVERED = 0.75
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-SIZES = {"under 24 px": 24, "under 64 px": 64, "larger": 10**9}
-"""By height of the labelled box, in pixels."""
-Box = tuple[int, int, int, int]
+DILATION = Masking().dilation
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A picture, the boxes of its objects of the target, the boxes of what may be masked or not, and whether all
-    objects of the target are labelled."""
+def main() -> int:
+    options = arguments()
+    if not options.labels.is_file():
+        print(f"curve: no labelled pictures at {options.labels}; give --labels FILE", file=sys.stderr)
+        return 1
+    settings = load()
+    for name in detectors.needs(options.detector):
+        fetch(WEIGHTS[name], settings.weights_dir)
+    detector = detectors.make(
+        options.detector, DetectorOptions(provider=options.provider, weights_dir=settings.weights_dir)
+    )
+    targets = {str(target) for target in detector.targets}
+    for smallest in options.smallest:
+        seen, started = [], time.perf_counter()
+        for picture, entry in pictures(options.labels, targets, options.clips, options.shrink):
+            (found,) = detector.detect([picture], [smallest])
+            seen.append((picture.shape[:2], found, entry))
+        spent = (time.perf_counter() - started) * 1000 / max(1, len(seen))
+        print(
+            json.dumps(
+                {
+                    "detector": detector.name,
+                    "smallest": smallest,
+                    "pictures": len(seen),
+                    "ms_per_picture": round(spent, 1),
+                    "by_threshold": {t: judge(seen, t, bool(options.shrink)) for t in options.threshold},
+                }
+            ),
+            flush=True,
+        )
+    return 0
 
-    name: str
-    picture: Image
-    boxes: list[Box]
-    ignored: list[Box]
-    complete: bool
 
-
-@dataclass
-class Point:
-    """What one threshold gives. ``beside``: masked shares of pictures outside the objects; ``without``: of pictures
-    that show none."""
-
-    covered: dict[str, list[bool]] = field(default_factory=lambda: {size: [] for size in SIZES})
-    beside: list[float] = field(default_factory=list)
-    without: list[float] = field(default_factory=list)
-    missed: list[tuple[str, Box]] = field(default_factory=list)
-
-
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("detectors", help="names, comma-separated")
-    parser.add_argument("--eval", type=Path, default=EVAL)
-    parser.add_argument("--target", type=Target, choices=list(Target), help="where the detector has several")
-    parser.add_argument("--smallest", type=int, help="height of the smallest object to be caught, in pixels")
-    parser.add_argument("--long-side", type=int, default=DetectorOptions().long_side)
-    parser.add_argument("--dilation", type=float, default=Masking().dilation)
-    parser.add_argument("--list", type=float, metavar="THRESHOLD", help="name the objects missed at this threshold")
-    args = parser.parse_args()
-    if not (args.eval / "labels.json").is_file():
-        sys.exit(f"{args.eval} holds no labels.json: there is nothing to measure on")
-    options = DetectorOptions(threads=1, long_side=args.long_side, weights_dir=load().weights_dir)
-    chosen = [_make(name, options) for name in args.detectors.split(",")]
-    target = args.target or min(chosen[0].targets)
-    pictures = list(labelled(args.eval, target))
-    curve, milliseconds = measure(chosen, target, pictures, args.smallest, args.dilation)
-    report(curve)
-    print(f"\nmedian {statistics.median(milliseconds):.0f} ms per picture, {len(pictures)} pictures, one thread")
-    for name, box in curve[args.list].missed if args.list else ():
-        print("missed", name, box)
+    parser.add_argument("detector", choices=[*DetectorName])
+    parser.add_argument("--labels", type=Path, default=LABELS)
+    parser.add_argument("--provider", default="openvino")
+    parser.add_argument("--smallest", type=listed(lambda v: None if v == "none" else int(v)), default=[None])
+    parser.add_argument("--threshold", type=listed(float), default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--clips", help="these clips only, by name, comma-separated; default: all pictures and clips")
+    parser.add_argument("--shrink", type=listed(int), help="heights in pixels to which every larger object is shrunk")
+    return parser.parse_args()
 
 
-def _make(name: str, options: DetectorOptions) -> Detector:
-    if name in WEIGHTS:
-        fetch(WEIGHTS[name], options.weights_dir)
-    return detectors.make(name, options)
+def listed(one: Any) -> Any:
+    return lambda text: [one(part) for part in text.split(",")]
 
 
-def labelled(folder: Path, target: Target) -> Iterator[Labelled]:
-    """The labelled pictures, those of clips included. Boxes are x0 y0 x1 y1 in pixels."""
-    labels = json.loads((folder / "labels.json").read_text())
-    for name, entry in labels["images"].items():
-        picture = cv2.imread(str(folder / "images" / name))
-        yield _entry(name, picture, target, entry, entry["objects"], entry.get("ignore", []))
-    for name, entry in labels["clips"].items():
-        capture, index = cv2.VideoCapture(str(folder / "clips" / name)), 0
-        while (read := capture.read())[0]:
-            if (objects := entry["objects"].get(str(index))) is not None:
-                ignored = entry.get("ignore", {}).get(str(index), [])
-                yield _entry(f"{name}:{index}", read[1], target, entry, objects, ignored)
-            index += 1
+def pictures(path: Path, targets: set[str], clips: str | None, shrink: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each labelled picture with its objects of these classes, those of other classes and ignored ones, and whether it
+    is labelled completely."""
+    labels = json.loads(path.read_text())
+    for name, entry in labels["images"].items() if clips is None else ():
+        picture = cv2.imread(str(path.parent / "images" / name))
+        yield from shrunk(picture, sorted_out(entry, entry["objects"], entry.get("ignore", []), targets), shrink)
+    for name, entry in labels["clips"].items() if not shrink else ():
+        if clips is not None and Path(name).stem not in clips.split(","):
+            continue
+        capture = cv2.VideoCapture(str(path.parent / "clips" / name))
+        for number in range(entry["frames"]):
+            ok, picture = capture.read()
+            if ok and str(number) in entry["objects"]:
+                ignored = entry.get("ignore", {}).get(str(number), [])
+                yield picture, sorted_out(entry, entry["objects"][str(number)], ignored, targets)
 
 
-def _entry(name: str, picture: Image, target: Target, entry: dict, objects: list, ignored: list) -> Labelled:
-    boxes = [tuple(o["box"]) for o in objects if o["class"] == target]
-    return Labelled(name, picture, boxes, [tuple(box) for box in ignored], target in entry["complete"])
+def sorted_out(entry: dict[str, Any], objects: Any, ignored: Any, targets: set[str]) -> dict[str, Any]:
+    return {
+        "objects": [o for o in objects if o["class"] in targets],
+        "aside": [o["box"] for o in objects] + ignored,
+        "complete": targets <= set(entry["complete"]),
+    }
 
 
-def measure(
-    chosen: list[Detector], target: Target, pictures: list[Labelled], smallest: int | None, dilation: float
-) -> tuple[dict[float, Point], list[float]]:
-    """The point for each threshold of the first detector (the others keep their own), and milliseconds per picture
-    (a picture's first pass, which may compile the graph for its size, is not the one timed)."""
-    curve = {threshold: Point() for threshold in THRESHOLDS}
-    milliseconds = []
-    for item in pictures:
-        for detector in chosen:
-            detector.detect([item.picture], [smallest])
-        started = time.perf_counter()
-        found = [detector.detect([item.picture], [smallest])[0] for detector in chosen]
-        milliseconds.append((time.perf_counter() - started) * 1000)
-        for threshold, point in curve.items():
-            mask = np.zeros(item.picture.shape[:2], bool)
-            for detector, detections in zip(chosen, found, strict=True):
-                least = threshold if detector is chosen[0] else detector.threshold
-                _draw(mask, [d for d in detections if d.target == target and d.score >= least], dilation)
-            _score(point, item, mask)
-    return curve, milliseconds
+def shrunk(picture: Any, entry: dict[str, Any], heights: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The picture as it is, or once per object and height, shrunk until the object is so high."""
+    if not heights:
+        yield picture, entry
+        return
+    for one in entry["objects"]:
+        for height in heights:
+            scale = height / (one["box"][3] - one["box"][1])
+            if scale < 0.75:
+                small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                box = [value * scale for value in one["box"]]
+                yield small, {"objects": [{**one, "box": box}], "aside": [], "complete": False, "height": height}
 
 
-def _draw(mask: NDArray[np.bool_], detections: list[Detection], dilation: float) -> None:
-    for detection in detections:
-        x0, y0, x1, y1 = detection.box
-        dx, dy = dilation * (x1 - x0), dilation * (y1 - y0)
-        mask[max(0, int(y0 - dy)) : max(0, round(y1 + dy)), max(0, int(x0 - dx)) : max(0, round(x1 + dx))] = True
+def judge(seen: list[Any], threshold: float, by_height: bool) -> dict[str, Any]:
+    counts: dict[str, list[int]] = {}
+    outside: list[float] = []
+    for shape, found, entry in seen:
+        boxes = [dilated(d.box) for d in found if d.score >= threshold]
+        for one in entry["objects"]:
+            size = str(entry["height"]) if by_height else bucket(one)
+            for key in dict.fromkeys(("all", size)):
+                row = counts.setdefault(key, [0, 0])
+                row[0] += uncovered(one["box"], boxes)
+                row[1] += 1
+        if entry["complete"]:
+            outside.append(area_outside(shape, boxes, entry["aside"]))
+    exposed = {key: [round(bare / n, 3), n] for key, (bare, n) in sorted(counts.items(), key=lambda row: row[0])}
+    return {"exposed": exposed, "masked_outside": round(float(np.mean(outside)), 4) if outside else None}
 
 
-def _score(point: Point, item: Labelled, mask: NDArray[np.bool_]) -> None:
-    for box in item.boxes:
-        x0, y0, x1, y1 = box
-        covered = bool(mask[y0:y1, x0:x1].mean() >= COVERED)
-        size = next(size for size, top in SIZES.items() if y1 - y0 < top)
-        point.covered[size].append(covered)
-        if not covered:
-            point.missed.append((item.name, box))
-    if item.complete:
-        beside = mask.copy()
-        for x0, y0, x1, y1 in item.boxes + item.ignored:  # a mask reaches a little beyond its object
-            dx, dy = int(0.25 * (x1 - x0)) + 4, int(0.25 * (y1 - y0)) + 4
-            beside[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx] = False
-        (point.beside if item.boxes else point.without).append(float(beside.mean()))
+def bucket(one: dict[str, Any]) -> str:
+    height, bounds = one["box"][3] - one["box"][1], BOUNDS.get(one["class"], (24, 64))
+    return next((f"<{bound:03}" for bound in bounds if height < bound), f">={bounds[-1]:03}")
 
 
-def report(curve: dict[float, Point]) -> None:
-    print("| threshold | covered |", " | ".join(SIZES), "| masked beside the objects | masked where there are none |")
-    print("| ---: |" + " ---: |" * (len(SIZES) + 3))
-    for threshold, point in curve.items():
-        everything = [covered for size in point.covered.values() for covered in size]
-        sizes = " | ".join(_count(size) for size in point.covered.values())
-        print(f"| {threshold} | {_count(everything)} | {sizes} | {_share(point.beside)} | {_share(point.without)} |")
+def dilated(box: Any) -> tuple[float, ...]:
+    dx, dy = (box[2] - box[0]) * DILATION, (box[3] - box[1]) * DILATION
+    return box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy
 
 
-def _count(covered: list[bool]) -> str:
-    return f"{sum(covered)}/{len(covered)}"
+def uncovered(box: Any, boxes: list[tuple[float, ...]]) -> bool:
+    """Whether more than a quarter of the box's ellipse is under none of the boxes."""
+    y, x = np.mgrid[0.5:48, 0.5:48] / 24 - 1
+    inside = x**2 + y**2 <= 0.85**2
+    x = (x + 1) / 2 * (box[2] - box[0]) + box[0]
+    y = (y + 1) / 2 * (box[3] - box[1]) + box[1]
+    covered = np.zeros_like(inside)
+    for x0, y0, x1, y1 in boxes:
+        covered |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    return bool((covered & inside).sum() < COVERED * inside.sum())
 
 
-def _share(shares: list[float]) -> str:
-    return f"{100 * statistics.mean(shares):.2f} %" if shares else "none labelled"
+def area_outside(shape: Any, boxes: list[tuple[float, ...]], aside: Any) -> float:
+    """Share of the picture under boxes, outside of every labelled or ignored object grown by 15 % a side."""
+    masked = np.zeros(shape, bool)
+    for box in boxes:
+        x0, y0, x1, y1 = (max(0, round(v)) for v in box)
+        masked[y0:y1, x0:x1] = True
+    for x0, y0, x1, y1 in aside:
+        dx, dy = int(0.15 * (x1 - x0)) + 4, int(0.15 * (y1 - y0)) + 4
+        masked[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx] = False
+    return float(masked.mean())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,6 +29,7 @@ class DetectorName(StrEnum):
     CENTERFACE = "centerface"
     CLP = "clp"
     PPOCR = "ppocr"
+    SSDLITE = "ssdlite"
     ULTRALYTICS = "ultralytics"
 
 
