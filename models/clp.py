@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.models import weights
+from sfumato.models import scales, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
 from sfumato.models.runtime import Runtime
-from sfumato.models.views import View, finest, views
+from sfumato.models.scales import Corners
+from sfumato.models.tiles import Boxes, Scores
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
-LEAST = 16
-"""Height of the smallest plate that the network finds reliably in its input, in pixels (``ops/curve.py clp``)."""
-USUAL = 12
-"""Height of the smallest plate looked for where the policy says nothing, in pixels of the picture."""
+SEEN = 16
+"""A plate that is so high in the input, in pixels, is found: ``python ops/curve.py clp``."""
 MEAN = (104, 117, 123)
 """Subtracted from blue, green, red."""
 PRIORS = {8: (24, 48), 16: (96, 192), 32: (384, 768)}
@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 class Clp:
     name = DetectorName.CLP
     targets = frozenset({Target.LICENCE_PLATE})
-    threshold = 0.2
+    threshold = 0.1
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs."""
@@ -49,30 +49,22 @@ class Clp:
         self._runtime = Runtime(path, options, ("loc", "conf", "landms"))
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
-        wanted = smallest or [None] * len(pictures)
-        return [self._detect(picture, least) for picture, least in zip(pictures, wanted, strict=True)]
+        """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
+        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
 
     def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
-        scale = finest(picture, smallest, least=LEAST, usual=USUAL, long_side=self._long_side)
-        found = [self._look(picture, view) for view in views(picture, scale)]
-        boxes, corners, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        height, width = picture.shape[:2]
-        boxes = boxes.clip(0, (width, height, width, height))
-        corners = corners.clip(0, (width, height))
-        return tuple(_plate(boxes[i], corners[i], scores[i]) for i in _best(boxes, scores))
+        finest = scales.finest(picture, smallest, SEEN, self._long_side)
+        found = scales.look(picture, finest, self._find, OVERLAP)
+        return tuple(scales.detection(Target.LICENCE_PLATE, *plate) for plate in zip(*found, strict=True))
 
-    def _look(self, picture: Image, view: View) -> tuple[Array, Array, Array]:
-        """Boxes (n, 4), corners (n, 4, 2) in pixels of the picture, and scores (n,)."""
-        part = view.cut(picture)
-        location, confidence, landmarks = self._runtime(cv2.dnn.blobFromImage(part, mean=MEAN))
-        boxes, corners, scores = _decode(location[0], confidence[0], landmarks[0], _priors(*part.shape[:2]))
-        start = np.array((view.x0, view.y0), np.float64)
-        return boxes / view.scale + np.tile(start, 2), corners / view.scale + start, scores
+    def _find(self, pixels: Image) -> tuple[Boxes, Corners, Scores]:
+        location, confidence, landmarks = self._runtime(cv2.dnn.blobFromImage(pixels, mean=MEAN))
+        return _decode(location[0], confidence[0], landmarks[0], _priors(*pixels.shape[:2]))
 
 
 def _decode(
     location: NDArray[np.float32], confidence: NDArray[np.float32], landmarks: NDArray[np.float32], priors: Array
-) -> tuple[Array, Array, Array]:
+) -> tuple[Boxes, Corners, Scores]:
     """The network's outputs for each prior to boxes, corners and scores, in pixels of the input."""
     scores = confidence[:, 1].astype(np.float64)
     kept = scores >= LOWEST_SCORE
@@ -92,20 +84,3 @@ def _priors(height: int, width: int) -> Array:
         for_each_side = [np.stack([x, y, np.full_like(x, side), np.full_like(x, side)], -1) for side in sides]
         priors.append(np.stack(for_each_side, 2).reshape(-1, 4))
     return np.concatenate(priors)
-
-
-def _best(boxes: Array, scores: Array) -> list[int]:
-    """Which boxes remain once the worse ones of the same plate are gone."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    kept = cv2.dnn.NMSBoxes(np.concatenate([boxes[:, :2], sides], 1).tolist(), scores.tolist(), LOWEST_SCORE, OVERLAP)
-    return [int(i) for i in kept if sides[i].min() > 0]
-
-
-def _plate(box: Array, corners: Array, score: float) -> Detection:
-    x0, y0, x1, y1 = (round(float(v), 1) for v in box)
-    return Detection.model_construct(
-        target=Target.LICENCE_PLATE,
-        score=round(float(score), 3),
-        box=(x0, y0, x1, y1),
-        outline=tuple((round(float(x), 1), round(float(y), 1)) for x, y in corners),
-    )

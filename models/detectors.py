@@ -105,6 +105,10 @@ DETECTORS: dict[DetectorName, tuple[Callable[[DetectorOptions], Detector], tuple
 }
 """How each is made, and the rows of ``weights.toml`` that it needs."""
 
+ON_REQUEST = frozenset({(DetectorName.PPOCR, Target.LICENCE_PLATE)})
+"""What a detector looks for only where the policy names it: in a street of shops lettering of a plate's shape is
+everywhere (``docs/detectors.md`` has the areas)."""
+
 
 def make(name: str, options: DetectorOptions) -> Detector:
     """The detector of that name; :class:`DetectorError` lists the valid names."""

@@ -23,8 +23,8 @@ MOST_VIEWS = 64
 """Of one picture. What would need more is not looked at in less detail than asked for: it is refused."""
 BORDER = 0.02
 """A box that ends within this share of a tile's side from a border inside of the picture may be cut there."""
-CONTAINED = 0.6
-"""Of two boxes of which one may be cut: the same object where so much of the smaller lies in the larger."""
+COVERED = 0.9
+"""A box of which a better one covers more than this share says nothing new."""
 
 
 class TooManyViews(ValueError):
@@ -89,37 +89,43 @@ def _look(picture: Image, view: View, find: Find) -> tuple[Boxes, Scores, NDArra
     boxes, scores = find(pixels)
     scale = np.array([(x1 - x0) / view.width, (y1 - y0) / view.height] * 2)
     boxes = boxes * scale + (x0, y0, x0, y0)
+    return boxes, scores, at_border(boxes, view, picture)
+
+
+def at_border(boxes: Boxes, view: View, picture: Image) -> NDArray[np.bool_]:
+    """Shape (n,): whether the border of the view, where it lies inside of the picture, may have cut the box."""
+    x0, y0, x1, y1 = view.part
     height, width = picture.shape[:2]
     near_x, near_y = BORDER * (x1 - x0), BORDER * (y1 - y0)
-    at_border = (boxes[:, 0] < x0 + near_x) & (x0 > 0)
-    at_border |= (boxes[:, 1] < y0 + near_y) & (y0 > 0)
-    at_border |= (boxes[:, 2] > x1 - near_x) & (x1 < width)
-    at_border |= (boxes[:, 3] > y1 - near_y) & (y1 < height)
-    return boxes, scores, at_border
+    cut = (boxes[:, 0] < x0 + near_x) & (x0 > 0)
+    cut |= (boxes[:, 1] < y0 + near_y) & (y0 > 0)
+    cut |= (boxes[:, 2] > x1 - near_x) & (x1 < width)
+    cut |= (boxes[:, 3] > y1 - near_y) & (y1 < height)
+    return cut
 
 
 def merge(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> tuple[Boxes, Scores]:
-    """The best box of each object, as non-maximum suppression has it, with one difference: of boxes that a border may
-    have cut nobody knows which is right, so the better one grows to cover both."""
-    order = np.argsort(-scores, kind="stable")
-    boxes, scores, at_border = boxes[order], scores[order], at_border[order].copy()
-    kept: list[int] = []
-    for i in range(len(boxes)):
-        union, contained = _overlaps(boxes[i], boxes[kept])
-        same = (union > overlap) | ((contained > CONTAINED) & (at_border[kept] | at_border[i]))
-        if not same.any():
-            kept.append(i)
-            continue
-        j = kept[int(np.argmax(np.where(same, union, -1)))]
-        if at_border[i] or at_border[j]:
-            boxes[j, :2] = np.minimum(boxes[i, :2], boxes[j, :2])
-            boxes[j, 2:] = np.maximum(boxes[i, 2:], boxes[j, 2:])
+    """The best box of each object and its score."""
+    kept = best(boxes, scores, at_border, overlap)
     return boxes[kept], scores[kept]
 
 
-def _overlaps(box: NDArray[np.float64], others: Boxes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Intersection over union, and over the smaller of the two, with each of the others."""
+def best(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> list[int]:
+    """Which box is the best one of each object, as non-maximum suppression has it, with one difference: of two boxes
+    of which a border may have cut one nobody knows which is right, so both stay unless the better one covers the
+    other."""
+    order = np.argsort(-scores, kind="stable")
+    kept: list[int] = []
+    for i in order:
+        both, area, areas = _areas(boxes[i], boxes[kept])
+        same = both > overlap * (area + areas - both)
+        same &= ~(at_border[kept] | at_border[i])
+        if not (same | (both > COVERED * area)).any():
+            kept.append(int(i))
+    return kept
+
+
+def _areas(box: NDArray[np.float64], others: Boxes) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """In square pixels: what the box shares with each of the others, its own, theirs."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    both = sides.clip(0).prod(1)
-    area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1)
-    return both / (area + areas - both), both / np.minimum(area, areas)
+    return sides.clip(0).prod(1), float((box[2:] - box[:2]).prod()), (others[:, 2:] - others[:, :2]).prod(1)
