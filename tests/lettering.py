@@ -11,6 +11,7 @@ from PIL import ImageDraw, ImageFont
 
 from sfumato.models.detectors import Image
 from sfumato.schemas.detection import Detection
+from sfumato.schemas.masking import Masking
 
 ASPECT = 520 / 110
 """Of a European plate."""
@@ -49,11 +50,13 @@ def paste(picture: Image, sign: Image, centre: tuple[int, int], height: int, ang
 
 
 def hidden(found: tuple[Detection, ...], corners: np.ndarray, shape: tuple[int, ...], outlines: bool = False) -> float:
-    """The share of the sign's area that lies in the boxes, or in the outlines."""
+    """The share of the sign's area that lies in the boxes, grown as a policy's are by default, or in the outlines."""
     sign, mask = np.zeros(shape[:2], np.uint8), np.zeros(shape[:2], np.uint8)
     cv2.fillPoly(sign, [corners.round().astype(np.int32)], 1)
     for detection in found:
         x0, y0, x1, y1 = detection.box
+        dx, dy = Masking().dilation * (x1 - x0), Masking().dilation * (y1 - y0)
+        x0, y0, x1, y1 = x0 - dx, y0 - dy, x1 + dx, y1 + dy
         drawn = detection.outline if outlines else ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
         cv2.fillPoly(mask, [np.array(drawn).round().astype(np.int32)], 1)
     return float(mask[sign > 0].mean())
