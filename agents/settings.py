@@ -36,8 +36,9 @@ class Settings(BaseSettings):
 
     # anonymize
     group_id: str = "sfumato-anonymize"
-    detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
-    """The detectors that a worker loads, comma-separated; a policy chooses among them."""
+    detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface,ssdlite"
+    """The detectors that a worker loads, comma-separated; a policy chooses among them. A graph is read when a policy
+    first asks for it."""
     detector_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for detection; 0: the cores of the machine."""
     detector_provider: Provider = Provider.OPENVINO

@@ -24,7 +24,7 @@ STRIDE = 4
 """Pixels of the input per cell of the output maps."""
 MULTIPLE = 32
 """Input sides are padded to a multiple of this, in pixels."""
-SEEN = 20
+SEEN = 16
 """A face that is so high in the input, in pixels, is found: ``python ops/curve.py centerface``."""
 MOST_PIXELS = 1280 * 736
 """Of one inference where the policy says how small a face may be; what needs more is cut into tiles."""

@@ -26,7 +26,7 @@ ASPECT = 4 / 3
 """Width by height of a tile: that of the photographs from which such models learn."""
 SLENDER = 0.5
 """Width by height of the widest person who must be whole in one tile."""
-FINEST = 1 / 2
+FINEST = 3 / 4
 """Height of the tiles by that of the picture where the policy says nothing of the smallest person."""
 OVERLAP = 0.5
 """Boxes that overlap a better one by more than this (intersection over union) are the same person."""
@@ -35,7 +35,7 @@ OVERLAP = 0.5
 class Ssdlite:
     name = DetectorName.SSDLITE
     targets = frozenset({Target.PERSON})
-    threshold = 0.3
+    threshold = 0.15
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs;

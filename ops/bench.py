@@ -25,12 +25,11 @@ import av
 from clips import clip
 from stack import Stack, demonstration_policy
 
-from sfumato.agents.fetch import fetch
+from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.produce import Producer
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models import detectors, images, masks
 from sfumato.models.detectors import DetectorOptions
-from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
@@ -78,7 +77,7 @@ def main() -> int:
     say(f"logs: {folder}")
     settings = {"detector_threads": 1, "partitions": 4}
     with Stack(options.broker, folder / "speed", **settings) as stack:
-        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        list(fetch_weights(stack.settings))
         rounds = compare(stack, pictures, options.rounds)
     bare, pipeline = (statistics.median(fps) for fps in zip(*rounds, strict=True))
     with Stack(options.broker, folder / "latency", **settings) as stack:

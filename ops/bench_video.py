@@ -26,11 +26,10 @@ from bench import BenchReader, decoded, read_for, say, settle
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from stack import Stack, demonstration_policy
 
-from sfumato.agents.fetch import fetch
+from sfumato.agents.fetch import fetch_weights
 from sfumato.models import images
 from sfumato.models.decoders import NOTICE, Decoder
 from sfumato.models.task import Task
-from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.topics import FRAMES_RAW
 
@@ -177,7 +176,7 @@ def ingest_cores(broker: str, folder: Path, path: Path, count: int, remux: bool)
 def latency(broker: str, folder: Path, path: Path, remux: bool) -> dict[str, float]:
     """Capture to audit without the detection, in milliseconds; one camera, a few frames per second looked at."""
     with Stack(broker, folder, partitions=1, detector_threads=1) as stack:
-        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        list(fetch_weights(stack.settings))
         stack.publish(demonstration_policy("camera-0"))
         stack.start("anonymize")
         stack.wait_for_worker()
@@ -201,7 +200,7 @@ def memory_per_camera(broker: str, folder: Path, path: Path) -> int:
 
 def worker_memory(broker: str, folder: Path, path: Path, count: int) -> int:
     with Stack(broker, folder, partitions=1, detector_threads=1) as stack:
-        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        list(fetch_weights(stack.settings))
         stack.publish(*(demonstration_policy(f"camera-{n}") for n in range(count)))
         stack.start("anonymize")
         stack.wait_for_worker()

@@ -25,9 +25,8 @@ from websockets.sync.client import connect
 
 from sfumato.agents import cameras
 from sfumato.agents.cameras import CameraError
-from sfumato.agents.fetch import fetch
+from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.reconcile import TopicReader
-from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.policy import Codec, Output, Policy
 
 CAMERAS = {"bridge-north": "bikes", "taxi": "carphone", "taxi-low-bitrate": "carphone-low-bitrate"}
@@ -85,8 +84,7 @@ def main() -> int:
 
 def run(options: argparse.Namespace, folder: Path, ending: threading.Event) -> dict[str, Any]:
     say("fetching weights and clips")
-    for weight in WEIGHTS.values():
-        fetch(weight, Stack("", folder).settings.weights_dir)
+    list(fetch_weights(Stack("", folder).settings))
     table = cameras_table(options.cameras, options.fps)
     (folder / "cameras.toml").write_text(table["text"])
     try:

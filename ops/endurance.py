@@ -19,9 +19,8 @@ from bench import say
 from clips import clip
 from stack import Stack, demonstration_policy
 
-from sfumato.agents.fetch import fetch
+from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.reconcile import TopicReader
-from sfumato.models.weights import WEIGHTS
 
 GROWTH = 1.1
 """Resident memory at the end against that after a quarter, at most."""
@@ -45,7 +44,7 @@ def main() -> int:
 
 def run(broker: str, folder: Path, frames: int) -> dict[str, Any]:
     with Stack(broker, folder, partitions=1) as stack, TopicReader(stack.settings) as reader:
-        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        list(fetch_weights(stack.settings))
         stack.publish(demonstration_policy("long"))
         stack.start("anonymize")
         stack.wait_for_worker()

@@ -19,10 +19,9 @@ from stack import Stack
 
 from sfumato.agents import provision
 from sfumato.agents.broker import BrokerError, EmbeddedBroker, answers, free_port
-from sfumato.agents.fetch import fetch
+from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.settings import Settings
 from sfumato.models import images
-from sfumato.models.weights import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def pictures() -> list[bytes]:
 def stack(broker: Broker, tmp_path: Path) -> Iterator[Stack]:
     """The processes of sfumato on the session's broker, with topics of their own."""
     with Stack(broker.bootstrap_servers, tmp_path, partitions=2) as stack:
-        fetch(WEIGHTS["centerface"], stack.settings.weights_dir)
+        list(fetch_weights(stack.settings))
         yield stack
 
 
