@@ -13,7 +13,7 @@ import pytest
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors, scales
-from sfumato.models.detectors import DetectorOptions
+from sfumato.models.detectors import DetectorOptions, Provider
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.ppocr import like_a_plate
 from sfumato.models.tiles import TooManyViews
@@ -189,9 +189,9 @@ def test_text_is_a_second_opinion_on_plates_only_where_the_policy_names_it(clp, 
 
 
 @pytest.mark.skipif(not LABELS.is_file(), reason="no labelled photographs beside this repository (../shared/eval)")
-@pytest.mark.parametrize(("name", "exposed"), [("clp", 0.05), ("ppocr", 0.1)])
-def test_few_labelled_plates_stay_exposed(name, exposed, request):
-    detector = request.getfixturevalue(name)
+@pytest.mark.parametrize(("name", "exposed"), [("clp", 0.05), ("ppocr", 0.05)])
+def test_few_labelled_plates_stay_exposed(name, exposed):
+    detector = make(name, provider=Provider.ONNXRUNTIME)  # it need not compile for every size of photograph
     labels = json.loads(LABELS.read_text())["images"]
     bare = []
     for file, entry in labels.items():
