@@ -174,12 +174,12 @@ def _pull(colour: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[n
     """Fill the pixels of weight 0 from ever coarser pictures of the others (push-pull: Gortler et al., "The Lumigraph",
     1996). ``colour`` is multiplied by the weight; one weight at least is not 0."""
     height, width = weight.shape
-    own = colour / np.maximum(weight, 1e-6)[:, :, None]
+    own: NDArray[np.float32] = (colour / np.maximum(weight, 1e-6)[:, :, None]).astype(np.float32)
     if weight.all() or height == width == 1:
         return own
     size = (-(-width // 2), -(-height // 2))
     halves: list[Any] = [cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in (colour, weight)]
-    coarse = cv2.resize(_pull(*halves), (width, height), interpolation=cv2.INTER_LINEAR)
+    coarse: NDArray[np.float32] = cv2.resize(_pull(*halves), (width, height), interpolation=cv2.INTER_LINEAR)
     filled: NDArray[np.float32] = np.where(weight[:, :, None] > 0, own, coarse)
     return filled
 
