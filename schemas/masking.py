@@ -55,22 +55,24 @@ class Masking(Part):
     sigma: Annotated[float, Field(ge=0.01, le=1)] = 0.15
     feather: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
-    def warnings(self) -> Iterator[str]:
-        """What is allowed and yet weak, in words that name the field."""
+    def warnings(self, target: Target) -> Iterator[str]:
+        """What is allowed for this target and yet weak, in words that name the field."""
         if self.mask is MaskName.BLUR:
             yield "mask: a blur can be undone and the person recognised (docs/masks.md); solid cannot"
+        if self.mask is MaskName.MOSAIC and target in (Target.LICENCE_PLATE, Target.TEXT):
+            yield "mask: the characters under a mosaic can be guessed by trying (docs/masks.md); solid ends that"
         if self.shape is Shape.ELLIPSE and self.dilation < COVERING:
             yield f"dilation: an ellipse leaves the corners of the box uncovered below {COVERING}"
 
 
 DEFAULTS: dict[Target, dict[str, Any]] = {
-    Target.FACE: {"mask": MaskName.MOSAIC},
     Target.PERSON: {"dilation": 0.1},
     Target.VEHICLE: {"dilation": 0.1},
     Target.TEXT: {"dilation": 0.15},
     Target.MOTION: {"dilation": 0.1},
 }
-"""Where a target's defaults differ from those of :class:`Masking`. Chosen by the attacks: ``docs/masks.md``."""
+"""Where a target's defaults differ from those of :class:`Masking`. All are solid: every other mask is open to an attack
+or shows its surroundings (``docs/masks.md``)."""
 
 
 def with_defaults(targets: object) -> object:

@@ -78,7 +78,7 @@ class Policy(Part):
 
     def warnings(self) -> list[str]:
         """What is allowed and yet weak, in words that name the field."""
-        targets = [f"targets.{t}.{warning}" for t, masking in self.targets.items() for warning in masking.warnings()]
+        targets = [f"targets.{t}.{warning}" for t, masking in self.targets.items() for warning in masking.warnings(t)]
         zones = [
             f"zones.{zone.name}.mask: a blur can be undone (docs/masks.md)"
             for zone in self.zones
