@@ -15,7 +15,7 @@ class WeightError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """A file inside a pinned PyPI wheel; of a package without wheels, inside the source archive of SHA-256 ``sdist``."""
+    """A file inside a pinned PyPI wheel; where there is none, inside the source archive of SHA-256 ``sdist``."""
 
     name: str
     package: str
