@@ -121,10 +121,19 @@ def test_overlapping_mosaics_show_a_pixel_in_whole_cells_only(detections, where)
 
 def test_a_face_that_leaves_the_picture_keeps_no_finer_cells():
     given_policy = policy(face={"mask": "mosaic", "cells": 4, "dilation": 0})
-    whole = masked(picture(), (found("face", 20, 20, 80, 80),), given_policy)
-    leaving = masked(picture(), (found("face", -30, 20, 30, 80),), given_policy)
-    rows = lambda image, column: len(np.unique(image[18:82, column], axis=0))  # noqa: E731
-    assert rows(leaving, 5) <= rows(whole, 50) == 4
+    whole = masked(picture(), (found("face", 22, 22, 82, 82),), given_policy)[20:84, 50]
+    leaving = masked(picture(), (found("face", -30, -30, 30, 30),), given_policy)[:32, 5]
+    assert [len(np.unique(column, axis=0)) for column in (whole, leaving)] == [4, 2]
+
+
+@pytest.mark.parametrize("strong", [{"mask": "solid"}, {"mask": "mosaic", "cells": 1}])
+def test_a_mosaic_cell_that_meets_a_stronger_mask_is_grey(strong):
+    """Its mean over the rest would tell something finer than a cell."""
+    given_policy = policy(face={"mask": "mosaic", "cells": 4, "dilation": 0}, person={**strong, "dilation": 0})
+    face, person = found("face", 22, 22, 58, 58), found("person", 47, 2, 98, 88)  # cells of 10 from 20; from 45
+    output = masked(picture(), (face, person), given_policy)
+    assert (output[20:60, 40:45] == 128).all()
+    assert not (output[20:60, 20:40] == 128).all(axis=2).any()
 
 
 @given(objects(), policies(), st.sampled_from([0.05, 0.3]))
