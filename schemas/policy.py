@@ -76,6 +76,10 @@ class Policy(Part):
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
 
+    def warnings(self) -> tuple[str, ...]:
+        """What is valid and yet unwise, each line naming the field; ``sfumato policy validate`` prints them."""
+        return ()
+
     def to_message(self) -> Message:
         event = CloudEvent(
             id=f"{self.camera}/{self.version}",
