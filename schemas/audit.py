@@ -51,7 +51,8 @@ class Timings(_Record):
 
 class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
-    ``origin`` then identifies it. ``detail`` names the header or policy field at fault."""
+    ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``policy``: the pattern
+    under which the policy lies, where it is not the camera's own. ``schedule``: which of its schedules was in force."""
 
     id: str
     origin: Origin
@@ -64,7 +65,9 @@ class AuditEvent(_Record):
     captured_at: datetime | None = None
     time_source: TimeSource | None = None
     audited_at: datetime
+    policy: str | None = None
     policy_version: int | None = None
+    schedule: str | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     detections: tuple[Detection, ...] = ()
     width: int | None = None
