@@ -161,9 +161,9 @@ class Policy(Part):
 
 def specificity(pattern: str) -> tuple[int, int, str]:
     """Sorts patterns that match the same camera, the one that applies first: that with the most characters that stand
-    for themselves; of equally many, a shorter one; then by the alphabet."""
+    for themselves; of equally many, that with fewer ``*``; then by the alphabet."""
     literal = len(pattern) - pattern.count("*") - pattern.count("?")
-    return (-literal, len(pattern), pattern)
+    return (-literal, pattern.count("*"), pattern)
 
 
 def applicable(camera: str, names: Iterable[str]) -> str | None:
