@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from sfumato.agents import provision
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models.task import NoPolicy
@@ -179,7 +180,8 @@ class PolicyStore:
 
 
 def load(settings: Settings, floor: Floor | None = None, timeout: float = 30.0) -> Register:
-    """The topic as it is now, history included."""
+    """The topic as it is now, history included; TopicError where it, or the broker, is not there."""
+    provision.check(settings, (POLICIES,))
     store = PolicyStore(settings, floor, keep_history=True)
     try:
         store.start(timeout)

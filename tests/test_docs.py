@@ -16,7 +16,7 @@ from PIL import Image
 from stack import demonstration_policy
 
 from sfumato.agents.cli import main
-from sfumato.agents.policies import read_file
+from sfumato.agents.policy_files import read_file
 from sfumato.agents.reconcile import TopicReader
 from sfumato.agents.settings import Settings
 from sfumato.models import images
