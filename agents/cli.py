@@ -24,8 +24,7 @@ class _Commands(click.Group):
         from confluent_kafka import KafkaException
 
         from sfumato.agents.broker import BrokerError
-        from sfumato.agents.policies import PolicyError
-        from sfumato.agents.policy_files import FloorError
+        from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
         from sfumato.models.weights import WeightError
 

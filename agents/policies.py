@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from sfumato.agents import provision
+from sfumato.agents.policy_files import PolicyError
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models.task import NoPolicy
@@ -27,10 +28,6 @@ from sfumato.schemas.policy import CAMERAS, Policy, applicable
 from sfumato.schemas.topics import POLICIES
 
 log = logging.getLogger(__name__)
-
-
-class PolicyError(ValueError):
-    """A policy, or a change of one, is refused; the text names it, the field and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,23 @@ def get(camera: str, version: int | None) -> None:
 
 @policy.command("list")
 def list_() -> None:
-    """List the policies in force: name, version, what is masked."""
+    """List the policies in force: name, version, what is masked now, the schedule in force."""
     from sfumato.models.task import NoPolicy
 
+    now = datetime.now(UTC)
     for name, entry in sorted(_load().in_force.items()):
         if isinstance(entry, NoPolicy):
-            click.echo(f"{name}\tinvalid: {entry.detail}")
-        else:
-            until = entry.policy.valid_until
-            masked = ", ".join(sorted(entry.policy.targets))
-            click.echo(
-                f"{name}\tversion {entry.policy.version}\t{masked}" + (f"\tuntil {until.isoformat()}" if until else "")
-            )
+            click.echo(f"{name}\tfully masked: {entry.reason}: {entry.detail}")
+            continue
+        form = entry.at(now, now)
+        what = f"fully masked: {form.reason}" if isinstance(form, NoPolicy) else ", ".join(sorted(form.targets))
+        parts = [
+            name,
+            f"version {entry.policy.version}",
+            what,
+            *([f"schedule {form.schedule}"] if form.schedule else []),
+        ]
+        click.echo("\t".join(parts))
 
 
 @policy.command()

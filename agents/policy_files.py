@@ -10,12 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sfumato.agents.policies import PolicyError
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.remedy import remedies
+
+
+class PolicyError(ValueError):
+    """A policy, or a change of one, is refused; the text names it, the field and the remedy."""
 
 
 class FloorError(ValueError):

@@ -28,6 +28,9 @@ class Day(StrEnum):
     SUNDAY = "sun"
 
 
+DAYS = tuple(Day)
+
+
 class Daily(Part):
     """From ``begins`` to ``ends`` by the clock of ``time_zone`` (an IANA name), on the next day where ``ends`` is not
     later. ``days``: on which it begins. Where the clock is changed and a time comes twice or not at all, the schedule
@@ -63,7 +66,7 @@ class Daily(Part):
 
     def _spans(self, dates: Iterator[date], zone: ZoneInfo) -> Iterator[tuple[datetime, datetime]]:
         for day in dates:
-            if list(Day)[day.weekday()] in self.days:
+            if DAYS[day.weekday()] in self.days:
                 last = day if self.ends > self.begins else day + timedelta(days=1)
                 yield min(_instants(day, self.begins, zone)), max(_instants(last, self.ends, zone))
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.agents.policies import PolicyError
-from sfumato.agents.policy_files import FloorError, read_file, read_floor
+from sfumato.agents.policy_files import FloorError, PolicyError, read_file, read_floor
 from sfumato.agents.settings import Settings
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.policy import Policy

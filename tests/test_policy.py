@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.agents.policies import PolicyError, Register, check
-from sfumato.agents.policy_files import read_file
+from sfumato.agents.policies import Register, check
+from sfumato.agents.policy_files import PolicyError, read_file
 from sfumato.models.task import NoPolicy
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.floor import Floor
