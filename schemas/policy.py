@@ -14,13 +14,13 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.detection import Target
 from sfumato.schemas.frame import Message
 from sfumato.schemas.masking import Masking
-from sfumato.schemas.part import Part, Text
+from sfumato.schemas.part import Moment, Part, Text
 from sfumato.schemas.remedy import remedies
 from sfumato.schemas.schedule import Schedule
 from sfumato.schemas.zone import Zone
@@ -95,8 +95,8 @@ class Policy(Part):
     lawful_basis: LawfulBasis
     dpia: Text
     retention_hours: Annotated[int, Field(ge=1)]
-    valid_from: AwareDatetime | None = None
-    valid_until: AwareDatetime | None = None
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
     targets: Annotated[dict[Target, Masking], Field(min_length=1)]
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] = ()
     schedules: Annotated[tuple[Schedule, ...], Field(max_length=50)] = ()

@@ -30,7 +30,7 @@ def _place(error: ErrorDetails) -> str:
 
 def _remedy(error: ErrorDetails) -> str:
     kind, place = error["type"], error["loc"]
-    if kind == "missing":
+    if kind == "missing" or (kind == "too_short" and place[-1:] == ("targets",)):
         return f"missing; {MISSING.get(str(place[-1]), 'give it (docs/policies.md)')}"
     if kind == "extra_forbidden":
         return "unknown key; take it out, or look up its name in docs/policies.md"
@@ -40,6 +40,10 @@ def _remedy(error: ErrorDetails) -> str:
         return "too few corners; a zone has at least 3"
     if kind == "enum":
         return f"unknown name; one of {error['ctx']['expected'].replace(' or ', ', ')}"
+    if kind.startswith("datetime_"):
+        return "not a moment; write it as 2027-01-01T00:00:00+01:00"
+    if kind.startswith("time_"):
+        return "not a time of day; write it as 22:00"
     if kind == "timezone_aware":
         return "without time zone; write its offset from UTC, as 2027-01-01T00:00:00+01:00"
     if kind == "string_pattern_mismatch" and place[-1:] == ("camera",):

@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sfumato.schemas.detection import Target
 from sfumato.schemas.masking import Masking
-from sfumato.schemas.part import Part, Text
+from sfumato.schemas.part import Moment, Part, Text, TimeOfDay
 from sfumato.schemas.zone import Zone
 
 
@@ -36,8 +36,8 @@ class Daily(Part):
     later. ``days``: on which it begins. Where the clock is changed and a time comes twice or not at all, the schedule
     is in force for the longer of the two spans that this could mean."""
 
-    begins: time
-    ends: time
+    begins: TimeOfDay
+    ends: TimeOfDay
     time_zone: str
     days: Annotated[frozenset[Day], Field(min_length=1)] = frozenset(Day)
 
@@ -74,8 +74,8 @@ class Daily(Part):
 class Event(Part):
     """From one moment to another, each with its offset from UTC."""
 
-    begins: AwareDatetime
-    ends: AwareDatetime
+    begins: Moment
+    ends: Moment
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

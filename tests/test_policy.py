@@ -81,13 +81,22 @@ def test_defaults_apply_and_rows_override(tmp_path):
         ("retention_hours = 24", "retention_hours = 24\noverload = { rule = 'drop' }", "overload.rule: unknown name"),
         ("retention_hours = 24", "retention_hours = 24\noverload = { max_age = 0 }", "overload.max_age: "),
         ("retention_hours = 24", "retention_hours = 24\ndamaged = 'show'", "damaged: unknown name"),
-        ("retention_hours = 24", "retention_hours = 24\nvalid_until = 2027-01-01", "valid_until: "),
+        ("retention_hours = 24", "retention_hours = 24\nvalid_until = 2027-01-01", "valid_until: without time zone"),
         (
             "retention_hours = 24",
             "retention_hours = 24\nvalid_until = 2027-01-01T00:00:00",
             "valid_until: without time zone",
         ),
-        ("retention_hours = 24", "retention_hours = 24\nvalid_until = 'soon'", "valid_until: "),
+        (
+            "retention_hours = 24",
+            "retention_hours = 24\nvalid_until = 'soon'",
+            "valid_until: not a moment; write it as 2027",
+        ),
+        (
+            "retention_hours = 24",
+            "retention_hours = 24\nvalid_until = 2027",
+            "valid_until: a number; write a moment as",
+        ),
         (
             "retention_hours = 24",
             "retention_hours = 24\nvalid_from = 2027-01-01T00:00:00Z\nvalid_until = 2026-01-01T00:00:00Z",
@@ -98,7 +107,7 @@ def test_defaults_apply_and_rows_override(tmp_path):
         ('camera = "south"', 'camera = "north"', "'north' has two policies"),
         ("[defaults]", "[default]", "unknown key default; known: defaults, policy"),
         ("[[policy]]", "[policy]", "not TOML"),
-        ('targets.face = { mask = "mosaic", shape = "ellipse" }', "targets = {}", "targets: "),
+        ('targets.face = { mask = "mosaic", shape = "ellipse" }', "targets = {}", "targets: missing; say what"),
         ('targets.face = { mask = "mosaic", shape = "ellipse" }', "", "targets: missing; say what to mask"),
         ("[[policy]]", "[[policy]", "policies.toml: not TOML"),
     ],

@@ -127,6 +127,7 @@ def test_without_changed_clocks_it_is_plain_arithmetic(begins, ends, moment, wee
     [
         ({"full_mask": True}, "either daily or event"),
         ({"daily": {"begins": "22:00", "ends": "06:00", "time_zone": "Mars/Olympus"}, "full_mask": True}, "IANA name"),
+        ({"daily": {"begins": 22, "ends": "06:00", "time_zone": "UTC"}, "full_mask": True}, "a number"),
         ({"daily": {"begins": "22:00", "ends": "06:00", "time_zone": "../etc"}, "full_mask": True}, "IANA name"),
         ({"daily": {"begins": "22:00", "ends": "06:00", "time_zone": "UTC", "days": []}, "full_mask": True}, "days"),
         (
