@@ -30,10 +30,15 @@ EPOCH = 1_700_000_000_000
 TIMEOUT = 120.0
 
 
-def raw(camera: str, sequence: int, payload: bytes | None, content_type: str = "image/jpeg") -> Message:
-    frame = RawFrame(
-        FrameId(camera, EPOCH, sequence), datetime.now(UTC), TimeSource.ARRIVAL, 176, 144, content_type, payload or b""
-    )
+def raw(
+    camera: str,
+    sequence: int,
+    payload: bytes | None,
+    content_type: str = "image/jpeg",
+    captured_at: datetime | None = None,
+) -> Message:
+    at = captured_at or datetime.now(UTC)
+    frame = RawFrame(FrameId(camera, EPOCH, sequence), at, TimeSource.ARRIVAL, 176, 144, content_type, payload or b"")
     key, _, headers = frame.to_message()
     return Message(key, payload, headers)  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from sfumato.models.timetable import Timetable
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.outcome import Reason
-from sfumato.schemas.policy import Policy
+from sfumato.schemas.policy import Overload, Policy
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, POLICIES
 from tests.ingesting import read_topic
 from tests.test_end_to_end import ended, raw, send, settle
@@ -123,6 +123,7 @@ def test_the_worker_goes_by_the_most_specific_policy_and_says_which(stack, pictu
         sequence = -1
         for (name, fields), wanted in zip(steps, expected, strict=True):
             stack.publish(Policy.model_validate({**base, "camera": name, **fields}))
+            published = datetime.now(UTC)
             for _ in range(
                 100
             ):  # the worker reads the policy and the frame from topics that do not wait for each other
@@ -133,6 +134,7 @@ def test_the_worker_goes_by_the_most_specific_policy_and_says_which(stack, pictu
                     stack.check()
                 if outcome(found[sequence]) == wanted:
                     break
+                assert found[sequence].captured_at < published + timedelta(seconds=IN_EFFECT)
             assert outcome(found[sequence]) == wanted
         send(stack, [ended("north-1", sequence)])
         settle(stack, reader)
@@ -145,6 +147,24 @@ def test_the_worker_goes_by_the_most_specific_policy_and_says_which(stack, pictu
 
 def outcome(audit):
     return (audit.outcome, audit.reason, audit.policy, audit.policy_version, audit.schedule)
+
+
+def test_what_a_worker_comes_to_late_is_skipped_and_counted(stack, pictures):
+    """Frames of an hour ago are dropped, those of now are masked."""
+    overload = {"rule": "skip", "max_age": 120}
+    stack.publish(demonstration_policy("north").model_copy(update={"overload": Overload.model_validate(overload)}))
+    earlier = datetime.now(UTC) - timedelta(hours=1)
+    send(stack, [(FRAMES_RAW, raw("north", number, pictures[number], captured_at=earlier)) for number in range(12)])
+    stack.start("anonymize")
+    stack.wait_for_worker()
+    send(stack, [(FRAMES_RAW, raw("north", number, pictures[number])) for number in range(12, 16)])
+    send(stack, [ended("north", 15)])
+    with TopicReader(stack.settings) as reader:
+        settle(stack, reader)
+        report = reader.account.report()
+    assert (report["frames_in"], report["masked"], report["dropped"]) == (16, 4, {"late": 12})
+    assert report["unaccounted"] == report["unpublished"] == 0
+    stack.wait_for("anonymize", 30, lambda: stack.metric("sfumato_frames_refused_total") == 12)
 
 
 def test_a_floor_that_cannot_be_read_ends_the_worker_for_good(stack):
