@@ -124,9 +124,7 @@ def test_the_worker_goes_by_the_most_specific_policy_and_says_which(stack, pictu
         for (name, fields), wanted in zip(steps, expected, strict=True):
             stack.publish(Policy.model_validate({**base, "camera": name, **fields}))
             published = datetime.now(UTC)
-            for _ in range(
-                100
-            ):  # the worker reads the policy and the frame from topics that do not wait for each other
+            for _ in range(100):  # a worker reads policies and frames from topics that do not wait for each other
                 sequence += 1
                 send(stack, [(FRAMES_RAW, raw("north-1", sequence, pictures[0]))])
                 while sequence not in found:
