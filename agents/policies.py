@@ -143,10 +143,11 @@ class PolicyStore:
         if not self.wait_for(lambda _: self._loaded, timeout):
             raise TimeoutError(f"{self._topic} could not be read within {timeout} s; is the broker up?")
 
-    def get(self, camera: str, captured_at: datetime, now: datetime | None = None) -> Policy | NoPolicy:
-        """The policy by which a frame of the camera captured then and read now is masked."""
+    def get(self, camera: str, captured_at: datetime | None = None, now: datetime | None = None) -> Policy | NoPolicy:
+        """The policy by which a frame of the camera captured then (None: now) and read now is masked."""
+        now = now or datetime.now(UTC)
         with self._changed:
-            return self.register.get(camera, captured_at, now or datetime.now(UTC))
+            return self.register.get(camera, captured_at or now, now)
 
     def wait_for(self, condition: Callable[[Register], bool], timeout: float) -> bool:
         """Until the condition holds, looked at after each message; False at the timeout, in seconds."""
