@@ -1,4 +1,4 @@
-# make demo | test | bench | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | attack | bench | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export CAMERAS  # in the environment, since a camera's URL may hold a password
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test bench endurance lint schemas lock venv clean
+.PHONY: demo test attack bench endurance lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -26,6 +26,9 @@ demo: .venv/.run
 bench: .venv/.test
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
+
+attack: .venv/.test
+	@$(BIN)/python ops/attack.py
 
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py

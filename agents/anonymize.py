@@ -126,6 +126,7 @@ class Anonymizer:
             schedule=task.policy.schedule,
             detectors=task.detectors,
             detections=task.detections,
+            spared=task.spared,
             width=task.width,
             height=task.height,
             input_bytes=len(frame.payload),

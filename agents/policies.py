@@ -99,6 +99,8 @@ class Register:
             weaker = self.floor.problems(policy)
             if not weaker:
                 log.info("policy %s version %d", name, policy.version)
+                for warning in policy.warnings():
+                    log.warning("policy %s version %d: %s", name, policy.version, warning)
                 return Timetable(policy)
             problem = "; ".join(weaker)
         log.error("%s has no valid policy and will be fully masked: %s", name, problem)

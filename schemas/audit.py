@@ -52,7 +52,8 @@ class Timings(_Record):
 class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
     ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``policy``: the pattern
-    under which the policy lies, where it is not the camera's own. ``schedule``: which of its schedules was in force."""
+    under which the policy lies, where it is not the camera's own. ``schedule``: which of its schedules was in force.
+    ``spared``: the never-mask zones, by name, in which something found stayed unmasked."""
 
     id: str
     origin: Origin
@@ -70,6 +71,7 @@ class AuditEvent(_Record):
     schedule: str | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     detections: tuple[Detection, ...] = ()
+    spared: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
     input_bytes: int

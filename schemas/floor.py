@@ -19,12 +19,14 @@ class Floor(Part):
 
     The rest bounds the fields of the same name, None not at all. ``cells``, ``threshold`` and ``smallest``: the
     largest; a policy that leaves ``threshold`` or ``smallest`` to the worker is below a floor that states them.
-    ``dilation``, ``hold`` and ``lookahead``: the least. ``never_mask``: whether zones may be spared.
+    ``dilation``, ``sigma`` (of a blur), ``hold`` and ``lookahead``: the least. ``never_mask``: whether
+    zones may be spared.
     """
 
     targets: frozenset[Target] = frozenset()
     masks: Annotated[frozenset[MaskName], Field(min_length=1)] | None = None
     cells: Annotated[int, Field(ge=1)] | None = None
+    sigma: Relative | None = None
     threshold: Relative | None = None
     smallest: Annotated[int, Field(ge=4)] | None = None
     dilation: Annotated[float, Field(ge=0)] | None = None
@@ -58,6 +60,8 @@ class Floor(Part):
             yield forbidden
         if self.cells is not None and masking.mask is MaskName.MOSAIC and masking.cells > self.cells:
             yield f"cells: more than the site's floor allows; at most {self.cells}"
+        if masking.mask is MaskName.BLUR:
+            yield from _below(masking, {"sigma": self.sigma})
         for name in ("threshold", "smallest"):
             most, given = getattr(self, name), getattr(masking, name)
             if most is not None and (given is None or given > most):

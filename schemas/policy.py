@@ -8,7 +8,7 @@ policy: the frames it is for are then fully masked.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -17,9 +17,8 @@ from typing import Annotated, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
-from sfumato.schemas.detection import Target
 from sfumato.schemas.frame import Message
-from sfumato.schemas.masking import Masking
+from sfumato.schemas.masking import MaskName, Targets
 from sfumato.schemas.part import Moment, Part, Text
 from sfumato.schemas.remedy import remedies
 from sfumato.schemas.schedule import Schedule
@@ -97,7 +96,7 @@ class Policy(Part):
     retention_hours: Annotated[int, Field(ge=1)]
     valid_from: Moment | None = None
     valid_until: Moment | None = None
-    targets: Annotated[dict[Target, Masking], Field(min_length=1)]
+    targets: Targets
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] = ()
     schedules: Annotated[tuple[Schedule, ...], Field(max_length=50)] = ()
     hold: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -128,11 +127,23 @@ class Policy(Part):
         form._schedule = schedule.name
         return form
 
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> list[str]:
         """What is valid and yet unwise, each line naming the field; ``sfumato policy validate`` prints them."""
-        if self.valid_until is not None and self.valid_until <= datetime.now(UTC):
-            return ("valid_until: in the past; every frame will be fully masked",)
-        return ()
+        ended = self.valid_until is not None and self.valid_until <= datetime.now(UTC)
+        found = ["valid_until: in the past; every frame will be fully masked"] if ended else []
+        found += self._weak()
+        for number, schedule in enumerate(self.schedules):
+            weak = () if schedule.full_mask else self.under(schedule)._weak()
+            found += [f"schedules.{number}.{warning}" for warning in weak if warning not in found]
+        return found
+
+    def _weak(self) -> Iterator[str]:
+        for target, masking in self.targets.items():
+            for warning in masking.warnings(target):
+                yield f"targets.{target}.{warning}"
+        for zone in self.zones:
+            if zone.mask is MaskName.BLUR:
+                yield f"zones.{zone.name}.mask: a blur can be undone (docs/masks.md)"
 
     def to_message(self, *, history: bool = False) -> Message:
         """What puts the policy in force; ``history``: what keeps this version readable afterwards."""

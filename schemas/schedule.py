@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from sfumato.schemas.detection import Target
-from sfumato.schemas.masking import Masking
+from sfumato.schemas.masking import Targets
 from sfumato.schemas.part import Moment, Part, Text, TimeOfDay
 from sfumato.schemas.zone import Zone
 
@@ -94,7 +93,7 @@ class Schedule(Part):
     name: Text
     daily: Daily | None = None
     event: Event | None = None
-    targets: Annotated[dict[Target, Masking], Field(min_length=1)] | None = None
+    targets: Targets | None = None
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] | None = None
     full_mask: bool = False
 

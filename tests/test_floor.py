@@ -92,6 +92,15 @@ def test_masks_that_are_not_allowed(tmp_path):
     )
 
 
+def test_a_blur_where_it_is_allowed_is_bounded():
+    blurred = {"face": {"mask": "blur", "sigma": 0.1}}
+    assert problems(Floor(sigma=0.1), targets=blurred) == ()
+    assert problems(Floor(sigma=0.2), targets=blurred) == (
+        "targets.face.sigma: less than the site's floor; at least 0.2",
+    )
+    assert problems(Floor(sigma=0.2)) == ()
+
+
 def test_a_schedule_that_masks_all_is_never_below(tmp_path):
     assert problems(floor(tmp_path), schedules=[{**NIGHT, "full_mask": True}]) == ()
 

@@ -52,7 +52,11 @@ def test_defaults_apply_and_rows_override(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('mask = "mosaic"', 'mask = "blurr"', "targets.face.mask: unknown name; one of 'solid', 'mosaic'"),
+        (
+            'mask = "mosaic"',
+            'mask = "blurr"',
+            "targets.face.mask: unknown name; one of 'solid', 'noise', 'inpaint', 'mosaic', 'blur'",
+        ),
         ("targets.face", "targets.aura", "targets.aura: unknown name; one of 'face', "),
         ("targets.face = { mask", "targets.face = { maks", "targets.face.maks: unknown key; take it out"),
         (
@@ -160,6 +164,18 @@ def test_a_policy_that_has_ended_is_warned_of():
     ended = POLICY.model_copy(update={"valid_until": datetime.now(UTC) - timedelta(days=1)})
     assert any(line.startswith("valid_until: in the past") for line in ended.warnings())
     assert not any("valid_until" in line for line in POLICY.warnings())
+
+
+def test_weak_masks_are_warned_of_in_schedules_too():
+    night = {"name": "night", "event": {"begins": "2026-01-01T00:00:00Z", "ends": "2026-01-02T00:00:00Z"}}
+    blurred = named(
+        "north", targets={"face": {"mask": "blur"}}, schedules=[{**night, "targets": {"text": {"mask": "blur"}}}]
+    )
+    assert [line.partition(":")[0] for line in blurred.warnings()] == [
+        "targets.face.mask",
+        "schedules.0.targets.text.mask",
+    ]
+    assert blurred.schedules[0].targets["text"].dilation == 0.15  # each target's own default
 
 
 def test_a_policy_under_another_cameras_key_is_refused(tmp_path):
