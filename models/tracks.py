@@ -217,8 +217,8 @@ class Timeline:
         continued, lost = _pair(missed, [d.box for d in weak], moment.time, WEAK_OVERLAP, 0.0)
         for track, number in continued:
             box = boxes.union(weak[number].box, track.predict(moment.time))
-            seen = weak[number].model_copy(update={"box": boxes.clip(box, moment.size), "evidence": Evidence.DETECTED})
-            self._continue(track, moment, weak[number].box, [seen])
+            update = {"box": boxes.clip(box, moment.size), "evidence": Evidence.DETECTED}
+            self._continue(track, moment, weak[number].box, [weak[number].model_copy(update=update)])
         used = {number for _, number in continued}
         moment.weak += [d for number, d in enumerate(weak) if number not in used]
         for track in lost:
