@@ -120,7 +120,7 @@ class Memory:
             self._timeline.cut()
         if change is not None:
             self._motion.reset()
-        self._timeline.hold, self._timeline.reach = policy.hold, policy.lookahead
+        self._timeline.hold, self._timeline.reach = policy.hold, policy.lookahead + SLACK
         found = list(task.detections)
         if (masking := policy.targets.get(Target.MOTION)) is not None:
             moving = self._motion.detect(image, at, masking)
