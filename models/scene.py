@@ -65,10 +65,10 @@ class Scene:
 
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:
-    """Grey levels of every n-th pixel, averaged: cheap, and a picture's noise does not matter."""
+    """Every n-th pixel's green, which is most of its brightness, averaged: cheap, and free of the picture's noise."""
     step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
-    grey = cv2.cvtColor(np.ascontiguousarray(image[::step, ::step]), cv2.COLOR_BGR2GRAY)
-    small: NDArray[np.float32] = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
+    green = np.ascontiguousarray(image[::step, ::step, 1])
+    small: NDArray[np.float32] = cv2.resize(green, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
     small -= small.mean()
     return small
 

@@ -48,6 +48,8 @@ SAME = 0.5
 """Boxes of one frame that overlap so much are one object, seen by two detectors."""
 SETTLED = 3
 """Detections after which a track's velocity is not improved for the frames before its birth any more."""
+MOTION_HOLD = 0.3
+"""Longest hold of what moves, in seconds: its boxes merge and split, and the background itself remembers for long."""
 MOST_TRACKS = 2000
 """Tracks at a time. So many are a detector gone wild, and its frames are fully masked anyhow."""
 
@@ -294,7 +296,8 @@ class Timeline:
                 yield moment
 
     def _goes_on(self, track: Track) -> bool:
-        return self._time - track.seen <= self.hold and boxes.meets(track.predict(self._time), self._size)
+        hold = min(self.hold, MOTION_HOLD) if track.target is Target.MOTION else self.hold
+        return self._time - track.seen <= hold and boxes.meets(track.predict(self._time), self._size)
 
     def _fit(self, size: tuple[int, int]) -> None:
         if self._size != size and all(self._size):

@@ -63,6 +63,13 @@ def test_a_mask_is_held_for_the_stated_time_and_grows():
     assert out[35:] == [()] * 15
 
 
+def test_what_moves_is_held_for_a_short_time_only():
+    """Its regions merge and split; and the background remembers by itself."""
+    out = film([[face(100, target=Target.MOTION)]] * 5 + [[]] * 20, hold=1.0)
+    assert 6 <= sum(bool(boxes) for boxes in out[5:]) <= 8
+    assert sum(bool(boxes) for boxes in film([[face(100, target=Target.MOTION)]] + [[]] * 20, hold=0.1)[1:]) == 2
+
+
 def test_a_mask_ends_where_its_object_has_left_the_picture():
     out = film([[face(560 + 10 * n)] for n in range(6)] + [[] for _ in range(20)])
     assert sum(bool(boxes) for boxes in out[6:]) < 6
