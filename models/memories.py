@@ -58,6 +58,8 @@ class Memory:
         self._policy: Policy | NoPolicy | None = None
         self._newest = -math.inf
         self._delays: deque[float] = deque(maxlen=DELAYS)
+        self._blind_until = -math.inf
+        """Until then (monotonic, seconds) masks may be missing that ought to be held."""
 
     def take(self, task: Task) -> None:
         """The camera's next frame, either with its outcome or with what was found in it, weak boxes included."""
@@ -72,9 +74,13 @@ class Memory:
         try:
             self._remember(task, task.policy, at)
         except Exception as error:  # noqa: BLE001 - fail closed
-            self._forget(task, type(error).__name__)
+            self._forget(type(error).__name__)
+            self._blind_until = now + task.policy.hold
+            task.mask_fully(Reason.TRACKING_ERROR, type(error).__name__)
             self.held.append(Held(task, at, now, now, tracked=False))
             return
+        if now < self._blind_until and task.outcome is None:
+            task.mask_fully(Reason.TRACKING_ERROR, "a moment ago")
         self._newest = at
         self._delays.append(now - at)
         patience = min(MOST_PATIENCE, max(self._delays) - min(self._delays))
@@ -112,12 +118,11 @@ class Memory:
         if image is None:
             raise ValueError("no picture")
         change = self._scene.follow(task.frame, image, at)
+        if change in (Change.RUN, Change.CUT):
+            self._timeline.cut(clock=change is Change.RUN)
         if change is Change.RUN:
             self.let_all_go()
-            self._timeline.reset()
             self._delays.clear()
-        elif change is Change.CUT:
-            self._timeline.cut()
         if change is not None:
             self._motion.reset()
         self._timeline.hold, self._timeline.reach = policy.hold, policy.lookahead + SLACK
@@ -129,13 +134,12 @@ class Memory:
             found += moving or ()
         self._timeline.append(at, (image.shape[1], image.shape[0]), found)
 
-    def _forget(self, task: Task, detail: str) -> None:
-        """Tracking failed: what relies on it is fully masked, and begins anew."""
+    def _forget(self, detail: str) -> None:
+        """Tracking failed: the frames that wait are fully masked, and it begins anew."""
         for held in self.held:
             if held.tracked and held.task.outcome is None:
                 held.task.mask_fully(Reason.TRACKING_ERROR, detail)
             held.tracked = False
-        task.mask_fully(Reason.TRACKING_ERROR, detail)
         self._timeline, self._motion, self._scene = Timeline(hold=0.0, reach=0.0), Motion(), Scene()
 
     def _may_go(self, held: Held, now: float) -> bool:
