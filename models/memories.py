@@ -32,13 +32,13 @@ SLACK = 0.001
 
 @dataclass(slots=True)
 class Held:
-    """A frame that waits. ``time``: of capture, ``since``: of its detection (monotonic), ``due``: when it leaves at the
-    latest; all in seconds. ``tracked``: whether the timeline has it."""
+    """A frame that waits. ``time``: of capture, ``since``: of its detection (monotonic), ``wait``: for how
+    long after that; all in seconds. ``tracked``: whether the timeline has it."""
 
     task: Task
     time: float
     since: float
-    due: float
+    wait: float
     tracked: bool
 
     @property
@@ -68,7 +68,7 @@ class Memory:
             self.let_all_go()
             self._policy = task.policy
         if task.outcome is not None or task.image is None or isinstance(task.policy, NoPolicy):
-            self.held.append(Held(task, self._newest, now, now, tracked=False))
+            self.held.append(Held(task, self._newest, now, 0.0, tracked=False))
             return
         started, at = time.perf_counter(), _time(task)
         try:
@@ -77,14 +77,13 @@ class Memory:
             self._forget(type(error).__name__)
             self._blind_until = now + task.policy.hold
             task.mask_fully(Reason.TRACKING_ERROR, type(error).__name__)
-            self.held.append(Held(task, at, now, now, tracked=False))
+            self.held.append(Held(task, at, now, 0.0, tracked=False))
             return
         if now < self._blind_until and task.outcome is None:
             task.mask_fully(Reason.TRACKING_ERROR, "a moment ago")
         self._newest = at
         self._delays.append(now - at)
-        patience = min(MOST_PATIENCE, max(self._delays) - min(self._delays))
-        self.held.append(Held(task, at, now, now + task.policy.lookahead + patience, tracked=True))
+        self.held.append(Held(task, at, now, task.policy.lookahead, tracked=True))
         task.timings["track"] = (time.perf_counter() - started) * 1000
 
     def release(self, now: float) -> Iterator[Task]:
@@ -107,11 +106,11 @@ class Memory:
     def let_all_go(self) -> None:
         """Whatever waits may leave now."""
         for held in self.held:
-            held.due = -math.inf
+            held.wait = -math.inf
 
     def due(self) -> float | None:
         """When the oldest that waits must leave (monotonic, seconds)."""
-        return self.held[0].due if self.held else None
+        return self.held[0].since + self.held[0].wait + self._patience() if self.held else None
 
     def _remember(self, task: Task, policy: Policy, at: float) -> None:
         image = task.image
@@ -143,9 +142,13 @@ class Memory:
         self._timeline, self._motion, self._scene = Timeline(hold=0.0, reach=0.0), Motion(), Scene()
 
     def _may_go(self, held: Held, now: float) -> bool:
-        if held.task.outcome is not None or held.due <= now or isinstance(held.task.policy, NoPolicy):
+        if held.task.outcome is not None or self._newest - held.time >= held.wait - SLACK:
             return True
-        return self._newest - held.time >= held.task.policy.lookahead - SLACK
+        return now >= held.since + held.wait + self._patience()
+
+    def _patience(self) -> float:
+        """How much longer than usual the camera's next frame may take, going by its last ones."""
+        return min(MOST_PATIENCE, max(self._delays) - min(self._delays)) if self._delays else 0.0
 
 
 class Memories:
