@@ -26,6 +26,7 @@ demo: .venv/.run
 bench: .venv/.test
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
+	@$(BIN)/python ops/bench_time.py
 
 attack: .venv/.test
 	@$(BIN)/python ops/attack.py

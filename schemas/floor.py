@@ -46,7 +46,7 @@ class Floor(Part):
         for target in sorted(self.targets - policy.targets.keys()):
             yield f"targets.{target}: missing; the site's floor wants it masked"
         for target, masking in policy.targets.items():
-            for problem in self._weaker_masking(masking):
+            for problem in self._weaker_masking(target, masking):
                 yield f"targets.{target}.{problem}"
         for number, zone in enumerate(policy.zones):
             if zone.rule is Rule.NEVER_MASK:
@@ -55,7 +55,7 @@ class Floor(Part):
             elif forbidden := self._forbidden(zone.mask):
                 yield f"zones.{number}.{forbidden}"
 
-    def _weaker_masking(self, masking: Masking) -> Iterator[str]:
+    def _weaker_masking(self, target: Target, masking: Masking) -> Iterator[str]:
         if forbidden := self._forbidden(masking.mask):
             yield forbidden
         if self.cells is not None and masking.mask is MaskName.MOSAIC and masking.cells > self.cells:
@@ -64,6 +64,8 @@ class Floor(Part):
             yield from _below(masking, {"sigma": self.sigma})
         for name in ("threshold", "smallest"):
             most, given = getattr(self, name), getattr(masking, name)
+            if name == "threshold" and target is Target.MOTION:  # has no scores
+                continue
             if most is not None and (given is None or given > most):
                 left = "left to the worker" if given is None else "higher than the site's floor allows"
                 yield f"{name}: {left}; state at most {most:g}"

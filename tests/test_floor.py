@@ -71,6 +71,10 @@ SPARED = {"name": "road", "polygon": [[0, 0], [1, 0], [1, 1]], "rule": "never_ma
             "targets.face.dilation: less than the site's floor; at least 0.1",
         ),
         ({"targets": {"face": FACE, "text": {}}}, "targets.text.threshold: left to the worker"),
+        (
+            {"targets": {"face": FACE, "motion": {**FACE, "threshold": None, "smallest": 30}}},
+            "targets.motion.smallest: higher",
+        ),
         ({"hold": 0.4}, "hold: less than the site's floor; at least 0.5"),
         ({"lookahead": 0}, "lookahead: less than"),
         ({"zones": [SPARED]}, "zones.0.rule: never_mask is not allowed by the site's floor; take the zone out"),
