@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo
 
@@ -61,13 +61,8 @@ class Daily(Part):
         zone, moment = ZoneInfo(self.time_zone), moment.astimezone(UTC)
         today = moment.astimezone(zone).date()
         near = (today + timedelta(days=shift) for shift in (-1, 0, 1))  # 1: a changed clock may begin it early
-        return any(begin <= moment < end for begin, end in self._spans(near, zone))
-
-    def _spans(self, dates: Iterator[date], zone: ZoneInfo) -> Iterator[tuple[datetime, datetime]]:
-        for day in dates:
-            if DAYS[day.weekday()] in self.days:
-                last = day if self.ends > self.begins else day + timedelta(days=1)
-                yield min(_instants(day, self.begins, zone)), max(_instants(last, self.ends, zone))
+        spans = (_span(day, self.begins, self.ends, zone) for day in near if DAYS[day.weekday()] in self.days)
+        return any(begin <= moment < end for begin, end in spans)
 
 
 class Event(Part):
@@ -111,6 +106,13 @@ class Schedule(Part):
         if self.daily is not None:
             return self.daily.covers(moment)
         return self.event is not None and self.event.covers(moment)
+
+
+@lru_cache(1024)
+def _span(day: date, begins: time, ends: time, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """From when to when, in UTC, a schedule that begins on the day is in force."""
+    last = day if ends > begins else day + timedelta(days=1)
+    return min(_instants(day, begins, zone)), max(_instants(last, ends, zone))
 
 
 def _instants(day: date, at: time, zone: ZoneInfo) -> list[datetime]:
