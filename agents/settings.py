@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface,ssdlite,clp,ppocr"
     """The detectors that a worker loads, comma-separated; a policy chooses among them. A graph is read when a policy
     first asks for it."""
+    policy_floor: Path | None = None
+    """TOML file of what no policy may go below; read once, by whatever reads policies."""
     detector_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for detection; 0: the cores of the machine."""
     detector_provider: Provider = Provider.OPENVINO
@@ -63,6 +65,9 @@ class Settings(BaseSettings):
     """FFmpeg's name of the encoder for policies with H.264 output: ``libx264``, ``h264_nvenc``, …"""
     decoders: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Video decoders open in one worker; the frames of one camera more are fully masked."""
+    held_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    """Decoded pictures that wait for a policy's lookahead in one worker, in bytes; beyond it the oldest leave fully
+    masked."""
     camera_idle: Seconds = 10.0
     """A camera silent for this long has its decoder closed and no longer holds back commits."""
     gop_hold: Seconds = 20.0

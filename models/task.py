@@ -10,16 +10,21 @@ from sfumato.schemas.audit import DetectorRecord, Origin
 from sfumato.schemas.detection import Detection
 from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.outcome import Outcome, Reason
-from sfumato.schemas.policy import Policy
+from sfumato.schemas.policy import Output, Policy
 from sfumato.schemas.unit import AnonymizedUnit
 
 
 @dataclass(frozen=True, slots=True)
 class NoPolicy:
-    """Why a camera has no usable policy; ``detail`` names the field at fault."""
+    """Why there is no policy by which a frame could be looked at; ``detail`` names the field at fault. Where a policy
+    itself says so (its time is over, a schedule wants all masked), which one that is and how it wants its frames."""
 
     reason: Reason
     detail: str | None = None
+    camera: str | None = None
+    version: int | None = None
+    schedule: str | None = None
+    output: Output = field(default_factory=Output)
 
 
 @dataclass(slots=True, eq=False)

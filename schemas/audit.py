@@ -41,18 +41,22 @@ class DetectorRecord(_Record):
 
 
 class Timings(_Record):
-    """How long each stage took, in milliseconds; ``detect`` is the frame's share of its batch."""
+    """How long each stage took, in milliseconds; ``detect`` is the frame's share of its batch, ``track`` includes the
+    target motion, ``wait`` is how long the frame waited for later ones."""
 
     decode: Milliseconds = 0.0
     detect: Milliseconds = 0.0
+    track: Milliseconds = 0.0
+    wait: Milliseconds = 0.0
     mask: Milliseconds = 0.0
     encode: Milliseconds = 0.0
 
 
 class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
-    ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``spared``: the never-mask
-    zones, by name, in which something found stayed unmasked."""
+    ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``policy``: the pattern
+    under which the policy lies, where it is not the camera's own. ``schedule``: which of its schedules was in force.
+    ``spared``: the never-mask zones, by name, in which something found stayed unmasked."""
 
     id: str
     origin: Origin
@@ -65,7 +69,9 @@ class AuditEvent(_Record):
     captured_at: datetime | None = None
     time_source: TimeSource | None = None
     audited_at: datetime
+    policy: str | None = None
     policy_version: int | None = None
+    schedule: str | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     detections: tuple[Detection, ...] = ()
     spared: tuple[str, ...] = ()

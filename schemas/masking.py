@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sfumato.schemas.detection import DetectorName, Target
 from sfumato.schemas.part import Part, Relative
@@ -83,3 +83,7 @@ def with_defaults(targets: object) -> object:
         target: {**DEFAULTS.get(target, {}), **masking} if isinstance(masking, Mapping) else masking
         for target, masking in targets.items()
     }
+
+
+Targets = Annotated[dict[Target, Masking], Field(min_length=1), BeforeValidator(with_defaults)]
+"""What is looked for and how each is masked, as a policy and each of its schedules say it."""
