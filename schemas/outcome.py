@@ -20,6 +20,7 @@ class Reason(StrEnum):
     # fully masked (and TOO_LARGE, where the masked picture outgrew the topic)
     NO_POLICY = "no_policy"
     INVALID_POLICY = "invalid_policy"
+    SUSPENDED = "suspended"
     TARGET_UNAVAILABLE = "target_unavailable"
     DETECTOR_ERROR = "detector_error"
     DETECTOR_TIMEOUT = "detector_timeout"

@@ -16,6 +16,7 @@ from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID, CloudEvent, EnvelopeError
 from sfumato.schemas.detection import Target
 from sfumato.schemas.frame import Message
+from sfumato.schemas.inspection import Inspection
 from sfumato.schemas.masking import Masking
 from sfumato.schemas.part import Part, Text
 from sfumato.schemas.zone import Zone
@@ -75,6 +76,7 @@ class Policy(Part):
     lookahead: Annotated[float, Field(ge=0, le=2)] = 0.2
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
+    inspect: Inspection = Inspection()
 
     def to_message(self) -> Message:
         event = CloudEvent(
