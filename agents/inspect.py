@@ -183,6 +183,7 @@ def _find(chosen: Chosen, sighting: Sighting, shape: tuple[int, int]) -> Find:
         target=sighting.detection.target,
         score=sighting.detection.score,
         box=sighting.detection.box,
+        covered=round(sighting.covered, 3),
         width=shape[1],
         height=shape[0],
         detector=sighting.look.record,

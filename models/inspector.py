@@ -7,7 +7,7 @@ drawn by the code that masks, so the two agree on every dilation and shape.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,20 +49,37 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A leak as one look saw it; ``index`` counts what the detector saw in the picture, from 0."""
+    """A leak as one look saw it; ``index`` counts what the detector saw in the picture, from 0; ``covered``: the share
+    of its box that was masked."""
 
     detection: Detection
     look: Look
     index: int
+    covered: float
+
+
+def certain(detector: Detector) -> float:
+    """The score from which what the detector sees counts as a leak."""
+    return max(CERTAIN.get(detector.name, CERTAIN_ELSE), detector.threshold)
 
 
 class Inspector:
     """``detectors``: those at hand; ``masking``: the names of those that the anonymizer uses where a policy names
-    none. Not thread-safe."""
+    none; ``certain`` and ``covered``: from which score, and under which covered share, something seen is a leak.
+    Not thread-safe."""
 
-    def __init__(self, detectors: Sequence[Detector], masking: Collection[str]) -> None:
+    def __init__(
+        self,
+        detectors: Sequence[Detector],
+        masking: Collection[str],
+        *,
+        certain: Callable[[Detector], float] = certain,
+        covered: float = COVERED,
+    ) -> None:
         self._detectors = tuple(detectors)
         self._masking = frozenset(masking)
+        self._certain = certain
+        self._covered = covered
 
     def looks(self, policy: Policy) -> tuple[Look, ...]:
         """For each target of the policy the detectors other than those that masked; where there is none, the same at
@@ -91,19 +108,15 @@ class Inspector:
         for look in self.looks(policy):
             (boxes,) = look.detector.detect([picture], [look.smallest])
             for box in boxes:
-                if box.target not in look.targets or box.score < certain(look.detector):
+                if box.target not in look.targets or box.score < self._certain(look.detector):
                     continue
                 if box.target not in covered:
                     covered[box.target] = cover(picture.shape[:2], masked, policy, box.target)
-                if covered_share(covered[box.target], box) < COVERED:
-                    sightings.append(Sighting(box, look, count[look.detector.name]))
+                share = covered_share(covered[box.target], box)
+                if share < self._covered:
+                    sightings.append(Sighting(box, look, count[look.detector.name], share))
                     count[look.detector.name] += 1
         return sightings
-
-
-def certain(detector: Detector) -> float:
-    """The score from which what the detector sees counts as a leak."""
-    return max(CERTAIN.get(detector.name, CERTAIN_ELSE), detector.threshold)
 
 
 def _smaller(smallest: int | None) -> int:

@@ -25,9 +25,9 @@ class Find(Part):
     """Identity: (camera, epoch, sequence, detector's name, index); the same one again is a duplicate.
 
     ``index`` counts what one detector found in the frame, from 0. ``box`` in pixels of the frame of ``width`` by
-    ``height``: x0, y0, x1, y1. ``smallest``: the height in pixels for which the input size was chosen; null: the
-    detector's own. ``published_at``: when the frame was written to ``frames.anonymized``; the leak budget counts by it.
-    ``policy_version``: the one under which the frame was masked.
+    ``height``: x0, y0, x1, y1; ``covered``: the share of it that was masked. ``smallest``: the height in pixels for
+    which the input size was chosen; null: the detector's own. ``policy_version``: the one under which the frame was
+    masked. ``published_at``: when the frame was written to ``frames.anonymized``; the leak budget counts by it.
     """
 
     camera: Annotated[str, Field(pattern=f"^{CAMERA_ID.pattern}$")]
@@ -37,6 +37,7 @@ class Find(Part):
     target: Target
     score: Relative
     box: tuple[float, float, float, float]
+    covered: Relative
     width: Side
     height: Side
     detector: DetectorRecord
