@@ -289,6 +289,7 @@ def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStor
 def detector_options(settings: Settings) -> DetectorOptions:
     return DetectorOptions(
         threads=settings.detector_threads,
+        provider=settings.detector_provider,
         long_side=settings.detector_long_side,
         device=settings.detector_device,
         model=settings.detector_model,
