@@ -28,19 +28,18 @@ class Follower(threading.Thread):
         self._since = since
         self._loaded = threading.Event()
         self._closing = threading.Event()
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.bootstrap_servers,
-                "group.id": f"{settings.group_id}-{topic.name}",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 100,
-            }
-        )
+        self._options: dict[str, str | int | bool] = {
+            "bootstrap.servers": settings.bootstrap_servers,
+            "group.id": f"{settings.group_id}-{topic.name}",  # required by the client; nothing is committed
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 100,
+        }
 
     def load(self, timeout: float = 30.0) -> None:
         """Raises TimeoutError where the topic cannot be read to its end in time, in seconds."""
+        self._consumer = Consumer(self._options)
         try:
             place = TopicPartition(self._topic, 0, OFFSET_BEGINNING)
             if self._since is not None:
@@ -57,7 +56,7 @@ class Follower(threading.Thread):
         self._closing.set()
         if self.is_alive():
             self.join()
-        self._consumer.close()
+            self._consumer.close()
 
     def run(self) -> None:
         while not self._closing.is_set():
