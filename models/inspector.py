@@ -27,8 +27,9 @@ SMALLEST = 12
 """Height in pixels of what it then looks for where the policy names none, or something larger."""
 LEAST = 4
 """No object smaller than this is looked for, in pixels."""
-CERTAIN = {DetectorName.CENTERFACE: 0.5}
-"""Scores from which a sighting counts as a leak: higher than those from which a box is masked."""
+CERTAIN = {DetectorName.CENTERFACE: 0.6}
+"""Scores from which a sighting counts as a leak: higher than those from which a box is masked; chosen from the curve
+that ``ops/inspect_alarms.py`` prints (docs/inspect.md)."""
 CERTAIN_ELSE = 0.5
 COVERED = 0.5
 """A sighting of which this share of the box was masked is no leak."""

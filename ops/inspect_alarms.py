@@ -1,10 +1,11 @@
-"""How often the second look is wrong, and how often it is right: ``sfumato inspect``'s rule on pictures whose faces
+"""How often the second look is wrong, and how often it is right: ``sfumato inspect``'s rule on pictures whose objects
 are known.
 
-Every known face is masked and the picture looked at again: whatever counts as a find is a false alarm. Then one face
-a picture is left unmasked: is it found? With ``--eval DIR`` (``labels.json``, ``images/``, ``clips/``) the faces are
-those that people labelled, on entries labelled completely. Without it, the demonstration's clips and what the detector
-itself finds in them: it then only says that masks cause no alarms. Prints one JSON object.
+Every known object is masked and the picture looked at again: whatever counts as a find is a false alarm. Then one
+object a picture is left unmasked: is it found? With ``--eval DIR`` (``labels.json``, ``images/``, ``clips/``) the
+objects are those that people labelled, on entries labelled completely. Without it, the demonstration's clips and what
+the detector itself finds in them: it then only says that masks cause no alarms. Also, what a second look costs.
+Prints one JSON object. SFUMATO_DETECTORS and SFUMATO_INSPECT_DETECTORS hold as for ``sfumato inspect``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +28,10 @@ from sfumato.agents.anonymize import detector_options
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors, images, masks
-from sfumato.models.detectors import Image
-from sfumato.models.inspector import CERTAIN, COVERED, Inspector, Sighting, cover, covered_share
+from sfumato.models.detectors import Detector, Image
+from sfumato.models.inspector import COVERED, Inspector, Sighting, certain, cover, covered_share
 from sfumato.models.weights import WEIGHTS
-from sfumato.schemas.detection import Detection, DetectorName, Target
+from sfumato.schemas.detection import Detection, Target
 from sfumato.schemas.masking import Masking, MaskName, Shape
 from sfumato.schemas.policy import Policy
 
@@ -42,62 +44,68 @@ EVERY = 10
 
 
 class Case(NamedTuple):
-    """A picture and all its faces; ``ignored``: faces too doubtful to be planted, masked all the same."""
+    """A picture and all its objects; ``ignored``: those too doubtful to be planted, masked all the same."""
 
-    name: str
     picture: Image
-    faces: list[Detection]
+    objects: list[Detection]
     ignored: list[Detection]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--eval", type=Path, help="a folder with labels.json, images/ and clips/")
+    parser.add_argument("--target", type=Target, default=Target.FACE, help="face (default), person, …")
     parser.add_argument("--limit", type=int, help="only so many pictures, for a quick look")
     options = parser.parse_args()
     settings = load()
-    fetch(WEIGHTS["centerface"], settings.weights_dir)
-    names = settings.inspect_detectors.split(",")
-    made = [detectors.make(name, detector_options(settings)) for name in names]
+    for weight in WEIGHTS.values():
+        fetch(weight, settings.weights_dir)
+    made = [detectors.make(name, detector_options(settings)) for name in settings.inspect_detectors.split(",")]
+    able = [detector for detector in made if options.target in detector.targets]
+    if not able:
+        parser.error(f"no detector of SFUMATO_INSPECT_DETECTORS looks for {options.target}")
     inspector = Inspector(
         made, settings.detector_names(), certain=lambda _: min(CERTAINS), covered=max(COVEREDS) + 1e-9
     )
-    cases = labelled(options.eval) if options.eval else demonstration(made[0])
-    tally = Tally()
+    cases = labelled(options.eval, options.target) if options.eval else demonstration(able[0], options.target)
+    tally = Tally(options.target)
     for number, case in enumerate(islice(cases, options.limit)):
         tally.frames += 1
         for mask in (MaskName.SOLID, MaskName.MOSAIC):
-            tally.alarms[mask] += look(inspector, case, mask, None)
+            tally.alarms[mask] += look(inspector, case, policy(options.target, mask), None)
         plant(inspector, case, number, tally)
         print(f"\r{tally.frames} pictures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    print(json.dumps(tally.report(names, "people" if options.eval else "the detector itself"), indent=2))
+    in_force = tally.row(max(certain(detector) for detector in able), COVERED)
+    curve = [tally.row(score, covered) for covered in COVEREDS for score in CERTAINS]
+    report = {
+        "target": options.target,
+        "detectors": [detector.name for detector in able],
+        "labelled_by": "people" if options.eval else "the detector itself",
+        "frames": tally.frames,
+        "planted": {size: sum(s == size for s, _ in tally.planted) for size in SIZES},
+        "in_force": in_force,
+        "curve": curve,
+        "second_look_divided_by_first": cost(inspector, policy(options.target, MaskName.MOSAIC), able[0]),
+    }
+    print(json.dumps(report, indent=2))
 
 
 class Tally:
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.frames = 0
         self.alarms: dict[MaskName, list[Sighting]] = {MaskName.SOLID: [], MaskName.MOSAIC: []}
         self.planted: list[tuple[str, list[Sighting]]] = []
         """Each planted leak: its size, and what was seen of it."""
 
-    def report(self, names: list[str], labels: str) -> dict[str, Any]:
-        return {
-            "detectors": names,
-            "faces_labelled_by": labels,
-            "frames": self.frames,
-            "planted": {size: sum(s == size for s, _ in self.planted) for size in SIZES},
-            "in_force": self._row(CERTAIN[DetectorName.CENTERFACE], COVERED),
-            "curve": [self._row(certain, covered) for covered in COVEREDS for certain in CERTAINS],
-        }
-
-    def _row(self, certain: float, covered: float) -> dict[str, Any]:
+    def row(self, score: float, covered: float) -> dict[str, Any]:
         def counts(sighting: Sighting) -> bool:
-            return sighting.detection.score >= certain and sighting.covered < covered
+            return sighting.detection.score >= score and sighting.covered < covered
 
         found = {size: [any(map(counts, seen)) for s, seen in self.planted if s == size] for size in SIZES}
         return {
-            "certain": certain,
+            "certain": score,
             "covered": covered,
             "false_alarms_per_1000_frames": {
                 mask.value: round(1000 * sum(map(counts, seen)) / max(1, self.frames), 1)
@@ -108,56 +116,81 @@ class Tally:
 
 
 def plant(inspector: Inspector, case: Case, number: int, tally: Tally) -> None:
-    """Leave one face of the picture unmasked, small and large ones in turn."""
-    if not case.faces:
+    """Leave one object of the picture unmasked, small and large ones in turn."""
+    if not case.objects:
         return
-    left = sorted(case.faces, key=height)[number % len(case.faces)]
-    others = tuple(face for face in [*case.faces, *case.ignored] if face is not left)
-    if covered_share(cover(case.picture.shape[:2], others, policy(MaskName.MOSAIC), Target.FACE), left) >= COVERED:
+    left = sorted(case.objects, key=height)[number % len(case.objects)]
+    others = tuple(each for each in [*case.objects, *case.ignored] if each is not left)
+    under = policy(tally.target, MaskName.MOSAIC)
+    if covered_share(cover(case.picture.shape[:2], others, under, tally.target), left) >= COVERED:
         return  # its neighbours' masks hide it
-    seen = look(inspector, case, MaskName.MOSAIC, left)
+    seen = look(inspector, case, under, left)
     size = next(name for name, top in SIZES.items() if height(left) < top)
     tally.planted.append((size, [sighting for sighting in seen if same(sighting.detection, left)]))
 
 
-def look(inspector: Inspector, case: Case, mask: MaskName, left: Detection | None) -> list[Sighting]:
-    """Mask every face but ``left``, encode, decode, look again."""
-    masked = tuple(face for face in [*case.faces, *case.ignored] if face is not left)
+def look(inspector: Inspector, case: Case, under: Policy, left: Detection | None) -> list[Sighting]:
+    """Mask every object but ``left``, encode, decode, look again."""
+    masked = tuple(each for each in [*case.objects, *case.ignored] if each is not left)
     picture = case.picture.copy()
-    masks.apply(picture, masked, policy(mask))
+    masks.apply(picture, masked, under)
     published = images.decode(images.encode(picture, 85), "image/jpeg", max_pixels=10**9)
-    return inspector.inspect(published, masked, policy(mask))
+    return inspector.inspect(published, masked, under)
 
 
-def policy(mask: MaskName) -> Policy:
-    face = Masking(mask=mask, shape=Shape.ELLIPSE)
-    return demonstration_policy("north").model_copy(update={"targets": {Target.FACE: face}})
+def cost(inspector: Inspector, under: Policy, detector: Detector) -> dict[str, float]:
+    """How many times as long a second look takes as a first one by this detector, by size of the picture."""
+    [(_, picture)] = islice(frames(clip("bikes")), 1)
+    ratios = {}
+    for width, height_ in ((640, 272), (1280, 720), (1920, 1080)):
+        resized = images.resize(picture, width, height_)
+        first = seconds(lambda resized=resized: detector.detect([resized]))  # type: ignore[misc]
+        second = seconds(lambda resized=resized: inspector.inspect(resized, (), under))  # type: ignore[misc]
+        ratios[f"{width}x{height_}"] = round(second / first, 1)
+    return ratios
 
 
-def labelled(folder: Path) -> Iterator[Case]:
-    """The pictures and clips on which people labelled every face."""
+def seconds(work: Callable[[], object]) -> float:
+    """The median of five runs, after one that compiles."""
+    work()
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return sorted(taken)[2]
+
+
+def policy(target: Target, mask: MaskName) -> Policy:
+    shape = Shape.ELLIPSE if target is Target.FACE else Shape.RECTANGLE
+    return demonstration_policy("north").model_copy(update={"targets": {target: Masking(mask=mask, shape=shape)}})
+
+
+def labelled(folder: Path, target: Target) -> Iterator[Case]:
+    """The pictures and clips on which people labelled every object of the class."""
     labels = json.loads((folder / "labels.json").read_text())
     for name, entry in labels["images"].items():
-        if "face" in entry["complete"]:
+        if target in entry["complete"]:
             picture = cv2.imread(str(folder / "images" / name))
-            yield Case(name, picture, faces(entry["objects"]), boxes(entry.get("ignore", [])))
+            yield Case(picture, of(target, entry["objects"]), boxes(target, entry.get("ignore", [])))
     for name, entry in labels["clips"].items():
-        if "face" in entry["complete"]:
+        if target in entry["complete"]:
             for index, picture in frames(folder / "clips" / name):
                 if str(index) in entry["objects"]:
                     ignored = entry.get("ignore", {}).get(str(index), [])
-                    yield Case(f"{name} {index}", picture, faces(entry["objects"][str(index)]), boxes(ignored))
+                    yield Case(picture, of(target, entry["objects"][str(index)]), boxes(target, ignored))
 
 
-def demonstration(detector: detectors.Detector) -> Iterator[Case]:
-    """Frames of the demonstration's clips, and the faces that the detector masks in them."""
+def demonstration(detector: Detector, target: Target) -> Iterator[Case]:
+    """Frames of the demonstration's clips, and what the detector masks in them."""
     for name in DEMO_CLIPS:
         for index, picture in frames(clip(name)):
             if index % EVERY == 0:
                 (found,) = detector.detect([picture])
-                sure = [face for face in found if face.score >= 0.5]
-                doubtful = [face for face in found if detector.threshold <= face.score < 0.5]
-                yield Case(f"{name} {index}", picture, sure, doubtful)
+                found = tuple(each for each in found if each.target is target)
+                sure = [each for each in found if each.score >= 0.5]
+                doubtful = [each for each in found if detector.threshold <= each.score < 0.5]
+                yield Case(picture, sure, doubtful)
 
 
 def frames(path: Path) -> Iterator[tuple[int, Image]]:
@@ -166,20 +199,20 @@ def frames(path: Path) -> Iterator[tuple[int, Image]]:
             yield index, frame.to_ndarray(format="bgr24")
 
 
-def faces(objects: list[dict[str, Any]]) -> list[Detection]:
-    return boxes([found["box"] for found in objects if found["class"] == "face"])
+def of(target: Target, objects: list[dict[str, Any]]) -> list[Detection]:
+    return boxes(target, [found["box"] for found in objects if found["class"] == target])
 
 
-def boxes(found: list[list[float]]) -> list[Detection]:
-    return [Detection(target=Target.FACE, score=1.0, box=tuple(box)) for box in found]
+def boxes(target: Target, found: list[list[float]]) -> list[Detection]:
+    return [Detection(target=target, score=1.0, box=tuple(box)) for box in found]
 
 
-def height(face: Detection) -> float:
-    return face.box[3] - face.box[1]
+def height(found: Detection) -> float:
+    return found.box[3] - found.box[1]
 
 
 def same(seen: Detection, left: Detection) -> bool:
-    """Whether the middle of what was seen lies in the face."""
+    """Whether the middle of what was seen lies in the object."""
     x, y = (seen.box[0] + seen.box[2]) / 2, (seen.box[1] + seen.box[3]) / 2
     return left.box[0] <= x <= left.box[2] and left.box[1] <= y <= left.box[3]
 
