@@ -122,6 +122,7 @@ class Anonymizer:
             policy_version=_version(task),
             detectors=task.detectors,
             detections=task.detections,
+            spared=task.spared,
             width=task.width,
             height=task.height,
             input_bytes=len(frame.payload),

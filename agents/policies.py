@@ -88,6 +88,8 @@ class PolicyStore:
             log.error("camera %s has no valid policy and will be fully masked: %s", camera, error)
         else:
             log.info("policy %s version %d", camera, policy.version)
+            for warning in policy.warnings():
+                log.warning("policy %s version %d: %s", camera, policy.version, warning)
 
 
 def read_file(path: Path) -> list[Policy]:

@@ -174,7 +174,7 @@ class Engine:
             return task.mask_fully(Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
         try:
             with _timed(task, "mask"):
-                masks.apply(_image(task), task.detections, _policy(task))
+                task.spared = masks.apply(_image(task), task.detections, _policy(task))
         except Exception as error:  # noqa: BLE001 - fail closed
             task.mask_fully(Reason.MASK_ERROR, type(error).__name__)
 

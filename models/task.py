@@ -37,6 +37,7 @@ class Task:
     height: int | None = None
     detections: tuple[Detection, ...] = ()
     detectors: tuple[DetectorRecord, ...] = ()
+    spared: tuple[str, ...] = ()
     output: bytes | None = None
     content_type: str = "image/jpeg"
     unit: AnonymizedUnit | None = None
@@ -59,4 +60,4 @@ class Task:
 
     def _fail(self, outcome: Outcome, reason: Reason, detail: str | None) -> None:
         self.outcome, self.reason, self.detail = outcome, reason, detail
-        self.image, self.output, self.unit, self.detections = None, None, None, ()
+        self.image, self.output, self.unit, self.detections, self.spared = None, None, None, (), ()

@@ -51,7 +51,8 @@ class Timings(_Record):
 
 class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
-    ``origin`` then identifies it. ``detail`` names the header or policy field at fault."""
+    ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``spared``: the never-mask
+    zones, by name, in which something found stayed unmasked."""
 
     id: str
     origin: Origin
@@ -67,6 +68,7 @@ class AuditEvent(_Record):
     policy_version: int | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     detections: tuple[Detection, ...] = ()
+    spared: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
     input_bytes: int

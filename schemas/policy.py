@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID, CloudEvent, EnvelopeError
 from sfumato.schemas.detection import Target
 from sfumato.schemas.frame import Message
 from sfumato.schemas.inspection import Inspection
-from sfumato.schemas.masking import Masking
+from sfumato.schemas.masking import Masking, MaskName, with_defaults
 from sfumato.schemas.part import Part, Text
 from sfumato.schemas.zone import Zone
 
@@ -70,13 +70,23 @@ class Policy(Part):
     lawful_basis: LawfulBasis
     dpia: Text
     retention_hours: Annotated[int, Field(ge=1)]
-    targets: Annotated[dict[Target, Masking], Field(min_length=1)]
+    targets: Annotated[dict[Target, Masking], Field(min_length=1), BeforeValidator(with_defaults)]
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] = ()
     hold: Annotated[float, Field(ge=0, le=10)] = 1.0
     lookahead: Annotated[float, Field(ge=0, le=2)] = 0.2
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
     inspect: Inspection = Inspection()
+
+    def warnings(self) -> list[str]:
+        """What is allowed and yet weak, in words that name the field."""
+        targets = [f"targets.{t}.{warning}" for t, masking in self.targets.items() for warning in masking.warnings()]
+        zones = [
+            f"zones.{zone.name}.mask: a blur can be undone (docs/masks.md)"
+            for zone in self.zones
+            if zone.mask is MaskName.BLUR
+        ]
+        return targets + zones
 
     def to_message(self) -> Message:
         event = CloudEvent(
