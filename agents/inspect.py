@@ -93,7 +93,7 @@ class Inspection:
             raise Skipped("not_sampled")
         if frame.unit is not None and not frame.unit.keyframe:
             raise Skipped("no_keyframe")
-        if not self._budget.spend(len(self._inspector.looks(policy))):
+        if not self._budget.left:
             raise Skipped("over_budget")
         self._sampler.take(frame.id.camera, at, policy.inspect.per_minute, self._ledger.newest(frame.id.camera))
         return Chosen(frame, policy, at)
@@ -101,6 +101,14 @@ class Inspection:
     def look(self, chosen: Chosen) -> list[Find]:
         """The finds of a frame; :class:`Skipped` where there is no picture or the detector fails."""
         started = time.perf_counter()
+        try:
+            return self._look(chosen)
+        finally:
+            taken = time.perf_counter() - started
+            self._budget.charge(taken)
+            metrics.INSPECT_STAGE.observe(taken)
+
+    def _look(self, chosen: Chosen) -> list[Find]:
         frame = chosen.frame
         try:
             picture = self._decode(frame)
@@ -114,7 +122,6 @@ class Inspection:
             log.error("%s: the second look failed: %s", frame.id, type(error).__name__)
             raise Skipped("detector_error") from None
         metrics.INSPECTED.labels(frame.id.camera).inc()
-        metrics.INSPECT_STAGE.observe(time.perf_counter() - started)
         return finds
 
     def record(self, finds: list[Find]) -> list[Suspension]:

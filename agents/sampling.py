@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 ALERT = timedelta(minutes=5)
 """How long after a find a camera is looked at more often."""
 MORE = 10
-BURST = 5.0
-"""Seconds of the budget that may be saved up."""
+BURST = 10.0
+"""Seconds for which the budget may be saved up."""
 
 
 class Sampler:
@@ -38,20 +38,21 @@ def _slot(at: datetime, per_minute: float, found: datetime | None) -> int:
 
 
 class Budget:
-    """Inferences per second that a worker may spend, saved up for :data:`BURST` seconds (a token bucket)."""
+    """The share of its time that a worker may spend looking, saved up for :data:`BURST` seconds (a token bucket)."""
 
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second = per_second
+    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share = share
         self._clock = clock
-        self._most = max(1.0, per_second * BURST)
-        self._saved, self._at = self._most, clock()
+        self._saved, self._at = share * BURST, clock()
 
-    def spend(self, inferences: int) -> bool:
-        """Whether there are so many; if so they are spent. What is more than can ever be saved waits for that."""
+    @property
+    def left(self) -> bool:
+        """Whether another look may begin."""
         now = self._clock()
-        self._saved = min(self._most, self._saved + (now - self._at) * self._per_second)
+        self._saved = min(self._share * BURST, self._saved + (now - self._at) * self._share)
         self._at = now
-        if self._saved < min(inferences, self._most):
-            return False
-        self._saved -= inferences
-        return True
+        return self._saved > 0
+
+    def charge(self, seconds: float) -> None:
+        """A look took so long; one that took longer than was saved is paid off before the next."""
+        self._saved -= seconds

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     # inspect
     inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
     """The detectors that look a second time, comma-separated; those that did not mask are preferred."""
-    inspect_budget: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """Inferences per second that one inspecting worker may spend."""
+    inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
     # bridge
     bridge_host: str = "127.0.0.1"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models import masks
 from sfumato.models.detectors import Detector, Image
+from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.masking import MaskName
@@ -23,7 +24,8 @@ from sfumato.schemas.zone import Rule, Zone
 
 LARGER = 2
 """The same detector looks again for objects smaller by this factor."""
-SMALLEST = 12
+SMALLEST = {Target.PERSON: 50, Target.VEHICLE: 40}
+SMALLEST_ELSE = 12
 """Height in pixels of what it then looks for where the policy names none, or something larger."""
 LEAST = 4
 """No object smaller than this is looked for, in pixels."""
@@ -90,7 +92,7 @@ class Inspector:
             able = [detector for detector in self._detectors if target in detector.targets]
             used = frozenset(masking.detectors) or self._masking
             others = [detector for detector in able if detector.name not in used]
-            smallest = masking.smallest if others else _smaller(masking.smallest)
+            smallest = masking.smallest if others else _smaller(target, masking.smallest)
             for detector in others or able:
                 wanted.setdefault((detector.name, smallest), set()).add(target)
         named = {detector.name: detector for detector in self._detectors}
@@ -106,8 +108,8 @@ class Inspector:
         sightings: list[Sighting] = []
         covered: dict[Target, NDArray[np.bool_]] = {}
         count: Counter[DetectorName] = Counter()
-        for look in self.looks(policy):
-            (boxes,) = look.detector.detect([picture], [look.smallest])
+        for planned in self.looks(policy):
+            look, boxes = _see(planned, picture)
             for box in boxes:
                 if box.target not in look.targets or box.score < self._certain(look.detector):
                     continue
@@ -120,8 +122,21 @@ class Inspector:
         return sightings
 
 
-def _smaller(smallest: int | None) -> int:
-    return SMALLEST if smallest is None else max(LEAST, min(SMALLEST, smallest // LARGER))
+def _smaller(target: Target, smallest: int | None) -> int:
+    usual = SMALLEST.get(target, SMALLEST_ELSE)
+    return usual if smallest is None else max(LEAST, min(usual, smallest // LARGER))
+
+
+def _see(look: Look, picture: Image) -> tuple[Look, tuple[Detection, ...]]:
+    """What the look sees. Objects too small for a picture of this size are left out: the next size is taken."""
+    while True:
+        try:
+            (boxes,) = look.detector.detect([picture], [look.smallest])
+            return look, boxes
+        except TooManyViews:
+            if look.smallest is None or look.smallest > picture.shape[0]:
+                raise
+            look = replace(look, smallest=look.smallest * 2)
 
 
 def covered_share(covered: NDArray[np.bool_], seen: Detection) -> float:
@@ -137,12 +152,16 @@ def cover(shape: tuple[int, int], masked: tuple[Detection, ...], policy: Policy,
     """Where the picture is masked by these detections and the policy's zones, or where a zone spares the target:
     bool, (height, width)."""
     solid = {name: masking.model_copy(update={"mask": MaskName.SOLID}) for name, masking in policy.targets.items()}
-    zones = [_always(zone) for zone in policy.zones if zone.rule is Rule.ALWAYS_MASK or target in zone.spares]
+    zones = [_always(zone) if _spares(zone, target) else zone for zone in policy.zones]
     drawn = policy.model_copy(update={"targets": solid, "zones": tuple(zones)})
     canvas: Image = np.full((*shape, 3), 255, np.uint8)
     masks.apply(canvas, tuple(box for box in masked if box.target in policy.targets), drawn)
     covered: NDArray[np.bool_] = (canvas != 255).any(axis=2)
     return covered
+
+
+def _spares(zone: Zone, target: Target) -> bool:
+    return zone.rule is Rule.NEVER_MASK and target in zone.spares
 
 
 def _always(zone: Zone) -> Zone:

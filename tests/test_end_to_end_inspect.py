@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import psutil
 import pytest
+from confluent_kafka import Producer
 from stack import Stack, _environment, demonstration_policy
 
 from sfumato.agents.broker import free_port
@@ -33,7 +34,7 @@ EVERY_FRAME = Inspection(per_minute=600, leak_budget=2)
 class Watched:
     """A stack with an inspecting worker that looks at nearly every frame."""
 
-    def __init__(self, stack: Stack, budget: float = 1000.0) -> None:
+    def __init__(self, stack: Stack, budget: float = 1.0) -> None:
         self.stack = stack
         self.port = free_port()
         self._budget = budget
@@ -99,10 +100,22 @@ def leak(camera: str, sequence: int, picture: bytes) -> Message:
 
 
 def leaks(watched: Watched, pictures: list[bytes], *sequences: int, camera: str = "north") -> None:
-    """Published a tenth of a second apart, by the time of the message: each in a slot of its own."""
-    for sequence in sequences:
-        send(watched.stack, [(FRAMES_ANONYMIZED, leak(camera, sequence, pictures[0]))])
-        time.sleep(0.15)
+    """By the time of their messages 0.2 seconds apart, the last one now: each in a slot of its own."""
+    put(watched, [leak(camera, sequence, pictures[0]) for sequence in sequences])
+
+
+def put(watched: Watched, messages: list[Message]) -> None:
+    settings = watched.stack.settings
+    producer = Producer({"bootstrap.servers": settings.bootstrap_servers})
+    for ago, message in zip(range(len(messages) - 1, -1, -1), messages, strict=True):
+        producer.produce(
+            settings.topic(FRAMES_ANONYMIZED),
+            value=message.value,
+            key=message.key,
+            headers=message.headers,
+            timestamp=int(time.time() * 1000) - 200 * ago,
+        )
+    assert producer.flush(30) == 0
 
 
 def published(watched: Watched, camera: str, sequence: int, picture: bytes) -> dict[str, bytes]:
@@ -193,9 +206,8 @@ def test_masked_faces_are_no_finds(watched, pictures):
 
 def test_kill_9_loses_no_find_and_counts_none_twice(watched, pictures):
     watched.publish("north", "south", inspect=Inspection(per_minute=600, leak_budget=1000))
-    for sequence in range(30):
-        leaks(watched, pictures, sequence, camera="north")
-        send(watched.stack, [(FRAMES_ANONYMIZED, leak("south", sequence, pictures[0]))])
+    for camera in ("north", "south"):
+        leaks(watched, pictures, *range(30), camera=camera)
     watched.start()
     for share in (5, 25):
         watched.until(lambda share=share: len({find.id for find in watched.finds()}) >= share)
@@ -212,23 +224,21 @@ def test_garbage_does_not_stop_it(watched, pictures):
         Message(b"north", b"RAWRAW", [("ce_id", b"\xff\xfe")]),
         Message(b"north", b"RAWRAW", []),
         Message(None, None, []),  # type: ignore[arg-type]
-        Message(key, value[:-300], headers),
-        Message(key, b"\xff\xd8\xff", headers),
     ]
     send(watched.stack, [(FRAMES_ANONYMIZED, message) for message in hostile])
+    undecodable = [Message(key, value[:-300], headers), Message(key, b"\xff\xd8\xff", headers)]
+    put(watched, [*undecodable, *[leak("north", 1, pictures[0])] * 5])
     settings = watched.stack.settings
     asyncio.run(produce_raw(settings, settings.topic(FRAMES_ANONYMIZED), batch(0, b"\xff\xfe\xff\xfe\xff")))
     asyncio.run(produce_raw(settings, settings.topic(FINDS), batch(0, b"\xff\xfe\xff\xfe\xff")))
     send(watched.stack, [(FINDS, Message(b"north", b"{}", [])), (SUSPENSIONS, Message(b"\xff", b"{}", []))])
     watched.start()
-    time.sleep(0.15)
-    leaks(watched, pictures, 1)
 
-    def found() -> bool:
+    def found() -> set[int]:
         messages = [m for m in read_topic(settings, FINDS) if m.value() not in (b"v", b"{}")]
-        return [Find.from_message(m.key(), m.value()).sequence for m in messages] == [1]
+        return {Find.from_message(m.key(), m.value()).sequence for m in messages}
 
-    watched.until(found)
-    watched.until(lambda: watched.metric("sfumato_inspect_skipped_frames_total") >= 5)
+    watched.until(lambda: found() == {1})
+    watched.until(lambda: watched.metric("sfumato_inspect_skipped_frames_total") >= 6)
     assert "RAWRAW" not in watched.stack.log("inspect").read_text()
     assert "worker ended" not in watched.stack.log("inspect").read_text()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sfumato.models.inspector import Inspector
+from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.policy import Policy
 from tests.test_anonymize import POLICY, face
@@ -59,6 +60,21 @@ def test_the_same_detector_looks_for_smaller_objects(asked, then):
     assert only.asked == [[then]]
 
 
+def test_objects_too_small_for_the_picture_are_looked_for_at_the_next_size():
+    class Bounded(Scripted):
+        def detect(self, pictures, smallest=None):
+            if smallest[0] < 20:
+                raise TooManyViews("65 views of one picture")
+            return super().detect(pictures, smallest)
+
+    only = Bounded(CENTERFACE, face(10, 10, 30, 40))
+    (sighting,) = Inspector([only], ["centerface"]).inspect(PICTURE, (), masking())
+    assert sighting.look.smallest == 24
+    only.detect = lambda pictures, smallest: (_ for _ in ()).throw(TooManyViews("never"))
+    with pytest.raises(TooManyViews):
+        Inspector([only], ["centerface"]).inspect(PICTURE, (), masking())
+
+
 def test_a_target_that_nobody_sees_is_named():
     under = policy(targets={"face": {}, "licence_plate": {}})
     inspector = Inspector([Scripted(CENTERFACE)], ["centerface"])
@@ -73,9 +89,9 @@ def test_two_targets_of_one_detector_are_one_inference_where_the_scale_is_the_sa
     inspector = Inspector([only], ["centerface"])
     found = inspector.inspect(PICTURE, (), policy(targets={"face": {}, "person": {}}))
     assert [(sighting.detection.target, sighting.index) for sighting in found] == [(both[0], 0), (both[1], 1)]
-    assert only.asked == [[12]]
-    inspector.inspect(PICTURE, (), policy(targets={"face": {"smallest": 8}, "person": {}}))
-    assert only.asked[1:] == [[4], [12]]
+    assert only.asked == [[12], [50]]
+    inspector.inspect(PICTURE, (), policy(targets={"face": {"smallest": 8}, "person": {"smallest": 8}}))
+    assert only.asked[2:] == [[4]]
 
 
 def test_indexes_run_on_over_the_looks_of_one_detector():
@@ -101,7 +117,7 @@ def test_what_was_masked_is_no_leak():
     assert leaks(seen, masked=[face(100, 10, 130, 40)]) == [seen.box]
 
 
-@pytest.mark.parametrize(("right", "leak"), [(19, True), (21, False)])
+@pytest.mark.parametrize(("right", "leak"), [(16, True), (23, False)])
 def test_half_of_the_box_must_be_masked(right, leak):
     """A box of 20 by 20 pixels from 10 on, masked up to ``right``."""
     assert bool(leaks(face(10, 10, 30, 30), masked=[face(0, 0, right, 60)])) is leak

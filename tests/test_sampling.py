@@ -57,22 +57,25 @@ def test_a_worker_that_begins_again_takes_what_the_one_before_took(seconds, data
 
 def test_a_budget_is_spent_and_comes_back():
     now = [0.0]
-    budget = Budget(2.0, lambda: now[0])
-    assert [budget.spend(1) for _ in range(11)] == [True] * 10 + [False]
-    now[0] = 0.4
-    assert not budget.spend(1)
-    now[0] = 0.5
-    assert budget.spend(1)
-    now[0] = 100.0
-    assert [budget.spend(5), budget.spend(5), budget.spend(1)] == [True, True, False]  # five seconds' worth at most
+    budget = Budget(0.2, lambda: now[0])
+    budget.charge(1.9)
+    assert budget.left
+    budget.charge(1.1)  # ten seconds' worth is two
+    assert not budget.left
+    now[0] = 4.9
+    assert not budget.left
+    now[0] = 5.1
+    assert budget.left
+    now[0] = 1000.0
+    assert budget.left
+    budget.charge(2.0)  # no more than ten seconds' worth was saved
+    assert not budget.left
 
 
-def test_a_look_dearer_than_the_budget_can_save_is_taken_all_the_same():
+def test_with_all_of_its_time_a_worker_leaves_out_nothing():
     now = [0.0]
-    budget = Budget(0.1, lambda: now[0])
-    assert budget.spend(3)
-    assert not budget.spend(3)
-    now[0] = 29.0
-    assert not budget.spend(3)
-    now[0] = 31.0
-    assert budget.spend(3)
+    budget = Budget(1.0, lambda: now[0])
+    for _ in range(100):
+        now[0] += 1.0
+        assert budget.left
+        budget.charge(1.0)
