@@ -56,7 +56,7 @@ class Skipped(Exception):
     """A message that is not looked at; the text is the reason, for the metric."""
 
 
-class Inspection:
+class SecondLook:
     """What to look at, what was found, and whether that is too much. No Kafka but what the stores hold."""
 
     def __init__(
@@ -86,16 +86,14 @@ class Inspection:
             log.warning("a message breaks its contract: %s", error)
             raise Skipped("invalid_envelope") from None
         policy = self._policy(frame)
-        due = partial(
-            self._sampler.due, frame.id.camera, at, policy.inspect.per_minute, self._ledger.newest(frame.id.camera)
-        )
-        if not due():
+        slot = (frame.id.camera, at, policy.inspect.per_minute, self._ledger.newest(frame.id.camera))
+        if not self._sampler.due(*slot):
             raise Skipped("not_sampled")
         if frame.unit is not None and not frame.unit.keyframe:
             raise Skipped("no_keyframe")
         if not self._budget.left:
             raise Skipped("over_budget")
-        self._sampler.take(frame.id.camera, at, policy.inspect.per_minute, self._ledger.newest(frame.id.camera))
+        self._sampler.take(*slot)
         return Chosen(frame, policy, at)
 
     def look(self, chosen: Chosen) -> list[Find]:
@@ -125,7 +123,7 @@ class Inspection:
         return finds
 
     def record(self, finds: list[Find]) -> list[Suspension]:
-        """Count finds that the broker has; the suspensions that they lead to."""
+        """Count finds; the suspensions that they lead to."""
         for find in finds:
             if self._ledger.add(find):
                 metrics.FINDS.labels(find.camera, find.target.value).inc()
@@ -204,18 +202,18 @@ def _find(chosen: Chosen, sighting: Sighting, shape: tuple[int, int]) -> Find:
 class Worker:
     """Moves batches from Faust's stream through the inspection; a batch is acknowledged as a whole, in order."""
 
-    def __init__(self, settings: Settings, inspection: Inspection, producer: Producer) -> None:
+    def __init__(self, settings: Settings, second_look: SecondLook, producer: Producer) -> None:
         self.revoked = 0
         """How often partitions were taken away; what was read before is not acknowledged then, but read again."""
         self._settings = settings
-        self._inspection = inspection
+        self._second_look = second_look
         self._producer = producer
         self._hung = False
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="inspect")
 
     async def run(self, stream: Any, cameras: list[str]) -> None:
         """``cameras``: with finds of the past hour; one whose suspension was cut off by a kill gets it now."""
-        await self._suspend(self._inspection.overdrawn(set(cameras)))
+        await self._suspend(self._second_look.overdrawn(set(cameras)))
         async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
             revoked = self.revoked
             taken = await self._take(events)
@@ -233,7 +231,7 @@ class Worker:
                 chosen = self._choose(event.message)
                 event.message.value = event.value = None
                 looking = asyncio.get_running_loop().run_in_executor(
-                    self._compute_thread, self._inspection.look, chosen
+                    self._compute_thread, self._second_look.look, chosen
                 )
                 done, _ = await asyncio.wait({looking}, timeout=self._settings.detector_timeout)
                 if not done:
@@ -243,19 +241,20 @@ class Worker:
             except Skipped as skipped:
                 metrics.INSPECT_SKIPPED.labels(str(skipped)).inc()
                 continue
+            suspensions = self._second_look.record(finds)
             await deliver(self._producer, [(FINDS, find.to_message()) for find in finds])
-            await self._suspend(self._inspection.record(finds))
+            await self._suspend(suspensions)
         return len(events)
 
     def _choose(self, message: Any) -> Chosen:
         at = datetime.fromtimestamp(max(0.0, min(message.timestamp or 0.0, time.time())), UTC)
-        return self._inspection.choose(message.key, message.value, list(message.headers or ()), at)
+        return self._second_look.choose(message.key, message.value, list(message.headers or ()), at)
 
     async def _suspend(self, suspensions: list[Suspension]) -> None:
         messages: list[tuple[Topic, Message]] = [(SUSPENSIONS, record.to_message()) for record in suspensions]
         await deliver(self._producer, messages)
         for record in suspensions:
-            self._inspection.adopt(record)
+            self._second_look.adopt(record)
             metrics.SUSPENSIONS.labels(record.camera).inc()
             log.critical("camera %s is fully masked until a person lifts it: %s", record.camera, record.note)
 
@@ -288,8 +287,8 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
     try:
         budget = Budget(settings.inspect_budget)
-        inspection = Inspection(inspector, policies, suspensions, finds, budget, settings.max_pixels)
-        worker = Worker(settings, inspection, Producer(settings, client_id="sfumato-inspect"))
+        second_look = SecondLook(inspector, policies, suspensions, finds, budget, settings.max_pixels)
+        worker = Worker(settings, second_look, Producer(settings, client_id="sfumato-inspect"))
 
         def revoked(*_: Any, **__: Any) -> None:
             worker.revoked += 1

@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec
 
 from confluent_kafka import KafkaError, KafkaException
+from pydantic import ValidationError
 
 from sfumato.agents import metrics
 from sfumato.agents.follow import Follower
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models.task import NoPolicy
+from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID, EnvelopeError
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
@@ -124,7 +126,10 @@ def lift(settings: Settings, camera: str, by: str, note: str, timeout: float = 3
     camera is not suspended, KafkaException or TimeoutError where the broker does not take the record."""
     if not read(settings).suspended(camera):
         raise SuspensionError(f"camera {camera!r} is not suspended; `sfumato suspension list` shows those that are")
-    record = Suspension(camera=camera, state=SuspensionState.LIFTED, at=datetime.now(UTC), by=by, note=note)
+    try:
+        record = Suspension(camera=camera, state=SuspensionState.LIFTED, at=datetime.now(UTC), by=by, note=note)
+    except ValidationError as error:
+        raise SuspensionError(summary(error)) from None
     producer = Producer(settings, client_id="sfumato-suspension")
     failures: list[KafkaError] = []
     producer.send(SUSPENSIONS, record.to_message(), lambda error: failures.append(error) if error else None)

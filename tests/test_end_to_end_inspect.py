@@ -169,6 +169,9 @@ def test_a_leak_suspends_the_camera_until_a_person_lifts_it(watched, pictures):
     (listed,) = watched.cli("suspension", "list").stdout.splitlines()
     assert json.loads(listed)["camera"] == "north"
     assert watched.cli("suspension", "lift", "north").returncode == 2  # who and why are asked for
+    nobody = watched.cli("suspension", "lift", "north", "--by", "", "--note", "x")
+    assert (nobody.returncode, nobody.stderr.count("Traceback")) == (1, 0)
+    assert "by:" in nobody.stderr
     lifted = watched.cli("suspension", "lift", "north", "--by", "A. Person", "--note", "a poster; zone added")
     assert lifted.returncode == 0, lifted.stderr
     again = watched.cli("suspension", "lift", "north", "--by", "A. Person", "--note", "again")

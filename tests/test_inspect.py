@@ -13,7 +13,7 @@ import pytest
 from sfumato.agents import anonymize
 from sfumato.agents.anonymize import EXIT_RESTART
 from sfumato.agents.finds import Ledger
-from sfumato.agents.inspect import Inspection, Skipped, Worker
+from sfumato.agents.inspect import SecondLook, Skipped, Worker
 from sfumato.agents.sampling import Budget
 from sfumato.agents.settings import Settings
 from sfumato.agents.suspensions import SuspensionStore, suspend
@@ -68,7 +68,7 @@ def inspection(suspensions):
 def made(suspensions, behaviour=None, policy=POLICY, ledger=None, budget=1.0):
     policies = SimpleNamespace(get=lambda camera: policy)
     inspector = Inspector([Scripted(behaviour)], ["centerface"])
-    return Inspection(inspector, policies, suspensions, ledger or Ledger(), Budget(budget), 10**7)
+    return SecondLook(inspector, policies, suspensions, ledger or Ledger(), Budget(budget), 10**7)
 
 
 def choose(inspection, frame, seconds=0.0):
