@@ -2,10 +2,11 @@
 are known.
 
 Every known object is masked and the picture looked at again: whatever counts as a find is a false alarm. Then one
-object a picture is left unmasked: is it found? With ``--eval DIR`` (``labels.json``, ``images/``, ``clips/``) the
-objects are those that people labelled, on entries labelled completely. Without it, the demonstration's clips and what
-the detector itself finds in them: it then only says that masks cause no alarms. Also, what a second look costs.
-Prints one JSON object. SFUMATO_DETECTORS and SFUMATO_INSPECT_DETECTORS hold as for ``sfumato inspect``.
+object a picture is left unmasked: is it found? And what the first look misses, is that found? With ``--eval DIR``
+(``labels.json``, ``images/``, ``clips/``) the objects are those that people labelled, on entries labelled completely.
+Without it, the demonstration's clips and what the detector itself finds in them: it then only says that masks cause no
+alarms. Also, what a second look costs. Prints one JSON object. SFUMATO_DETECTORS and SFUMATO_INSPECT_DETECTORS hold as
+for ``sfumato inspect``.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def main() -> None:
     able = [detector for detector in made if options.target in detector.targets]
     if not able:
         parser.error(f"no detector of SFUMATO_INSPECT_DETECTORS looks for {options.target}")
+    names = settings.detector_names()
+    others = [detectors.make(name, detector_options(settings)) for name in names if name not in {d.name for d in made}]
+    first = [d for d in [*made, *others] if d.name in names and options.target in d.targets]
     inspector = Inspector(
         made, settings.detector_names(), certain=lambda _: min(CERTAINS), covered=max(COVEREDS) + 1e-9
     )
@@ -74,6 +78,7 @@ def main() -> None:
         for mask in (MaskName.SOLID, MaskName.MOSAIC):
             tally.alarms[mask] += look(inspector, case, policy(options.target, mask), None)
         plant(inspector, case, number, tally)
+        miss(inspector, first, case, tally)
         print(f"\r{tally.frames} pictures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     in_force = tally.row(max(certain(detector) for detector in able), COVERED)
@@ -84,6 +89,7 @@ def main() -> None:
         "labelled_by": "people" if options.eval else "the detector itself",
         "frames": tally.frames,
         "planted": {size: sum(s == size for s, _ in tally.planted) for size in SIZES},
+        "missed_by_first_look": {size: sum(s == size for s, _ in tally.missed) for size in SIZES},
         "in_force": in_force,
         "curve": curve,
         "second_look_divided_by_first": cost(inspector, policy(options.target, MaskName.MOSAIC), able[0]),
@@ -98,12 +104,17 @@ class Tally:
         self.alarms: dict[MaskName, list[Sighting]] = {MaskName.SOLID: [], MaskName.MOSAIC: []}
         self.planted: list[tuple[str, list[Sighting]]] = []
         """Each planted leak: its size, and what was seen of it."""
+        self.missed: list[tuple[str, list[Sighting]]] = []
+        """Likewise each object that the first look misses."""
 
     def row(self, score: float, covered: float) -> dict[str, Any]:
         def counts(sighting: Sighting) -> bool:
             return sighting.detection.score >= score and sighting.covered < covered
 
-        found = {size: [any(map(counts, seen)) for s, seen in self.planted if s == size] for size in SIZES}
+        def found(leaks: list[tuple[str, list[Sighting]]]) -> dict[str, float]:
+            hits = {size: [any(map(counts, seen)) for s, seen in leaks if s == size] for size in SIZES}
+            return {size: round(sum(hit) / len(hit), 3) for size, hit in hits.items() if hit}
+
         return {
             "certain": score,
             "covered": covered,
@@ -111,7 +122,8 @@ class Tally:
                 mask.value: round(1000 * sum(map(counts, seen)) / max(1, self.frames), 1)
                 for mask, seen in self.alarms.items()
             },
-            "planted_found": {size: round(sum(hits) / len(hits), 3) for size, hits in found.items() if hits},
+            "planted_found": found(self.planted),
+            "missed_found": found(self.missed),
         }
 
 
@@ -125,8 +137,27 @@ def plant(inspector: Inspector, case: Case, number: int, tally: Tally) -> None:
     if covered_share(cover(case.picture.shape[:2], others, under, tally.target), left) >= COVERED:
         return  # its neighbours' masks hide it
     seen = look(inspector, case, under, left)
-    size = next(name for name, top in SIZES.items() if height(left) < top)
-    tally.planted.append((size, [sighting for sighting in seen if same(sighting.detection, left)]))
+    tally.planted.append((size_of(left), [sighting for sighting in seen if same(sighting.detection, left)]))
+
+
+def miss(inspector: Inspector, first: list[Detector], case: Case, tally: Tally) -> None:
+    """Mask what the first look finds by itself, and look again."""
+    found = tuple(
+        box
+        for detector in first
+        for box in detector.detect([case.picture])[0]
+        if box.target is tally.target and box.score >= detector.threshold
+    )
+    under = policy(tally.target, MaskName.MOSAIC)
+    covered = cover(case.picture.shape[:2], found, under, tally.target)
+    bare = [each for each in case.objects if covered_share(covered, each) < COVERED]
+    if bare:
+        seen = look(inspector, Case(case.picture, list(found), []), under, None)
+        tally.missed += [(size_of(each), [s for s in seen if same(s.detection, each)]) for each in bare]
+
+
+def size_of(found: Detection) -> str:
+    return next(name for name, top in SIZES.items() if height(found) < top)
 
 
 def look(inspector: Inspector, case: Case, under: Policy, left: Detection | None) -> list[Sighting]:
