@@ -22,14 +22,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
 
-from confluent_kafka import KafkaError
-
 from sfumato.agents import metrics
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.policies import PolicyStore
 from sfumato.agents.policy_files import FloorError, read_floor
-from sfumato.agents.produce import Producer
+from sfumato.agents.produce import Producer, deliver
 from sfumato.agents.settings import Settings
+from sfumato.agents.suspensions import SuspensionStore
 from sfumato.agents.watch import Watchdog
 from sfumato.models import detectors, encoders, weights
 from sfumato.models.detectors import DetectorOptions
@@ -270,7 +269,7 @@ class Worker:
     async def _deliver_all(self, stream: Any) -> None:
         while True:
             endings, timed_out = await self._ended.get()
-            await self._deliver([message for ending in endings for message in ending.messages()])
+            await deliver(self._producer, [message for ending in endings for message in ending.messages()])
             for ending in endings:
                 self.acknowledger.end(ending.audit.origin)
                 metrics.count(ending.audit)
@@ -282,26 +281,6 @@ class Worker:
             if timed_out:
                 await stream.app.consumer.commit()
                 leave("a detection hung", EXIT_RESTART)
-
-    async def _deliver(self, messages: list[tuple[Topic, Message]]) -> None:
-        """Send and wait until the broker has acknowledged all; KafkaException where it refuses one."""
-        loop = asyncio.get_running_loop()
-        acknowledged: list[asyncio.Future[None]] = [loop.create_future() for _ in messages]
-        for (topic, message), future in zip(messages, acknowledged, strict=True):
-
-            def on_delivery(error: KafkaError | None, future: asyncio.Future[None] = future) -> None:
-                loop.call_soon_threadsafe(_settle, future, error)
-
-            while not self._producer.try_send(topic, message, on_delivery):
-                await asyncio.sleep(0.01)
-        await asyncio.gather(*acknowledged)
-
-
-def _settle(future: asyncio.Future[None], error: KafkaError | None) -> None:
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(RuntimeError(f"delivery failed: {error.str()}"))
 
 
 def _record(event: Any) -> Record:
@@ -322,24 +301,16 @@ def leave(why: str, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _end_within(seconds: float) -> None:
+def end_within(seconds: float) -> None:
     """End the process even where a thread of a library would keep it from ending."""
     timer = threading.Timer(seconds, leave, ("shutdown took too long", 0))
     timer.daemon = True
     timer.start()
 
 
-def build(settings: Settings, policy_of: Callable[[RawFrame], Policy | NoPolicy]) -> Anonymizer:
+def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStore) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
-    options = DetectorOptions(
-        threads=settings.detector_threads,
-        provider=settings.detector_provider,
-        long_side=settings.detector_long_side,
-        device=settings.detector_device,
-        model=settings.detector_model,
-        weights_dir=settings.weights_dir,
-    )
-    ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
+    ensemble = Ensemble([detectors.make(name, detector_options(settings)) for name in settings.detector_names()])
     encoders.check(settings.h264_encoder)
     limits = Limits(
         max_pixels=settings.max_pixels,
@@ -349,15 +320,29 @@ def build(settings: Settings, policy_of: Callable[[RawFrame], Policy | NoPolicy]
         h264_encoder=settings.h264_encoder,
         held_bytes=settings.held_bytes,
     )
-    return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policy_of)
+    in_force = suspensions.over(policies.get)
+    engine = Engine(ensemble, limits, threads=settings.codec_threads)
+    return Anonymizer(engine, lambda frame: in_force(frame.id.camera, frame.captured_at))
+
+
+def detector_options(settings: Settings) -> DetectorOptions:
+    return DetectorOptions(
+        threads=settings.detector_threads,
+        provider=settings.detector_provider,
+        long_side=settings.detector_long_side,
+        device=settings.detector_device,
+        model=settings.detector_model,
+        weights_dir=settings.weights_dir,
+    )
 
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
     try:
-        policies = PolicyStore(settings, read_floor(settings))
+        policies, suspensions = PolicyStore(settings, read_floor(settings)), SuspensionStore(settings)
         await asyncio.to_thread(policies.start)
-        anonymizer = await asyncio.to_thread(build, settings, lambda f: policies.get(f.id.camera, f.captured_at))
+        await asyncio.to_thread(suspensions.start)
+        anonymizer = await asyncio.to_thread(build, settings, policies, suspensions)
         metrics.serve(settings)
         Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()
     except (FloorError, detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
@@ -369,7 +354,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         app.on_partitions_revoked.connect(lambda *_, **__: worker.acknowledger.clear(), weak=False)
         await worker.run(stream)
     except asyncio.CancelledError:
-        _end_within(SHUTDOWN_TIMEOUT)
+        end_within(SHUTDOWN_TIMEOUT)
         raise
     except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
         leave(repr(error), EXIT_RESTART)

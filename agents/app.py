@@ -1,4 +1,5 @@
-"""The Faust app and its agents: ``faust -A sfumato.agents.app worker`` or ``sfumato anonymize``.
+"""The Faust apps and their agents: ``faust -A sfumato.agents.app worker`` or ``sfumato anonymize``; and for the second
+look ``faust -A sfumato.agents.app:inspector worker`` or ``sfumato inspect``.
 
 The values below were measured against message loss and latency; see docs/decisions/0004-offsets.md.
 """
@@ -9,9 +10,9 @@ import tempfile
 
 import faust
 
-from sfumato.agents import anonymize, transport
+from sfumato.agents import anonymize, inspect, transport
 from sfumato.agents.settings import Settings, load
-from sfumato.schemas.topics import FRAMES_RAW
+from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW
 
 BUFFERED_EVENTS = 64
 """Frames read ahead of the agent. Faust's default, 4,096, would be 400 MB of pictures."""
@@ -49,3 +50,12 @@ frames_raw = app.topic(settings.topic(FRAMES_RAW), value_type=bytes, key_type=by
 @app.agent(frames_raw, name="anonymize", concurrency=1)
 async def anonymize_frames(stream: faust.Stream[bytes]) -> None:
     await anonymize.run(app, stream, settings)
+
+
+inspector = make_app(settings.inspecting())
+frames_anonymized = inspector.topic(settings.topic(FRAMES_ANONYMIZED), value_type=bytes, key_type=bytes)
+
+
+@inspector.agent(frames_anonymized, name="inspect", concurrency=1)
+async def inspect_frames(stream: faust.Stream[bytes]) -> None:
+    await inspect.run(inspector, stream, settings.inspecting())

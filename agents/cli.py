@@ -26,6 +26,7 @@ class _Commands(click.Group):
         from sfumato.agents.broker import BrokerError
         from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
+        from sfumato.agents.suspensions import SuspensionError
         from sfumato.models.detectors import DetectorError
         from sfumato.models.weights import WeightError
 
@@ -38,6 +39,7 @@ class _Commands(click.Group):
             PolicyError,
             FloorError,
             DetectorError,
+            SuspensionError,
             WeightError,
             TimeoutError,
         ) as error:
@@ -102,14 +104,64 @@ def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def anonymize(workers: int) -> None:
     """Run the anonymizer: supervised Faust workers that share the partitions of frames.raw."""
+    _run_workers("sfumato.agents.app", workers)
+
+
+@main.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+def inspect(workers: int) -> None:
+    """Look a second time at a sample of frames.anonymized; suspend cameras that leak (docs/inspect.md)."""
+    _run_workers("sfumato.agents.app:inspector", workers)
+
+
+def _run_workers(app: str, workers: int) -> None:
+    """Supervise so many workers of a Faust app; ends the process."""
     from sfumato.agents import provision
     from sfumato.agents.supervise import supervise
 
     settings = load()
     provision.check(settings)
-    command = [sys.executable, "-m", "faust", "-A", "sfumato.agents.app", "worker", "--without-web", "-l", "info"]
+    command = [sys.executable, "-m", "faust", "-A", app, "worker", "--without-web", "-l", "info"]
     ports = [settings.metrics_port + i if settings.metrics_port else 0 for i in range(workers)]
     sys.exit(supervise(command, [{**os.environ, "SFUMATO_METRICS_PORT": str(port)} for port in ports]))
+
+
+@main.group()
+def suspension() -> None:
+    """Cameras that are fully masked because their leak budget was spent (docs/inspect.md)."""
+
+
+@suspension.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also cameras whose suspension was lifted.")
+def list_suspensions(everything: bool) -> None:
+    """The suspended cameras, one JSON object a line."""
+    from sfumato.agents import suspensions
+
+    for record in suspensions.read(load()).states():
+        if everything or record.suspended:
+            click.echo(record.model_dump_json(exclude_none=True))
+
+
+@suspension.command()
+@click.argument("camera")
+def show(camera: str) -> None:
+    """Each suspension and lift of CAMERA, oldest first, one JSON object a line."""
+    from sfumato.agents import suspensions
+
+    for record in suspensions.read(load()).history:
+        if record.camera == camera:
+            click.echo(record.model_dump_json(exclude_none=True))
+
+
+@suspension.command()
+@click.argument("camera")
+@click.option("--by", required=True, help="Who lifts it: a person's name; kept.")
+@click.option("--note", required=True, help="Why: what was found and done; kept.")
+def lift(camera: str, by: str, note: str) -> None:
+    """Lift the suspension of CAMERA: it is masked as its policy says again, and its leak budget is whole."""
+    from sfumato.agents import suspensions
+
+    click.echo(suspensions.lift(load(), camera, by, note).model_dump_json(exclude_none=True))
 
 
 @main.command()

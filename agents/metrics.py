@@ -28,6 +28,16 @@ ASSIGNED = Gauge("sfumato_assigned_partitions", "Partitions of frames.raw assign
 LAG = Gauge("sfumato_consumer_lag_frames", "Frames that wait in this worker's partitions.")
 HELD = Gauge("sfumato_held_events", "Events read and not acknowledged: in work, or of a group of pictures not over.")
 
+# inspect
+INSPECTED = Counter("sfumato_inspected_frames", "Published frames looked at a second time.", ["camera"])
+INSPECT_SKIPPED = Counter("sfumato_inspect_skipped_frames", "Published frames not looked at, by reason.", ["reason"])
+FINDS = Counter("sfumato_finds", "What a second look saw unmasked.", ["camera", "target"])
+SUSPENSIONS = Counter("sfumato_suspensions", "Times a camera's leak budget was spent.", ["camera"])
+INSPECT_STAGE = Histogram("sfumato_inspect_seconds", "Time per frame looked at, decoding included.", buckets=SECONDS)
+INSPECT_ASSIGNED = Gauge("sfumato_inspect_assigned_partitions", "Partitions of frames.anonymized of this worker.")
+INSPECT_LAG = Gauge("sfumato_inspect_lag_frames", "Published frames that wait in this worker's partitions.")
+CAMERA_SUSPENDED = Gauge("sfumato_camera_suspended", "1: fully masked until a person lifts it.", ["camera"])
+
 # bridge
 VIEWERS = Gauge("sfumato_bridge_viewers", "Viewers connected by WebSocket.")
 BRIDGE_FRAMES = Counter("sfumato_bridge_frames", "Frames taken from frames.anonymized.", ["camera"])

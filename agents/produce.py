@@ -10,8 +10,9 @@ idempotence without transactions (``docs/decisions/0003-producer.md``).
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import KafkaError
 from confluent_kafka import Producer as KafkaProducer
@@ -75,3 +76,24 @@ class Producer:
     def _poll(self) -> None:
         while not self._closing.is_set():
             self._producer.poll(0.2)
+
+
+async def deliver(producer: Producer, messages: Sequence[tuple[Topic, Message]]) -> None:
+    """Send, and wait until the broker has acknowledged all; RuntimeError where it refuses one."""
+    loop = asyncio.get_running_loop()
+    acknowledged: list[asyncio.Future[None]] = [loop.create_future() for _ in messages]
+    for (topic, message), future in zip(messages, acknowledged, strict=True):
+
+        def on_delivery(error: KafkaError | None, future: asyncio.Future[None] = future) -> None:
+            loop.call_soon_threadsafe(_settle, future, error)
+
+        while not producer.try_send(topic, message, on_delivery):
+            await asyncio.sleep(0.01)
+    await asyncio.gather(*acknowledged)
+
+
+def _settle(future: asyncio.Future[None], error: KafkaError | None) -> None:
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(RuntimeError(f"delivery failed: {error.str()}"))

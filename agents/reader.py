@@ -131,13 +131,18 @@ def parse(message: Message) -> AnonymizedFrame:
     key, value = message.key(), message.value()
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
     frame = AnonymizedFrame.from_message(_bytes(key), _bytes(value), pairs)
+    check(frame)
+    return frame
+
+
+def check(frame: AnonymizedFrame) -> None:
+    """:class:`EnvelopeError` where the value is not what its headers say."""
     if frame.unit is not None:
         _check_unit(frame.payload, frame.unit.keyframe)
     elif frame.content_type != "image/jpeg" or not frame.payload.startswith(JPEG):
         raise EnvelopeError("value", "neither JPEG nor H.264")
     if frame.outcome is Outcome.DROPPED or (frame.outcome is Outcome.MASKED) != (frame.reason is None):
         raise EnvelopeError("ce_outcome", "dropped, or at odds with ce_reason")
-    return frame
 
 
 def _check_unit(payload: bytes, keyframe: bool) -> None:

@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     stall_timeout: Seconds = 60.0
     """A worker that has work but commits nothing for this long exits and is restarted."""
 
+    # inspect
+    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
+    """The detectors that look a second time, comma-separated; those that did not mask are preferred."""
+    inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
+
     # bridge
     bridge_host: str = "127.0.0.1"
     bridge_port: Port = 8080
@@ -96,6 +102,10 @@ class Settings(BaseSettings):
 
     def detector_names(self) -> list[str]:
         return self.detectors.split(",")
+
+    def inspecting(self) -> Settings:
+        """As the inspecting workers use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
 
     def topic(self, topic: Topic) -> str:
         """The topic's name on this cluster."""

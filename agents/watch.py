@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from prometheus_client import Gauge
 
 from sfumato.agents import metrics
 from sfumato.agents.settings import Settings
@@ -27,9 +28,18 @@ INTERVAL = 1.0
 class Watchdog(threading.Thread):
     """Calls ``leave`` with the reason once no offset was committed for ``settings.stall_timeout`` despite lag."""
 
-    def __init__(self, app: Any, settings: Settings, leave: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        leave: Callable[[str], None],
+        *,
+        assigned: Gauge = metrics.ASSIGNED,
+        lag: Gauge = metrics.LAG,
+    ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._app = app
+        self._assigned, self._lag = assigned, lag
         self._leave = leave
         self._timeout = settings.stall_timeout
         self._stall = Stall(settings.stall_timeout)
@@ -50,14 +60,14 @@ class Watchdog(threading.Thread):
                 log.warning("watchdog: %s", error.args[0].str())
                 self._stall.reset()  # the broker is away: nobody can commit
                 continue
-            metrics.LAG.set(lag)
+            self._lag.set(lag)
             if self._stall.seen(committed, lag, time.monotonic()):
                 self._leave(f"{lag} frames wait but nothing was committed for {self._timeout:g} s")
 
     def _progress(self) -> tuple[dict[int, int], int]:
         """Committed offset by partition, and frames that wait, over the partitions assigned to this worker."""
         assigned = [TopicPartition(tp.topic, tp.partition) for tp in self._app.consumer.assignment()]
-        metrics.ASSIGNED.set(len(assigned))
+        self._assigned.set(len(assigned))
         committed, lag = {}, 0
         for tp in self._consumer.committed(assigned, timeout=10) if assigned else []:
             low, high = self._consumer.get_watermark_offsets(tp, timeout=10)

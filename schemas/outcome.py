@@ -23,6 +23,7 @@ class Reason(StrEnum):
     POLICY_EXPIRED = "policy_expired"
     POLICY_NOT_YET_VALID = "policy_not_yet_valid"
     SCHEDULED = "scheduled"
+    SUSPENDED = "suspended"
     TARGET_UNAVAILABLE = "target_unavailable"
     DETECTOR_ERROR = "detector_error"
     DETECTOR_TIMEOUT = "detector_timeout"

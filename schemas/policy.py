@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.frame import Message
+from sfumato.schemas.inspection import Inspection
 from sfumato.schemas.masking import MaskName, Targets
 from sfumato.schemas.part import Moment, Part, Text
 from sfumato.schemas.remedy import remedies
@@ -104,6 +105,7 @@ class Policy(Part):
     overload: Overload = Overload()
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
+    inspect: Inspection = Inspection()
     _schedule: str | None = PrivateAttr(None)
 
     @model_validator(mode="after")

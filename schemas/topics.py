@@ -51,5 +51,7 @@ FRAMES_ANONYMIZED = Topic(
     "frames.anonymized", "camera", "JPEG or H.264 access unit", None, DAY, "uncompressed", MAX_MESSAGE_BYTES
 )
 AUDIT = Topic("audit", "camera", "JSON", None, 90 * DAY, "producer", 1024 * 1024)
+FINDS = Topic("finds", "camera", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
+SUSPENSIONS = Topic("suspensions", "camera/milliseconds", "JSON", 1, None, "producer", 1024 * 1024)
 
-TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT)
+TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT, FINDS, SUSPENSIONS)
