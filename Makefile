@@ -26,6 +26,7 @@ demo: .venv/.run
 bench: .venv/.test
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
+	@$(BIN)/python ops/bench_detectors.py
 
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
