@@ -7,9 +7,11 @@ from clips import clip
 
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
-from sfumato.models import detectors, weights
+from sfumato.models import centerface, detectors, images, weights
 from sfumato.models.detectors import DetectorError, DetectorOptions
+from sfumato.models.tiles import TooManyViews
 from sfumato.models.weights import WEIGHTS, WeightError
+from sfumato.schemas.detection import DetectorName
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,93 @@ def test_an_unknown_detector_lists_the_known_ones():
         detectors.make("yolov99", DetectorOptions())
 
 
-def test_a_weight_is_refused_when_absent_altered_or_unknown(tmp_path):
+def framed(portrait, height, x, y, width=1600, depth=1200):
+    """A grey picture with the portrait around x, y, shrunk until the face is so high, and the face's middle."""
+    scale = height / 60
+    small = images.resize(portrait, round(176 * scale), round(144 * scale))
+    canvas = np.full((depth, width, 3), 128, np.uint8)
+    h, w = small.shape[:2]
+    left = min(max(0, round(x - 87 * scale)), width - w)
+    top = min(max(0, round(y - 67 * scale)), depth - h)
+    canvas[top : top + h, left : left + w] = small
+    return canvas, (left + 87 * scale, top + 67 * scale)
+
+
+def finds(found, middle, threshold):
+    return any(
+        d.score >= threshold and d.box[0] < middle[0] < d.box[2] and d.box[1] < middle[1] < d.box[3] for d in found
+    )
+
+
+def test_the_smallest_face_asked_for_chooses_the_input_size(detector, portrait, monkeypatch):
+    sizes = []
+    find = detector._find
+    monkeypatch.setattr(detector, "_find", lambda pixels: sizes.append(pixels.shape[:2]) or find(pixels))
+    picture, middle = framed(portrait, 8, 200, 150, 400, 300)
+    coarse, fine = detector.detect([picture, picture], [32, 8])
+    assert sizes == [(150, 200), (600, 800)]
+    assert not finds(coarse, middle, detector.threshold)
+    assert finds(fine, middle, detector.threshold)
+
+
+def test_a_face_on_any_seam_of_the_tiles_is_found(detector, portrait):
+    parts = [view.part for view in centerface.views(1600, 1200, 1.0)][1:]
+    assert len(parts) > 3
+    for x in sorted({x for x0, _, x1, _ in parts for x in (x0, x1)}):
+        for y in sorted({y for _, y0, _, y1 in parts for y in (y0, y1)}):
+            picture, middle = framed(portrait, 22, x, y)
+            (found,) = detector.detect([picture], [16])
+            assert finds(found, middle, detector.threshold), (x, y)
+
+
+def test_a_face_larger_than_the_overlap_is_found_in_the_whole(detector, portrait):
+    """Cut by every tile."""
+    picture, middle = framed(portrait, 480, 800, 600)
+    (found,) = detector.detect([picture], [16])
+    best = max(found, key=lambda d: d.score)
+    assert finds([best], middle, 0.5)
+    assert best.box[3] - best.box[1] > 300
+
+
+def test_a_face_too_small_for_the_picture_is_refused(detector):
+    with pytest.raises(TooManyViews):
+        detector.detect([np.zeros((2160, 3840, 3), np.uint8)], [4])
+
+
+def test_both_providers_find_the_same_faces(detector, portrait):
+    other = detectors.make(
+        "centerface", DetectorOptions(threads=1, provider="onnxruntime", weights_dir=load().weights_dir)
+    )
+    large = images.resize(portrait, 500, 410)
+    for ours, theirs in zip(detector.detect([portrait, large]), other.detect([portrait, large]), strict=True):
+        ours, theirs = ([d for d in found if d.score >= 0.1] for found in (ours, theirs))
+        assert len(ours) == len(theirs) > 0
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.score == pytest.approx(b.score, abs=0.01)
+            assert a.box == pytest.approx(b.box, abs=0.5)
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+def test_a_weight_is_refused_when_absent_or_altered(tmp_path, name):
     with pytest.raises(WeightError, match="run `sfumato weights`"):
-        weights.locate("centerface", tmp_path)
-    path = WEIGHTS["centerface"].path(tmp_path)
-    original = fetch(WEIGHTS["centerface"], load().weights_dir).read_bytes()
+        weights.locate(name, tmp_path)
+    path = WEIGHTS[name].path(tmp_path)
+    original = fetch(WEIGHTS[name], load().weights_dir).read_bytes()
+    path.write_bytes(original)
+    assert weights.locate(name, tmp_path) == path
     path.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     with pytest.raises(WeightError, match="SHA-256 differs"):
-        weights.locate("centerface", tmp_path)
+        weights.locate(name, tmp_path)
+
+
+def test_an_unknown_weight_lists_the_known_ones(tmp_path):
     with pytest.raises(WeightError, match="one of: centerface"):
         weights.locate("yolov99", tmp_path)
+
+
+def test_detectors_name_weights_that_exist():
+    assert set(detectors.DETECTORS) == set(DetectorName)
+    assert set(detectors.needs(*detectors.DETECTORS)) <= set(WEIGHTS)
+    assert detectors.needs("centerface", "ssdlite", "centerface") == ["centerface", "ssdlite"]
+    with pytest.raises(DetectorError, match="unknown detector 'yolov99'"):
+        detectors.needs("yolov99")

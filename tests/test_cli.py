@@ -71,10 +71,14 @@ def test_reconcile_says_what_is_missing(stack):
 
 
 def test_weights_are_fetched_once_and_checked(tmp_path):
-    first = sfumato("weights", WEIGHTS_DIR=str(tmp_path))
+    """Those alone that SFUMATO_DETECTORS needs."""
+    environment = {"WEIGHTS_DIR": str(tmp_path), "DETECTORS": "centerface"}
+    first = sfumato("weights", **environment)
     assert first.returncode == 0, first.stderr
-    (path,) = tmp_path.glob("*.onnx")
+    (path,) = tmp_path.iterdir()
     assert str(path) in first.stdout
     path.write_bytes(b"altered")
-    assert sfumato("weights", WEIGHTS_DIR=str(tmp_path)).returncode == 0
+    assert sfumato("weights", **environment).returncode == 0
     assert Path(path).stat().st_size > 1_000_000
+    unknown = sfumato("weights", DETECTORS="yolov99")
+    assert (unknown.returncode, "unknown detector 'yolov99'; one of: centerface" in unknown.stderr) == (1, True)
