@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
     # anonymize
     group_id: str = "sfumato-anonymize"
-    detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface,ssdlite"
+    detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface,ssdlite,clp,ppocr"
     """The detectors that a worker loads, comma-separated; a policy chooses among them. A graph is read when a policy
     first asks for it."""
     detector_threads: Annotated[int, Field(ge=0)] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sfumato.models.detectors import Detector, Image
+from sfumato.models.detectors import ON_REQUEST, Detector, Image
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.detection import Detection, Evidence, Target
 from sfumato.schemas.policy import Policy
@@ -20,8 +20,9 @@ class Ensemble:
             able = {detector.name for detector in self._detectors if target in detector.targets}
             if absent := set(masking.detectors) - able:
                 return f"targets.{target}: no detector {', '.join(sorted(absent))} for it here"
-            if not able:
-                return f"targets.{target}: no detector here looks for it"
+            if not any(_wanted(detector, target, policy) for detector in self._detectors):
+                named = f"; name {', '.join(sorted(able))} in its detectors to use it" if able else ""
+                return f"targets.{target}: no detector here looks for it{named}"
         return None
 
     def records(self, policy: Policy) -> tuple[DetectorRecord, ...]:
@@ -51,11 +52,13 @@ class Ensemble:
 
 def _chosen(detector: Detector, policy: Policy) -> frozenset[Target]:
     """The targets for which the policy wants this detector."""
-    return frozenset(
-        target
-        for target, masking in policy.targets.items()
-        if target in detector.targets and (not masking.detectors or detector.name in masking.detectors)
-    )
+    return frozenset(target for target in policy.targets if _wanted(detector, target, policy))
+
+
+def _wanted(detector: Detector, target: Target, policy: Policy) -> bool:
+    named = policy.targets[target].detectors
+    chosen = detector.name in named if named else (detector.name, target) not in ON_REQUEST
+    return target in detector.targets and chosen
 
 
 def _smallest(detector: Detector, policy: Policy) -> int | None:

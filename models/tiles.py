@@ -89,18 +89,31 @@ def _look(picture: Image, view: View, find: Find) -> tuple[Boxes, Scores, NDArra
     boxes, scores = find(pixels)
     scale = np.array([(x1 - x0) / view.width, (y1 - y0) / view.height] * 2)
     boxes = boxes * scale + (x0, y0, x0, y0)
+    return boxes, scores, at_border(boxes, view, picture)
+
+
+def at_border(boxes: Boxes, view: View, picture: Image) -> NDArray[np.bool_]:
+    """Shape (n,): whether the border of the view, where it lies inside of the picture, may have cut the box."""
+    x0, y0, x1, y1 = view.part
     height, width = picture.shape[:2]
     near_x, near_y = BORDER * (x1 - x0), BORDER * (y1 - y0)
-    at_border = (boxes[:, 0] < x0 + near_x) & (x0 > 0)
-    at_border |= (boxes[:, 1] < y0 + near_y) & (y0 > 0)
-    at_border |= (boxes[:, 2] > x1 - near_x) & (x1 < width)
-    at_border |= (boxes[:, 3] > y1 - near_y) & (y1 < height)
-    return boxes, scores, at_border
+    cut = (boxes[:, 0] < x0 + near_x) & (x0 > 0)
+    cut |= (boxes[:, 1] < y0 + near_y) & (y0 > 0)
+    cut |= (boxes[:, 2] > x1 - near_x) & (x1 < width)
+    cut |= (boxes[:, 3] > y1 - near_y) & (y1 < height)
+    return cut
 
 
 def merge(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> tuple[Boxes, Scores]:
-    """The best box of each object, as non-maximum suppression has it, with one difference: of two boxes of which a
-    border may have cut one nobody knows which is right, so both stay unless the better one covers the other."""
+    """The best box of each object and its score."""
+    kept = best(boxes, scores, at_border, overlap)
+    return boxes[kept], scores[kept]
+
+
+def best(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> list[int]:
+    """Which box is the best one of each object, as non-maximum suppression has it, with one difference: of two boxes
+    of which a border may have cut one nobody knows which is right, so both stay unless the better one covers the
+    other."""
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     for i in order:
@@ -108,8 +121,8 @@ def merge(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: f
         same = both > overlap * (area + areas - both)
         same &= ~(at_border[kept] | at_border[i])
         if not (same | (both > COVERED * area)).any():
-            kept.append(i)
-    return boxes[kept], scores[kept]
+            kept.append(int(i))
+    return kept
 
 
 def _areas(box: NDArray[np.float64], others: Boxes) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:

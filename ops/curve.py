@@ -1,6 +1,7 @@
 """The curve from which a detector's threshold and sizes are chosen, on labelled pictures.
 
     python ops/curve.py DETECTOR [--labels ../shared/eval/labels.json] [--smallest none,24,12] [--threshold 0.1,0.3]
+    python ops/curve.py clp,ppocr --target licence_plate    # a union; the threshold is the first one's, the others' own
     python ops/curve.py DETECTOR --shrink 12,16,20,24     # each large object alone, shrunk to so many pixels
 
 Prints one JSON object per ``smallest``: for each threshold the share of the labelled objects that stay exposed, by
@@ -25,9 +26,9 @@ import numpy as np
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors
-from sfumato.models.detectors import DetectorOptions
+from sfumato.models.detectors import Detector, DetectorOptions, Image
 from sfumato.models.weights import WEIGHTS
-from sfumato.schemas.detection import DetectorName
+from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.masking import Masking
 
 LABELS = Path(__file__).resolve().parents[2] / "shared" / "eval" / "labels.json"
@@ -45,22 +46,22 @@ def main() -> int:
         print(f"curve: no labelled pictures at {options.labels}; give --labels FILE", file=sys.stderr)
         return 1
     settings = load()
-    for name in detectors.needs(options.detector):
+    names = options.detector.split(",")
+    for name in detectors.needs(*names):
         fetch(WEIGHTS[name], settings.weights_dir)
-    detector = detectors.make(
-        options.detector, DetectorOptions(provider=options.provider, weights_dir=settings.weights_dir)
-    )
-    targets = {str(target) for target in detector.targets}
+    made = DetectorOptions(provider=options.provider, threads=options.threads, weights_dir=settings.weights_dir)
+    chosen = [detectors.make(name, made) for name in names]
+    targets = {options.target} if options.target else {str(target) for target in chosen[0].targets}
     for smallest in options.smallest:
         seen, started = [], time.perf_counter()
         for picture, entry in pictures(options.labels, targets, options.clips, options.shrink):
-            (found,) = detector.detect([picture], [smallest])
-            seen.append((picture.shape[:2], found, entry))
+            found = [one for detector in chosen for one in look(detector, picture, smallest, detector is chosen[0])]
+            seen.append((picture.shape[:2], [d for d in found if d.target in targets], entry))
         spent = (time.perf_counter() - started) * 1000 / max(1, len(seen))
         print(
             json.dumps(
                 {
-                    "detector": detector.name,
+                    "detector": options.detector,
                     "smallest": smallest,
                     "pictures": len(seen),
                     "ms_per_picture": round(spent, 1),
@@ -72,9 +73,19 @@ def main() -> int:
     return 0
 
 
+def look(detector: Detector, picture: Image, smallest: int | None, first: bool) -> list[Detection]:
+    """What the detector finds; of those after the first only what reaches their own threshold, as certain."""
+    (found,) = detector.detect([picture], [smallest])
+    if first:
+        return list(found)
+    return [d.model_copy(update={"score": 1.0}) for d in found if d.score >= detector.threshold]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("detector", choices=[*DetectorName])
+    parser.add_argument("detector", help=f"or several, comma-separated, of {', '.join(DetectorName)}")
+    parser.add_argument("--target", choices=[*Target], help="default: all that the first detector looks for")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--labels", type=Path, default=LABELS)
     parser.add_argument("--provider", default="openvino")
     parser.add_argument("--smallest", type=listed(lambda v: None if v == "none" else int(v)), default=[None])
