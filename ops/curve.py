@@ -2,7 +2,7 @@
 
     python ops/curve.py DETECTOR [--labels ../shared/eval/labels.json] [--smallest none,24,12] [--threshold 0.1,0.3]
     python ops/curve.py clp,ppocr --target licence_plate    # a union; the threshold is the first one's, the others' own
-    python ops/curve.py DETECTOR --shrink 12,16,20,24     # each large object shrunk to so many pixels first
+    python ops/curve.py DETECTOR --shrink 12,16,20,24     # each large object alone, shrunk to so many pixels
 
 Prints one JSON object per ``smallest``: for each threshold the share of the labelled objects that stay exposed, by
 height in pixels, and the share of the picture masked outside of objects, on pictures labelled completely. Boxes grow
@@ -35,6 +35,8 @@ LABELS = Path(__file__).resolve().parents[2] / "shared" / "eval" / "labels.json"
 BOUNDS = {"face": (12, 16, 24, 64), "person": (48, 96, 192), "licence_plate": (16, 24, 64)}
 """Upper ends of the buckets of height, in pixels, by class."""
 COVERED = 0.75
+MARGIN = 32
+"""Pixels of grey to the left of and above an object that is shown alone."""
 DILATION = Masking().dilation
 
 
@@ -89,7 +91,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--smallest", type=listed(lambda v: None if v == "none" else int(v)), default=[None])
     parser.add_argument("--threshold", type=listed(float), default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
     parser.add_argument("--clips", help="these clips only, by name, comma-separated; default: all pictures and clips")
-    parser.add_argument("--shrink", type=listed(int), help="heights in pixels to which every larger object is shrunk")
+    parser.add_argument(
+        "--shrink", type=listed(int), help="heights in pixels to which every larger object is shrunk, alone"
+    )
     return parser.parse_args()
 
 
@@ -124,17 +128,23 @@ def sorted_out(entry: dict[str, Any], objects: Any, ignored: Any, targets: set[s
 
 
 def shrunk(picture: Any, entry: dict[str, Any], heights: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The picture as it is, or once per object and height, shrunk until the object is so high."""
+    """The picture as it is; or each object that is much higher, cut out with as much around it, once per height,
+    shrunk to it and alone on grey."""
     if not heights:
         yield picture, entry
         return
     for one in entry["objects"]:
-        for height in heights:
-            scale = height / (one["box"][3] - one["box"][1])
-            if scale < 0.75:
-                small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-                box = [value * scale for value in one["box"]]
-                yield small, {"objects": [{**one, "box": box}], "aside": [], "complete": False, "height": height}
+        x0, y0, x1, y1 = one["box"]
+        high = y1 - y0
+        left, top = max(0, x0 - high), max(0, y0 - high)
+        part = picture[top : y1 + high, left : x1 + high]
+        for height in (height for height in heights if high >= 1.5 * max(heights)):
+            scale = height / high
+            small = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            canvas = np.full((MARGIN + 2 * small.shape[0], MARGIN + 2 * small.shape[1], 3), 128, np.uint8)
+            canvas[MARGIN : MARGIN + small.shape[0], MARGIN : MARGIN + small.shape[1]] = small
+            box = [round(MARGIN + (v - at) * scale) for v, at in zip(one["box"], (left, top) * 2, strict=True)]
+            yield canvas, {"objects": [{**one, "box": box}], "aside": [box], "complete": True, "height": height}
 
 
 def judge(seen: list[Any], threshold: float, by_height: bool) -> dict[str, Any]:
@@ -143,7 +153,7 @@ def judge(seen: list[Any], threshold: float, by_height: bool) -> dict[str, Any]:
     for shape, found, entry in seen:
         boxes = [dilated(d.box) for d in found if d.score >= threshold]
         for one in entry["objects"]:
-            size = str(entry["height"]) if by_height else bucket(one)
+            size = f"{entry['height']:03}" if by_height else bucket(one)
             for key in dict.fromkeys(("all", size)):
                 row = counts.setdefault(key, [0, 0])
                 row[0] += uncovered(one["box"], boxes)
