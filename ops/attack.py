@@ -15,8 +15,15 @@ import attacked
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["faces", "plates"])
+    parser.add_argument("--only", choices=["borders", "faces", "plates"])
     only = parser.parse_args().only
+    if only in (None, "borders"):
+        import attack_borders
+
+        qualities = ((f"quality {q}", attack_borders.run(q)) for q in (50, 75, 90))
+        table("camera's JPEG", attack_borders.columns, qualities)
+    if only == "borders":
+        return 0
     if not (attacked.EVAL / "identities").is_dir():
         print(f"attack: no pictures of known people in {attacked.EVAL}; nothing was attacked", file=sys.stderr)
         return 0
