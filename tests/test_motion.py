@@ -113,7 +113,8 @@ def test_another_size_and_a_time_that_goes_back_are_learnt_anew():
     assert motion.detect(background(0), WARM / RATE, MASKING) is not None
     assert motion.detect(cv2.resize(background(0), (176, 144)), WARM / RATE + 1, MASKING) is None
     motion = learnt(Motion())
-    assert motion.detect(background(0), 1.0, MASKING) is None
+    again = [motion.detect(background(n), n / RATE - 1000, MASKING) for n in range(WARM + 1)]
+    assert [found is None for found in again] == [True] * WARM + [False]
 
 
 def test_the_number_of_boxes_is_bounded_and_they_cover_all():
@@ -165,6 +166,20 @@ def test_a_policy_for_motion_fully_masks_while_it_learns_and_then_what_moves():
             seen[y0:y1, x0:x1] = True
         assert seen[box[1] : box[3], box[0] : box[2]].all(), number
     assert Evidence.LOOKAHEAD in {detection.evidence for task in done[125:130] for detection in task.detections}
+
+
+def test_another_run_of_the_camera_is_learnt_anew():
+    """It may have been turned meanwhile, a little."""
+    targets = {Target.MOTION: Masking()}
+    policy = POLICY.model_copy(update={"targets": targets, "lookahead": 0.0})
+    units = encode([background(n)[::2, ::2] for n in range(130)], H264, {"preset": "ultrafast", "g": "10", "bf": "0"})
+    engine = Engine(Ensemble([Scripted(_not_asked)]), Limits())
+    reasons = []
+    for epoch in (1, 2):
+        tasks = [Task(raw_frame(n, p, u, H264, epoch=epoch), policy) for n, (p, u) in enumerate(units)]
+        reasons.append([task.reason for task in engine.anonymize(tasks)])
+    assert reasons[0][-1] is None
+    assert set(reasons[1][:100]) == {Reason.LEARNING_BACKGROUND}
 
 
 def _not_asked(pictures):  # type: ignore[no-untyped-def]
