@@ -29,7 +29,6 @@ from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.agents.watch import Watchdog
 from sfumato.models import detectors, encoders, weights
-from sfumato.models.detectors import DetectorOptions
 from sfumato.models.engine import Engine, Limits
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
@@ -295,13 +294,7 @@ def _end_within(seconds: float) -> None:
 
 def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
-    options = DetectorOptions(
-        threads=settings.detector_threads,
-        long_side=settings.detector_long_side,
-        device=settings.detector_device,
-        model=settings.detector_model,
-        weights_dir=settings.weights_dir,
-    )
+    options = settings.detector_options()
     ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
     encoders.check(settings.h264_encoder)
     limits = Limits(

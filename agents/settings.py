@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sfumato.models.detectors import DetectorOptions
 from sfumato.schemas.audit import summary
 from sfumato.schemas.topics import Topic
 
@@ -87,6 +88,15 @@ class Settings(BaseSettings):
 
     def detector_names(self) -> list[str]:
         return self.detectors.split(",")
+
+    def detector_options(self) -> DetectorOptions:
+        return DetectorOptions(
+            threads=self.detector_threads,
+            long_side=self.detector_long_side,
+            device=self.detector_device,
+            model=self.detector_model,
+            weights_dir=self.weights_dir,
+        )
 
     def topic(self, topic: Topic) -> str:
         """The topic's name on this cluster."""

@@ -1,9 +1,9 @@
-"""Items made by a thread of their own, a few ahead of who takes them: so that decoding, detecting and encoding overlap."""
+"""Items made by a thread of their own, a few ahead of who takes them: so decoding, detecting and encoding overlap."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import Full, Queue
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ PATIENCE = 0.1
 """Seconds between two looks at whether anybody still wants what the thread made."""
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int) -> Generator[T]:
     """The same items in the same order, at most ``depth`` of them waiting.
 
     What making them raises is raised here. Closing the iterator ends the thread before it returns.

@@ -104,8 +104,7 @@ def to_bgr(planes: Planes) -> Image:
     frame = to_frame(planes).reformat(
         format="bgr24", src_colorspace=matrix, src_color_range=levels, interpolation=PRECISE, threads=1
     )
-    image: Image = frame.to_ndarray()
-    return image
+    return np.asarray(frame.to_ndarray(), dtype=np.uint8)
 
 
 def filled(size: tuple[int, int], level: int, colours: Colours) -> Planes:

@@ -19,6 +19,8 @@ from sfumato.models.planes import Planes
 
 MOST_ATTEMPTS = 64
 """How often a decoder that fails while it is emptied is asked again; it holds no more pictures than that."""
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""FFmpeg's demuxer by the ending of a file's name."""
 ANY_RATE = Fraction(25)
 """Frames per second where the file does not say."""
 
@@ -55,7 +57,8 @@ class Form:
 
 class Reader:
     """Reads the first video stream. ``packets``, ``refused`` (by the decoder) and ``cut_short`` (why) tell of the
-    pass that was made last."""
+    pass that was made last, and ``lost_at_end`` whether its last pictures were lost. ``estimate``: how many there may
+    be; 0: unknown."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         """Raises :class:`FilmError` where the file holds no video or a larger one than ``max_pixels``."""
@@ -63,7 +66,9 @@ class Reader:
         self._max_pixels = max_pixels
         self.packets = 0
         self.refused = 0
+        self.lost_at_end = False
         self.cut_short: str | None = None
+        self.estimate = 0
         self.form = self._form()
 
     def shots(self) -> Iterator[Shot]:
@@ -77,6 +82,7 @@ class Reader:
                     continue
                 yield _shot(frame, lost)
                 lost = False
+            self.lost_at_end = lost
         self._judge_length()
 
     def _frames(self, container: Any, stream: Any) -> Iterator[av.VideoFrame | None]:
@@ -130,11 +136,8 @@ class Reader:
             if min(width, height) < 2:
                 raise FilmError(f"{first.width}x{first.height}: too small to be encoded")
             rate = stream.average_rate or stream.guessed_rate or ANY_RATE
-            stated = stream.frames or round((container.duration or 0) / av.time_base * rate)
-            self.estimate = stated
-            return Form(
-                (width, height), stream.time_base, rate, aspect, stream.frames, len(container.streams.audio)
-            )
+            self.estimate = stream.frames or round((container.duration or 0) / av.time_base * rate)
+            return Form((width, height), stream.time_base, rate, aspect, stream.frames, len(container.streams.audio))
 
     def _first(self, container: Any, stream: Any) -> av.VideoFrame:
         frame = next((frame for frame in self._frames(container, stream) if frame is not None), None)
@@ -144,11 +147,7 @@ class Reader:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        try:
-            container = av.open(str(self._path), metadata_errors="ignore")
-        except (FFmpegError, OSError) as error:
-            raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
-        with container:
+        with open_film(self._path) as container:
             stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
             if stream is None or stream.codec_context is None:
                 raise FilmError("holds no video that can be decoded")
@@ -158,6 +157,18 @@ class Reader:
             if context.name in NOTICE:
                 context.options = {**context.options, "err_detect": NOTICE[context.name]}
             yield container, stream
+
+
+def open_film(path: Path) -> Any:
+    """The file as PyAV opens it: as what its name says, since FFmpeg would take a playlist for a film and follow it.
+    Raises :class:`FilmError`."""
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise FilmError(f"not one of {' '.join(sorted(FORMATS))}")
+    try:
+        return av.open(f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+    except (FFmpegError, OSError) as error:
+        raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
 
 
 def _shot(frame: Any, after_loss: bool) -> Shot:

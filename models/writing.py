@@ -1,4 +1,4 @@
-"""A film file of pictures that come one by one, at the times they come with; nothing else is in it but, if wanted, sound."""
+"""A film file of pictures that come one by one, at the times they come with; and, if wanted, sound. Nothing else."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from av.error import FFmpegError
 
 from sfumato.models import planes
 from sfumato.models.planes import Planes
-from sfumato.models.reading import FilmError, Form
+from sfumato.models.reading import FilmError, Form, open_film
 
-X264 = ("libx264", {"preset": "veryfast", "a53cc": "0"}, 20)
+X264 = ("libx264", {"preset": "veryfast"}, 20)
 VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}, 31)
 CONTAINERS: dict[str, tuple[str, tuple[str, dict[str, str], int]]] = {
     ".mp4": ("mp4", X264),
@@ -87,7 +87,7 @@ class Writer:
 
     def _open(self, first: Planes) -> None:
         options = {"movflags": "faststart"} if self._container in ("mp4", "mov") else {}
-        self._output = av.open(str(self._path), "w", format=self._container, options=options)
+        self._output = av.open(f"file:{self._path}", "w", format=self._container, options=options)
         self._stream = stream = self._output.add_stream(self._codec, rate=self._form.rate)
         context = stream.codec_context
         context.width, context.height = self._form.size
@@ -108,7 +108,7 @@ class Sound:
     """The audio streams of a file, copied as they are, without their names and languages."""
 
     def __init__(self, path: Path) -> None:
-        self._input: Any = av.open(str(path), metadata_errors="ignore")
+        self._input: Any = open_film(path)
         self._streams: dict[int, Any] = {}
         self._packets: Iterator[Any] = iter(())
         self._next: Any = None

@@ -1,4 +1,4 @@
-"""What ``sfumato mask`` did to each file: counts, boxes by class and hashes. No pixels, and nothing of the files' metadata."""
+"""What ``sfumato mask`` did to each file: counts, boxes by class, hashes. No pixels, nothing of the files' metadata."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FileRecord(_Record):
     what could be read is in the output. ``sound``: whether the audio was kept. ``seconds``: how long it took."""
 
     input: str
-    kind: Kind
+    kind: Kind | None = None
     output: str | None = None
     error: str | None = None
     cut_short: str | None = None
