@@ -147,7 +147,7 @@ def mask(
     report: Path | None,
     force: bool,
 ) -> None:
-    """Mask pictures, films and folders of them, without Kafka (docs/mask.md). Exit status 1 where a file could not be."""
+    """Mask pictures, films and folders of them, without Kafka (docs/mask.md). Exit status 1: a file could not be."""
     from sfumato.agents import mask as masking
     from sfumato.models.detectors import DetectorError
     from sfumato.models.film import Options

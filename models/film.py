@@ -100,7 +100,7 @@ class Film:
     def _look(self, tick: Tick) -> Findings:
         """The first pass."""
         findings = Findings()
-        timeline = Timeline(self._policy.hold, max(self._policy.hold, self._policy.lookahead))
+        timeline = Timeline(self._policy.hold, self._policy.lookahead)
         inside: deque[float] = deque()
         step = 1 if self._options.every_frame else looking.step(float(self.form.rate))
         pixels = self.form.size[0] * self.form.size[1]

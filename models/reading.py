@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ ANY_RATE = Fraction(25)
 """Frames per second where the file does not say."""
 
 
+TOLERANCE = Fraction(1)
+"""Seconds by which a film may be shorter than it says."""
+
+
 class FilmError(ValueError):
     """A film that cannot be read or written; the text says why."""
 
@@ -45,13 +50,12 @@ class Shot:
 @dataclass(frozen=True, slots=True)
 class Form:
     """What a film says of itself: ``size`` (width and height, upright, even), ``rate`` in frames per second,
-    ``aspect`` of one upright pixel, ``frames`` it should hold (0: unknown) and ``sounds``, its audio streams."""
+    ``aspect`` of one upright pixel, ``sounds``: how many audio streams."""
 
     size: tuple[int, int]
     time_base: Fraction
     rate: Fraction
     aspect: Fraction | None
-    frames: int
     sounds: int
 
 
@@ -75,15 +79,15 @@ class Reader:
         """One pass over the film. Raises :class:`FilmError` where nothing can be read; what is lost is skipped."""
         self.packets, self.refused, self.cut_short = 0, 0, None
         with self._open() as (container, stream):
-            lost = False
+            lost, end = False, None
             for frame in self._frames(container, stream):
                 if frame is None:
                     lost = True
                     continue
-                yield _shot(frame, lost)
-                lost = False
+                yield (shot := _shot(frame, lost))
+                lost, end = False, (shot.pts + shot.duration) * stream.time_base
             self.lost_at_end = lost
-        self._judge_length()
+            self._judge_length(container, stream, end or Fraction(0))
 
     def _frames(self, container: Any, stream: Any) -> Iterator[av.VideoFrame | None]:
         """Pictures, and None where some were lost."""
@@ -118,10 +122,15 @@ class Reader:
             else:
                 return
 
-    def _judge_length(self) -> None:
-        stated = self.form.frames
-        if self.cut_short is None and self.packets < stated:
-            self.cut_short = f"it says {stated} pictures and holds {self.packets}"
+    def _judge_length(self, container: Any, stream: Any, end: Fraction) -> None:
+        """Whether the file holds what it says, where it does say. ``end``: of the last picture, in seconds."""
+        stated = _stated_end(container, stream)
+        if self.cut_short is not None:
+            return
+        if self.packets < stream.frames:
+            self.cut_short = f"it says {stream.frames} pictures and holds {self.packets}"
+        elif stated is not None and end + TOLERANCE < stated:
+            self.cut_short = f"it says {float(stated):.1f} seconds and ends after {float(end):.1f}"
 
     def _form(self) -> Form:
         with self._open() as (container, stream):
@@ -137,7 +146,7 @@ class Reader:
                 raise FilmError(f"{first.width}x{first.height}: too small to be encoded")
             rate = stream.average_rate or stream.guessed_rate or ANY_RATE
             self.estimate = stream.frames or round((container.duration or 0) / av.time_base * rate)
-            return Form((width, height), stream.time_base, rate, aspect, stream.frames, len(container.streams.audio))
+            return Form((width, height), stream.time_base, rate, aspect, len(container.streams.audio))
 
     def _first(self, container: Any, stream: Any) -> av.VideoFrame:
         frame = next((frame for frame in self._frames(container, stream) if frame is not None), None)
@@ -157,6 +166,18 @@ class Reader:
             if context.name in NOTICE:
                 context.options = {**context.options, "err_detect": NOTICE[context.name]}
             yield container, stream
+
+
+def _stated_end(container: Any, stream: Any) -> Fraction | None:
+    """Where the video ends by what the file says, in seconds; None where it speaks of all its streams at once."""
+    if stream.duration is not None:
+        return Fraction((stream.start_time or 0) + stream.duration) * stream.time_base
+    if (tag := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))) is not None:
+        hours, minutes, seconds = tag.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    if container.duration is not None and len(container.streams) == 1:
+        return Fraction((container.start_time or 0) + container.duration, av.time_base)
+    return None
 
 
 def open_film(path: Path) -> Any:
