@@ -13,8 +13,10 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -90,6 +92,10 @@ class Anonymizer:
     def anonymize(self, tasks: Sequence[Task]) -> list[tuple[Task, Ending]]:
         """The tasks that these, and those before them, bring to their end; each camera's in presentation order."""
         return [(task, self._end(task)) for task in self._engine.anonymize(tasks)]
+
+    def due(self) -> float | None:
+        """When a frame that waits for later ones is to end though none comes (monotonic, seconds); None: none waits."""
+        return self._engine.due()
 
     def close_idle(self, seconds: float) -> list[tuple[Task, Ending]]:
         """Bring to their end the tasks of cameras that have been silent for so long."""
@@ -183,10 +189,17 @@ class Worker:
         self._computing = asyncio.Lock()
         self._inside: set[Task] = set()
         """What the engine has been given and has not brought to its end."""
+        self._due: float | None = None
+        """When a frame that waits in the engine is to be asked for, though no other comes (monotonic, seconds)."""
+        self._sooner = asyncio.Event()
+        """Set where that has become earlier."""
         self._ended: asyncio.Queue[tuple[list[Ending], bool]] = asyncio.Queue(maxsize=1)
 
     async def run(self, stream: Any) -> None:
-        services = [asyncio.create_task(service) for service in (self._deliver_all(stream), self._close_idle())]
+        services = [
+            asyncio.create_task(service)
+            for service in (self._deliver_all(stream), self._close_idle(), self._release_due())
+        ]
         for service in services:
             service.add_done_callback(_leave_on_failure)
         async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
@@ -215,6 +228,16 @@ class Worker:
             await asyncio.sleep(min(1.0, self._settings.camera_idle / 2))
             await self._compute(partial(self._anonymizer.close_idle, self._settings.camera_idle), [])
 
+    async def _release_due(self) -> None:
+        """Look after frames that wait for later ones, where none comes in time."""
+        while True:
+            self._sooner.clear()
+            left = None if self._due is None else max(0.0, self._due - time.monotonic())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._sooner.wait(), left)
+                continue
+            await self._compute(partial(self._anonymizer.anonymize, []), [])
+
     async def _compute(self, work: Callable[[], list[tuple[Task, Ending]]], endings: list[Ending]) -> None:
         """Off the event loop, in one thread, so that batches keep their order."""
         async with self._computing:
@@ -224,11 +247,18 @@ class Worker:
                 for task, ending in computing.result():
                     self._inside.discard(task)
                     endings.append(ending)
+                self._expect(self._anonymizer.due())
             else:
                 log.critical("no outcome within %g s: fully masked, restarting", self._settings.detector_timeout)
                 left = list(self._inside)
                 endings += await asyncio.to_thread(self._anonymizer.refuse, left, Reason.DETECTOR_TIMEOUT)
             await self._ended.put((endings, not done))
+
+    def _expect(self, due: float | None) -> None:
+        sooner = due is not None and (self._due is None or due < self._due)
+        self._due = due
+        if sooner:
+            self._sooner.set()
 
     async def _deliver_all(self, stream: Any) -> None:
         while True:
@@ -303,6 +333,7 @@ def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
         max_bytes=MAX_MESSAGE_BYTES - ENVELOPE_BYTES,
         decoders=settings.decoders,
         h264_encoder=settings.h264_encoder,
+        held_bytes=settings.held_bytes,
     )
     return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policies.get)
 

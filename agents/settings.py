@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     """FFmpeg's name of the encoder for policies with H.264 output: ``libx264``, ``h264_nvenc``, …"""
     decoders: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Video decoders open in one worker; the frames of one camera more are fully masked."""
+    held_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    """Decoded pictures that wait for a policy's lookahead in one worker, in bytes; beyond it the oldest leave fully
+    masked."""
     camera_idle: Seconds = 10.0
     """A camera silent for this long has its decoder closed and no longer holds back commits."""
     gop_hold: Seconds = 20.0

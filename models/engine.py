@@ -1,4 +1,4 @@
-"""The pure pipeline: decode, detect, mask, encode. The live agent and archive jobs use the same one.
+"""The pure pipeline: decode, detect, remember, mask, encode. The live agent and archive jobs use the same one.
 
 It fails closed: whatever goes wrong with a frame ends as a full mask or a drop with a reason, never as
 an exception and never as a picture whose masking did not run to its end.
@@ -22,6 +22,7 @@ from sfumato.models.detectors import Image
 from sfumato.models.encoders import TICKS, Encoders
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY, ImageError
+from sfumato.models.memories import Memories
 from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.detection import Evidence
 from sfumato.schemas.outcome import Outcome, Reason
@@ -40,13 +41,15 @@ B = TypeVar("B")
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``max_pixels`` of a picture, ``quality`` of the JPEG put out (1 to 100), ``max_bytes`` of what is put out;
-    ``decoders``, and encoders, kept open; ``h264_encoder`` for policies with H.264 output."""
+    ``decoders``, and encoders, kept open; ``h264_encoder`` for policies with H.264 output; ``held_bytes`` of pictures
+    that wait for later ones."""
 
     max_pixels: int = 40_000_000
     quality: int = 85
     max_bytes: int = 8_000_000
     decoders: int = 256
     h264_encoder: str = "libx264"
+    held_bytes: int = 1_000_000_000
 
 
 class Engine:
@@ -58,20 +61,26 @@ class Engine:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine") if threads > 1 else None
         self._decoders = Decoders(limits.decoders, limits.max_pixels)
         self._encoders = Encoders(limits.h264_encoder, limits.decoders)
+        self._memories = Memories(limits.held_bytes)
 
     def anonymize(self, tasks: Sequence[Task]) -> list[Task]:
         """Take frames in; returns those brought to their outcome, each camera's in presentation order.
 
-        A still comes back at once. An access unit may come back with a later call, since decoders reorder and hold
-        back. Never raises for what a frame holds.
+        A frame may come back with a later call: decoders reorder and hold back, and a policy's lookahead lets a frame
+        wait for later ones (``models/memories.py``). Never raises for what a frame holds.
         """
-        settled = [*chain.from_iterable(self._each(self._decode, _by_camera(tasks)))]
-        return self._finish(settled)
+        return self._finish(self._look([*chain.from_iterable(self._each(self._decode, _by_camera(tasks)))]))
+
+    def due(self) -> float | None:
+        """When the next frame that waits is to come back though no other frame comes: monotonic, in seconds; None where
+        none waits. Any call of :meth:`anonymize`, with nothing too, then returns it."""
+        return self._memories.due()
 
     def close_idle(self, seconds: float) -> list[Task]:
-        """Bring what cameras that have been silent for so long left in their decoders to its outcome."""
-        idle = self._decoders.idle(seconds)
-        settled = self._finish([task for camera in idle for task in self._close(camera)])
+        """Bring to its outcome what is left of cameras that have been silent for so long, and forget them."""
+        idle = dict.fromkeys([*self._decoders.idle(seconds), *self._memories.idle(seconds)])
+        released = self._look([task for camera in idle for task in self._close(camera)])
+        settled = self._finish([*released, *chain.from_iterable(self._memories.close(camera) for camera in idle)])
         for camera in idle:
             self._encoders.close(camera)
         return settled
@@ -87,9 +96,13 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - fail closed
             task.drop(Reason.ENCODE_ERROR, type(error).__name__)
 
-    def _finish(self, tasks: list[Task]) -> list[Task]:
-        """Detect, mask and encode what was decoded; make the grey rectangle of what is fully masked."""
+    def _look(self, tasks: list[Task]) -> list[Task]:
+        """Detect in what was decoded; returns what need not wait any longer."""
         self._detect([task for task in tasks if task.outcome is None])
+        return self._memories.take(tasks)
+
+    def _finish(self, tasks: list[Task]) -> list[Task]:
+        """Mask and encode what was looked at; make the grey rectangle of what is fully masked."""
         self._run(self._mask, [task for task in tasks if task.outcome is None])
         self._run(self._encode, _by_encoder(task for task in tasks if task.outcome is not Outcome.DROPPED))
         return tasks
@@ -167,11 +180,16 @@ class Engine:
         for task, detections in zip(tasks, found, strict=True):
             task.timings["detect"] = share
             task.detectors = self._ensemble.records(_policy(task))
-            task.detections = tuple(d for d in detections if d.evidence is not Evidence.WEAK)
+            if sum(d.evidence is not Evidence.WEAK for d in detections) > MOST_DETECTIONS:
+                task.mask_fully(Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
+            else:
+                task.detections = detections
 
     def _mask(self, task: Task) -> None:
         if len(task.detections) > MOST_DETECTIONS:
-            return task.mask_fully(Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
+            return task.mask_fully(
+                Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS} with those of other frames"
+            )
         try:
             with _timed(task, "mask"):
                 masks.apply(_image(task), task.detections, _policy(task))

@@ -17,6 +17,8 @@ class Ensemble:
     def missing(self, policy: Policy) -> str | None:
         """What the policy asks for that no detector here can give, in words; None where all can be looked for."""
         for target, masking in policy.targets.items():
+            if target is Target.MOTION and not masking.detectors:
+                continue  # models/motion.py
             able = {detector.name for detector in self._detectors if target in detector.targets}
             if absent := set(masking.detectors) - able:
                 return f"targets.{target}: no detector {', '.join(sorted(absent))} for it here"

@@ -168,6 +168,8 @@ class Timeline:
         self.reach = reach
         self._moments: deque[Moment] = deque()
         self._tracks: list[Track] = []
+        self._left: list[Track] = []
+        """Tracks from before a cut: masks that stay where they were."""
         self._count = 0
         self._run = 0
         self._time = -math.inf
@@ -195,6 +197,9 @@ class Timeline:
         for target, own in found.items():
             self._follow(moment, target, own)
         self._tracks = [track for track in self._tracks if self._goes_on(track)]
+        self._left = [track for track in self._left if time - track.seen <= self.hold]
+        for track in self._left:
+            _put(moment, track, track.last, Evidence.TRACKED)
 
     def pop(self) -> tuple[Detection, ...]:
         """Take out the oldest frame: its boxes, each with track and evidence, none weak. IndexError where empty."""
@@ -204,8 +209,18 @@ class Timeline:
     def reset(self) -> None:
         """End all tracks. What comes later changes no frame that is inside now."""
         self._tracks.clear()
+        self._left.clear()
         self._run += 1
         self._time = -math.inf
+
+    def cut(self) -> None:
+        """The next frame shows another scene, as it seems: as :meth:`reset`, but the masks that there are stay where
+        they are until their time is over."""
+        for track in self._tracks:
+            track.last = track.held(self._time)
+        self._left += self._tracks
+        self._tracks = []
+        self._run += 1
 
     def _follow(self, moment: Moment, target: Target, found: list[Detection]) -> None:
         tracks = [track for track in self._tracks if track.target is target]
@@ -217,8 +232,8 @@ class Timeline:
         continued, lost = _pair(missed, [d.box for d in weak], moment.time, WEAK_OVERLAP, 0.0)
         for track, number in continued:
             box = boxes.union(weak[number].box, track.predict(moment.time))
-            seen = weak[number].model_copy(update={"box": boxes.clip(box, moment.size), "evidence": Evidence.DETECTED})
-            self._continue(track, moment, weak[number].box, [seen])
+            update = {"box": boxes.clip(box, moment.size), "evidence": Evidence.DETECTED}
+            self._continue(track, moment, weak[number].box, [weak[number].model_copy(update=update)])
         used = {number for _, number in continued}
         moment.weak += [d for number, d in enumerate(weak) if number not in used]
         for track in lost:
@@ -283,7 +298,7 @@ class Timeline:
 
     def _fit(self, size: tuple[int, int]) -> None:
         if self._size != size and all(self._size):
-            for track in self._tracks:
+            for track in chain(self._tracks, self._left):
                 track.resize(size[0] / self._size[0], size[1] / self._size[1])
         self._size = size
 

@@ -41,10 +41,13 @@ class DetectorRecord(_Record):
 
 
 class Timings(_Record):
-    """How long each stage took, in milliseconds; ``detect`` is the frame's share of its batch."""
+    """How long each stage took, in milliseconds; ``detect`` is the frame's share of its batch, ``track`` includes the
+    target motion, ``wait`` is how long the frame waited for later ones."""
 
     decode: Milliseconds = 0.0
     detect: Milliseconds = 0.0
+    track: Milliseconds = 0.0
+    wait: Milliseconds = 0.0
     mask: Milliseconds = 0.0
     encode: Milliseconds = 0.0
 

@@ -78,6 +78,7 @@ class Direct(Anonymizer):
     def end(self, records: list[Record]) -> list[Ending]:
         read = [self.read(record) for record in records]
         ended = dict(self.anonymize([task for task in read if isinstance(task, Task)]))
+        ended |= dict(self.close_idle(-1))
         return [task if isinstance(task, Ending) else ended[task] for task in read]
 
 
@@ -98,7 +99,14 @@ def test_a_frame_is_masked_where_the_detector_and_the_zone_say():
     assert abs(image[4:44, 4:60] - 128).max() < 12  # the face
     assert abs(image[80:, 106:] - 128).max() < 12  # the zone
     assert image[50:76, 70:100].std() > 40  # the rest is as it was
-    assert {stage for stage, ms in audit.timings_ms if ms > 0} == {"decode", "detect", "mask", "encode"}
+    assert {stage for stage, ms in audit.timings_ms if ms > 0} == {
+        "decode",
+        "detect",
+        "track",
+        "wait",
+        "mask",
+        "encode",
+    }
 
 
 GARBAGE = [

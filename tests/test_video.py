@@ -176,7 +176,7 @@ def test_a_camera_that_changes_between_units_and_stills():
     anonymizer = Whole()
     units = tasks_of("h264-b-frames", POLICY)[:10]
     still = anonymizer.read(record(images.encode(noise(), 90), sequence=10))
-    endings = [ending for _, ending in anonymizer.anonymize([*units, still])]  # type: ignore[list-item]
+    endings = anonymizer.end([*units, still])  # type: ignore[list-item]
     assert [ending.audit.outcome for ending in endings] == [Outcome.MASKED] * 11
     assert endings[-1].audit.sequence == 10, "what the decoder held comes out before the still"
 
