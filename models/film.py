@@ -12,7 +12,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sfumato.models import looking, masks, planes
@@ -22,6 +22,7 @@ from sfumato.models.engine import MOST_DETECTIONS, SMALLEST_SIDE
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY
 from sfumato.models.looking import Sight, Watcher
+from sfumato.models.mover import Mover
 from sfumato.models.planes import Planes
 from sfumato.models.reading import Form, Reader, Shot
 from sfumato.models.tracks import Timeline
@@ -65,6 +66,12 @@ class Findings:
     reasons: dict[int, tuple[Reason, str | None]] = field(default_factory=dict)
     looked_at: int = 0
 
+    def enter(self, pts: int, sight: Sight) -> None:
+        if sight.reason is not None:
+            self.reasons.setdefault(len(self.pts), (sight.reason, sight.detail))
+        self.looked_at += sight.looked
+        self.pts.append(pts)
+
 
 class Film:
     """One film on its way. Raises :class:`~sfumato.models.reading.FilmError` where it cannot be read at all."""
@@ -105,19 +112,17 @@ class Film:
         step = 1 if self._options.every_frame else looking.step(float(self.form.rate))
         pixels = self.form.size[0] * self.form.size[1]
         batch = max(1, min(self._options.batch, BATCH_PIXELS // pixels))
-        damage = Damage(findings)
+        damage, mover = Damage(findings), self._mover()
         with closing(ahead(self._reader.shots(), AHEAD)) as shots:
             for shot, sight in Watcher(self._sights, step, batch).watch(shots):
-                number = len(findings.pts)
-                findings.pts.append(shot.pts)
-                findings.looked_at += sight.looked and sight.reason is None
-                if sight.reason is not None:
-                    findings.reasons[number] = (sight.reason, sight.detail)
-                damage.follow(number, shot)
+                time = float(shot.pts * self.form.time_base)
+                sight = _moving(mover, shot, time, sight)
+                damage.follow(len(findings.pts), shot)
+                findings.enter(shot.pts, sight)
                 size = shot.planes.size if shot.planes is not None else self.form.size
-                inside.append(float(shot.pts * self.form.time_base))
-                timeline.append(inside[-1], size, sight.detections)
-                while inside and abs(inside[-1] - inside[0]) > WINDOW:
+                timeline.append(time, size, sight.detections)
+                inside.append(time)
+                while abs(time - inside[0]) > WINDOW:
                     findings.boxes.append(dump_boxes(timeline.pop()))
                     inside.popleft()
                 tick()
@@ -125,6 +130,16 @@ class Film:
         if self._reader.lost_at_end:
             damage.end(len(findings.pts))
         return findings
+
+    def _mover(self) -> Mover | None:
+        """Where the policy masks what moves: with the background learnt."""
+        masking = self._policy.targets.get(Target.MOTION)
+        if masking is None or masking.detectors:
+            return None
+        mover = Mover(masking)
+        with closing(ahead(self._reader.shots(), 1)) as shots:
+            mover.learn((float(s.pts * self.form.time_base), s.planes) for s in shots if s.planes and not s.damaged)
+        return mover
 
     def _sights(self, shots: Sequence[Shot]) -> list[Sight]:
         """What is in some pictures, those that cannot be looked at left out."""
@@ -264,6 +279,19 @@ def _unfit(shot: Shot) -> Sight | None:
     if min(shot.planes.size) < SMALLEST_SIDE:
         return Sight((), Reason.TOO_SMALL, None, looked=False)
     return None
+
+
+def _moving(mover: Mover | None, shot: Shot, time: float, sight: Sight) -> Sight:
+    """The sight with what moves in the picture."""
+    if mover is None or sight.reason is not None or shot.planes is None:
+        return sight
+    try:
+        moving = mover.detect(shot.planes, time)
+    except Exception as error:  # noqa: BLE001 - fail closed
+        return Sight((), Reason.DETECTOR_ERROR, type(error).__name__, looked=False)
+    if moving is None:
+        return Sight((), Reason.LEARNING_BACKGROUND, None, looked=False)
+    return replace(sight, detections=(*sight.detections, *moving))
 
 
 def _judged(detections: tuple[Detection, ...]) -> Sight:

@@ -98,11 +98,18 @@ def to_frame(planes: Planes, size: tuple[int, int] | None = None) -> av.VideoFra
     return frame
 
 
-def to_bgr(planes: Planes) -> Image:
-    """The picture as detectors and masks take it."""
+def to_bgr(planes: Planes, size: tuple[int, int] | None = None) -> Image:
+    """The picture as detectors and masks take it; shrunk by area averaging to ``size`` where that is given."""
     matrix, levels = planes.colours.conversion
+    width, height = size or planes.size
     frame = to_frame(planes).reformat(
-        format="bgr24", src_colorspace=matrix, src_color_range=levels, interpolation=PRECISE, threads=1
+        width,
+        height,
+        format="bgr24",
+        src_colorspace=matrix,
+        src_color_range=levels,
+        interpolation=Interpolation.AREA if size else PRECISE,
+        threads=1,
     )
     return np.asarray(frame.to_ndarray(), dtype=np.uint8)
 

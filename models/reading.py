@@ -171,7 +171,7 @@ class Reader:
 def _stated_end(container: Any, stream: Any) -> Fraction | None:
     """Where the video ends by what the file says, in seconds; None where it speaks of all its streams at once."""
     if stream.duration is not None:
-        return Fraction((stream.start_time or 0) + stream.duration) * stream.time_base
+        return Fraction(((stream.start_time or 0) + stream.duration) * stream.time_base)
     if (tag := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))) is not None:
         hours, minutes, seconds = tag.groups()
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)

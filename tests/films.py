@@ -1,4 +1,4 @@
-"""Films made for tests: a red square wanders over a textured ground, and a detector that finds red squares by looking."""
+"""Films made for tests: a red square wanders over a textured ground, and a detector that finds red squares."""
 
 from __future__ import annotations
 
@@ -71,8 +71,7 @@ def policy(mask: MaskName = MaskName.SOLID, **keys: Any) -> Policy:
         lawful_basis=LawfulBasis.CONSENT,
         dpia="none",
         retention_hours=1,
-        targets={Target.FACE: Masking(mask=mask)},
-        **keys,
+        **{"targets": {Target.FACE: Masking(mask=mask)}, **keys},
     )
 
 

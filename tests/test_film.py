@@ -13,6 +13,8 @@ from av.video.reformatter import ColorRange
 from sfumato.models.film import Film, Options
 from sfumato.models.images import GREY
 from sfumato.models.reading import FilmError
+from sfumato.schemas.detection import Target
+from sfumato.schemas.masking import Masking, MaskName
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Damaged, Policy
 from sfumato.schemas.report import Account
@@ -299,6 +301,19 @@ def test_files_that_are_no_films_are_refused(tmp_path: Path) -> None:
             mask(path)
     with pytest.raises(FilmError, match="more than 1000 pixels"):
         mask(write(tmp_path / "d.mp4", scenes(2)), options=Options(max_pixels=1000))
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_what_moves_is_masked_from_the_first_picture_on(tmp_path: Path, count: int) -> None:
+    """The beginning teaches the background, also of a film shorter than that takes."""
+    source = write(tmp_path / "a.mp4", scenes(count))
+    moving = films.policy(targets={Target.MOTION: Masking(mask=MaskName.SOLID)})
+    target, account = mask(source, policy=moving)
+    assert account.masked == count
+    assert account.boxes[Target.MOTION] >= count
+    images = films.read(target)
+    assert not any(red(image).any() for image in images)
+    assert not any(uniform(image) for image in images)
 
 
 def test_the_detector_of_these_tests_sees() -> None:
