@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sfumato.models.detectors import DetectorOptions
+from sfumato.models.detectors import DetectorOptions, Provider
 from sfumato.schemas.audit import summary
 from sfumato.schemas.topics import Topic
 
@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """The detectors that a worker loads, comma-separated; a policy chooses among them."""
     detector_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for detection; 0: the cores of the machine."""
+    detector_provider: Provider = Provider.OPENVINO
+    """What runs the detectors on the CPU; ``onnxruntime`` needs the extra ``onnx`` and reads ONNX graphs only."""
     detector_long_side: Annotated[int, Field(ge=32, le=8192)] = 1280
     """Pictures are shrunk to this long side, in pixels, before detection; never enlarged."""
     detector_device: str = "auto"
@@ -95,6 +97,7 @@ class Settings(BaseSettings):
     def detector_options(self) -> DetectorOptions:
         return DetectorOptions(
             threads=self.detector_threads,
+            provider=self.detector_provider,
             long_side=self.detector_long_side,
             device=self.detector_device,
             model=self.detector_model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -45,12 +46,20 @@ class Detector(Protocol):
 LOWEST_SCORE = 0.05
 
 
+class Provider(StrEnum):
+    """What runs the graphs of the detectors on a CPU; ``sfumato.models.runtime`` holds one function for each."""
+
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
 @dataclass(frozen=True, slots=True)
 class DetectorOptions:
     """``threads`` 0: all cores. ``long_side``: pictures are shrunk to it, in pixels, never enlarged.
-    ``device`` and ``model`` are for detectors that let the user choose them."""
+    ``provider`` is a :class:`Provider`. ``device`` and ``model`` are for detectors that let the user choose them."""
 
     threads: int = 0
+    provider: str = Provider.OPENVINO
     long_side: int = 1280
     device: str = "auto"
     model: str = ""
@@ -63,22 +72,38 @@ def _centerface(options: DetectorOptions) -> Detector:
     return CenterFace(options)
 
 
+def _ssdlite(options: DetectorOptions) -> Detector:
+    from sfumato.models.ssdlite import Ssdlite
+
+    return Ssdlite(options)
+
+
 def _ultralytics(options: DetectorOptions) -> Detector:
     from sfumato.models.yolo import Yolo
 
     return Yolo(options)
 
 
-DETECTORS: dict[DetectorName, Callable[[DetectorOptions], Detector]] = {
-    DetectorName.CENTERFACE: _centerface,
-    DetectorName.ULTRALYTICS: _ultralytics,
+DETECTORS: dict[DetectorName, tuple[Callable[[DetectorOptions], Detector], tuple[str, ...]]] = {
+    DetectorName.CENTERFACE: (_centerface, ("centerface",)),
+    DetectorName.SSDLITE: (_ssdlite, ("ssdlite",)),
+    DetectorName.ULTRALYTICS: (_ultralytics, ()),
 }
+"""How each is made, and the rows of ``weights.toml`` that it needs."""
 
 
 def make(name: str, options: DetectorOptions) -> Detector:
     """The detector of that name; :class:`DetectorError` lists the valid names."""
+    return _row(name)[0](options)
+
+
+def needs(*names: str) -> list[str]:
+    """The rows of ``weights.toml`` that these detectors need, each once; :class:`DetectorError` lists valid names."""
+    return list(dict.fromkeys(weight for name in names for weight in _row(name)[1]))
+
+
+def _row(name: str) -> tuple[Callable[[DetectorOptions], Detector], tuple[str, ...]]:
     try:
-        maker = DETECTORS[DetectorName(name)]
+        return DETECTORS[DetectorName(name)]
     except ValueError:
         raise DetectorError(f"unknown detector {name!r}; one of: {', '.join(sorted(DETECTORS))}") from None
-    return maker(options)

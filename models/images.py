@@ -107,8 +107,11 @@ def encode(image: Image, quality: int) -> bytes:
 
 
 def resize(image: Image, width: int, height: int) -> Image:
-    """The picture at another size, in pixels, by area averaging."""
-    resized: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    """The picture at another size, in pixels: by area averaging where it shrinks, else bilinear."""
+    if image.shape[:2] == (height, width):
+        return image
+    larger = height * width > image.shape[0] * image.shape[1]
+    resized: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if larger else cv2.INTER_AREA)
     return resized
 
 

@@ -27,6 +27,7 @@ class DetectorName(StrEnum):
     """The detectors; ``sfumato.models.detectors`` holds one maker for each."""
 
     CENTERFACE = "centerface"
+    SSDLITE = "ssdlite"
     ULTRALYTICS = "ultralytics"
 
 

@@ -1,0 +1,125 @@
+"""A picture looked at in views: the whole of it, and overlapping tiles for what is small; their boxes merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.models import images
+from sfumato.models.detectors import Image
+from sfumato.schemas.detection import Detection, Target
+
+Boxes = NDArray[np.float64]
+"""Shape (n, 4): x0 y0 x1 y1 in pixels."""
+Scores = NDArray[np.float64]
+"""Shape (n,)."""
+Find = Callable[[Image], tuple[Boxes, Scores]]
+
+MOST_VIEWS = 64
+"""Of one picture. What would need more is not looked at in less detail than asked for: it is refused."""
+BORDER = 0.02
+"""A box that ends within this share of a tile's side from a border inside of the picture may be cut there."""
+CONTAINED = 0.6
+"""Of two boxes of which one may be cut: the same object where so much of the smaller lies in the larger."""
+
+
+class TooManyViews(ValueError):
+    """The objects asked for are too small for a picture of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A part of the picture, x0 y0 x1 y1 in its pixels, and the width and height at which it is looked at."""
+
+    part: tuple[int, int, int, int]
+    width: int
+    height: int
+
+
+def cut(length: int, longest: int, overlap: int) -> tuple[list[int], int]:
+    """Where the fewest tiles of at most ``longest`` begin along a side, and how long they are, in pixels.
+
+    They are spread evenly. An object that is no longer than ``overlap`` is whole in one of them.
+    """
+    if length <= longest:
+        return [0], length
+    if overlap >= longest:
+        raise TooManyViews(f"tiles of {longest} pixels cannot overlap by {overlap}")
+    count = ceil((length - overlap) / (longest - overlap))
+    tile = ceil((length + (count - 1) * overlap) / count)
+    return [i * (length - tile) // (count - 1) for i in range(count)], tile
+
+
+def look(picture: Image, views: Iterable[View], find: Find, overlap: float) -> tuple[Boxes, Scores]:
+    """What ``find`` sees in each view, in the picture's pixels, each object once.
+
+    ``find`` takes the view's pixels and gives boxes in them. ``overlap``: boxes with a greater intersection over
+    union are the same object.
+    """
+    views = list(views)
+    if len(views) > MOST_VIEWS:
+        raise TooManyViews(f"{len(views)} views of one picture")
+    height, width = picture.shape[:2]
+    found = [_look(picture, view, find) for view in views]
+    boxes = np.concatenate([boxes for boxes, _, _ in found]).clip(0, (width, height, width, height))
+    scores, at_border = (np.concatenate([part[i] for part in found]) for i in (1, 2))
+    there = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return merge(boxes[there], scores[there], at_border[there], overlap)
+
+
+def detections(target: Target, boxes: Boxes, scores: Scores) -> tuple[Detection, ...]:
+    return tuple(
+        Detection.model_construct(target=target, score=round(float(score), 3), box=_rounded(box))
+        for box, score in zip(boxes, scores, strict=True)
+    )
+
+
+def _rounded(box: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (round(float(v), 1) for v in box)
+    return x0, y0, x1, y1
+
+
+def _look(picture: Image, view: View, find: Find) -> tuple[Boxes, Scores, NDArray[np.bool_]]:
+    x0, y0, x1, y1 = view.part
+    pixels = images.resize(picture[y0:y1, x0:x1], view.width, view.height)
+    boxes, scores = find(pixels)
+    scale = np.array([(x1 - x0) / view.width, (y1 - y0) / view.height] * 2)
+    boxes = boxes * scale + (x0, y0, x0, y0)
+    height, width = picture.shape[:2]
+    near_x, near_y = BORDER * (x1 - x0), BORDER * (y1 - y0)
+    at_border = (boxes[:, 0] < x0 + near_x) & (x0 > 0)
+    at_border |= (boxes[:, 1] < y0 + near_y) & (y0 > 0)
+    at_border |= (boxes[:, 2] > x1 - near_x) & (x1 < width)
+    at_border |= (boxes[:, 3] > y1 - near_y) & (y1 < height)
+    return boxes, scores, at_border
+
+
+def merge(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> tuple[Boxes, Scores]:
+    """The best box of each object, as non-maximum suppression has it, with one difference: of boxes that a border may
+    have cut nobody knows which is right, so the better one grows to cover both."""
+    order = np.argsort(-scores, kind="stable")
+    boxes, scores, at_border = boxes[order], scores[order], at_border[order].copy()
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        union, contained = _overlaps(boxes[i], boxes[kept])
+        same = (union > overlap) | ((contained > CONTAINED) & (at_border[kept] | at_border[i]))
+        if not same.any():
+            kept.append(i)
+            continue
+        j = kept[int(np.argmax(np.where(same, union, -1)))]
+        if at_border[i] or at_border[j]:
+            boxes[j, :2] = np.minimum(boxes[i, :2], boxes[j, :2])
+            boxes[j, 2:] = np.maximum(boxes[i, 2:], boxes[j, 2:])
+    return boxes[kept], scores[kept]
+
+
+def _overlaps(box: NDArray[np.float64], others: Boxes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Intersection over union, and over the smaller of the two, with each of the others."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    both = sides.clip(0).prod(1)
+    area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1)
+    return both / (area + areas - both), both / np.minimum(area, areas)

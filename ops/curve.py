@@ -1,0 +1,181 @@
+"""The curve from which a detector's threshold and sizes are chosen, on labelled pictures.
+
+    python ops/curve.py DETECTOR [--labels ../shared/eval/labels.json] [--smallest none,24,12] [--threshold 0.1,0.3]
+    python ops/curve.py DETECTOR --shrink 12,16,20,24     # each large object shrunk to so many pixels first
+
+Prints one JSON object per ``smallest``: for each threshold the share of the labelled objects that stay exposed, by
+height in pixels, and the share of the picture masked outside of objects, on pictures labelled completely. Boxes grow
+by the policy's default dilation; an object is exposed where they leave more than a quarter of its ellipse (0.85 of its
+box) uncovered, which is how the evaluation judges pixels. The labelled set is not part of this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sfumato.agents.fetch import fetch
+from sfumato.agents.settings import load
+from sfumato.models import detectors
+from sfumato.models.detectors import DetectorOptions
+from sfumato.models.weights import WEIGHTS
+from sfumato.schemas.detection import DetectorName
+from sfumato.schemas.masking import Masking
+
+LABELS = Path(__file__).resolve().parents[2] / "shared" / "eval" / "labels.json"
+BOUNDS = {"face": (12, 16, 24, 64), "person": (48, 96, 192), "licence_plate": (16, 24, 64)}
+"""Upper ends of the buckets of height, in pixels, by class."""
+COVERED = 0.75
+DILATION = Masking().dilation
+
+
+def main() -> int:
+    options = arguments()
+    if not options.labels.is_file():
+        print(f"curve: no labelled pictures at {options.labels}; give --labels FILE", file=sys.stderr)
+        return 1
+    settings = load()
+    for name in detectors.needs(options.detector):
+        fetch(WEIGHTS[name], settings.weights_dir)
+    detector = detectors.make(
+        options.detector, DetectorOptions(provider=options.provider, weights_dir=settings.weights_dir)
+    )
+    targets = {str(target) for target in detector.targets}
+    for smallest in options.smallest:
+        seen, started = [], time.perf_counter()
+        for picture, entry in pictures(options.labels, targets, options.clips, options.shrink):
+            (found,) = detector.detect([picture], [smallest])
+            seen.append((picture.shape[:2], found, entry))
+        spent = (time.perf_counter() - started) * 1000 / max(1, len(seen))
+        print(
+            json.dumps(
+                {
+                    "detector": detector.name,
+                    "smallest": smallest,
+                    "pictures": len(seen),
+                    "ms_per_picture": round(spent, 1),
+                    "by_threshold": {t: judge(seen, t, bool(options.shrink)) for t in options.threshold},
+                }
+            ),
+            flush=True,
+        )
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("detector", choices=[*DetectorName])
+    parser.add_argument("--labels", type=Path, default=LABELS)
+    parser.add_argument("--provider", default="openvino")
+    parser.add_argument("--smallest", type=listed(lambda v: None if v == "none" else int(v)), default=[None])
+    parser.add_argument("--threshold", type=listed(float), default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--clips", help="these clips only, by name, comma-separated; default: all pictures and clips")
+    parser.add_argument("--shrink", type=listed(int), help="heights in pixels to which every larger object is shrunk")
+    return parser.parse_args()
+
+
+def listed(one: Any) -> Any:
+    return lambda text: [one(part) for part in text.split(",")]
+
+
+def pictures(path: Path, targets: set[str], clips: str | None, shrink: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each labelled picture with its objects of these classes, those of other classes and ignored ones, and whether it
+    is labelled completely."""
+    labels = json.loads(path.read_text())
+    for name, entry in labels["images"].items() if clips is None else ():
+        picture = cv2.imread(str(path.parent / "images" / name))
+        yield from shrunk(picture, sorted_out(entry, entry["objects"], entry.get("ignore", []), targets), shrink)
+    for name, entry in labels["clips"].items() if not shrink else ():
+        if clips is not None and Path(name).stem not in clips.split(","):
+            continue
+        capture = cv2.VideoCapture(str(path.parent / "clips" / name))
+        for number in range(entry["frames"]):
+            ok, picture = capture.read()
+            if ok and str(number) in entry["objects"]:
+                ignored = entry.get("ignore", {}).get(str(number), [])
+                yield picture, sorted_out(entry, entry["objects"][str(number)], ignored, targets)
+
+
+def sorted_out(entry: dict[str, Any], objects: Any, ignored: Any, targets: set[str]) -> dict[str, Any]:
+    return {
+        "objects": [o for o in objects if o["class"] in targets],
+        "aside": [o["box"] for o in objects] + ignored,
+        "complete": targets <= set(entry["complete"]),
+    }
+
+
+def shrunk(picture: Any, entry: dict[str, Any], heights: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The picture as it is, or once per object and height, shrunk until the object is so high."""
+    if not heights:
+        yield picture, entry
+        return
+    for one in entry["objects"]:
+        for height in heights:
+            scale = height / (one["box"][3] - one["box"][1])
+            if scale < 0.75:
+                small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                box = [value * scale for value in one["box"]]
+                yield small, {"objects": [{**one, "box": box}], "aside": [], "complete": False, "height": height}
+
+
+def judge(seen: list[Any], threshold: float, by_height: bool) -> dict[str, Any]:
+    counts: dict[str, list[int]] = {}
+    outside: list[float] = []
+    for shape, found, entry in seen:
+        boxes = [dilated(d.box) for d in found if d.score >= threshold]
+        for one in entry["objects"]:
+            size = str(entry["height"]) if by_height else bucket(one)
+            for key in dict.fromkeys(("all", size)):
+                row = counts.setdefault(key, [0, 0])
+                row[0] += uncovered(one["box"], boxes)
+                row[1] += 1
+        if entry["complete"]:
+            outside.append(area_outside(shape, boxes, entry["aside"]))
+    exposed = {key: [round(bare / n, 3), n] for key, (bare, n) in sorted(counts.items(), key=lambda row: row[0])}
+    return {"exposed": exposed, "masked_outside": round(float(np.mean(outside)), 4) if outside else None}
+
+
+def bucket(one: dict[str, Any]) -> str:
+    height, bounds = one["box"][3] - one["box"][1], BOUNDS.get(one["class"], (24, 64))
+    return next((f"<{bound:03}" for bound in bounds if height < bound), f">={bounds[-1]:03}")
+
+
+def dilated(box: Any) -> tuple[float, ...]:
+    dx, dy = (box[2] - box[0]) * DILATION, (box[3] - box[1]) * DILATION
+    return box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy
+
+
+def uncovered(box: Any, boxes: list[tuple[float, ...]]) -> bool:
+    """Whether more than a quarter of the box's ellipse is under none of the boxes."""
+    y, x = np.mgrid[0.5:48, 0.5:48] / 24 - 1
+    inside = x**2 + y**2 <= 0.85**2
+    x = (x + 1) / 2 * (box[2] - box[0]) + box[0]
+    y = (y + 1) / 2 * (box[3] - box[1]) + box[1]
+    covered = np.zeros_like(inside)
+    for x0, y0, x1, y1 in boxes:
+        covered |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    return bool((covered & inside).sum() < COVERED * inside.sum())
+
+
+def area_outside(shape: Any, boxes: list[tuple[float, ...]], aside: Any) -> float:
+    """Share of the picture under boxes, outside of every labelled or ignored object grown by 15 % a side."""
+    masked = np.zeros(shape, bool)
+    for box in boxes:
+        x0, y0, x1, y1 = (max(0, round(v)) for v in box)
+        masked[y0:y1, x0:x1] = True
+    for x0, y0, x1, y1 in aside:
+        dx, dy = int(0.15 * (x1 - x0)) + 4, int(0.15 * (y1 - y0)) + 4
+        masked[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx] = False
+    return float(masked.mean())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
