@@ -72,6 +72,18 @@ def _centerface(options: DetectorOptions) -> Detector:
     return CenterFace(options)
 
 
+def _clp(options: DetectorOptions) -> Detector:
+    from sfumato.models.clp import Clp
+
+    return Clp(options)
+
+
+def _ppocr(options: DetectorOptions) -> Detector:
+    from sfumato.models.ppocr import PpOcr
+
+    return PpOcr(options)
+
+
 def _ssdlite(options: DetectorOptions) -> Detector:
     from sfumato.models.ssdlite import Ssdlite
 
@@ -86,6 +98,8 @@ def _ultralytics(options: DetectorOptions) -> Detector:
 
 DETECTORS: dict[DetectorName, tuple[Callable[[DetectorOptions], Detector], tuple[str, ...]]] = {
     DetectorName.CENTERFACE: (_centerface, ("centerface",)),
+    DetectorName.CLP: (_clp, ("clp",)),
+    DetectorName.PPOCR: (_ppocr, ("ppocr",)),
     DetectorName.SSDLITE: (_ssdlite, ("ssdlite",)),
     DetectorName.ULTRALYTICS: (_ultralytics, ()),
 }

@@ -27,6 +27,8 @@ class DetectorName(StrEnum):
     """The detectors; ``sfumato.models.detectors`` holds one maker for each."""
 
     CENTERFACE = "centerface"
+    CLP = "clp"
+    PPOCR = "ppocr"
     SSDLITE = "ssdlite"
     ULTRALYTICS = "ultralytics"
 
