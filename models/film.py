@@ -89,7 +89,7 @@ class Film:
 
     def mask(self, target: Path, tick: Tick) -> Account:
         """Write the masked film to ``target``, in the container that the input's name asks for."""
-        findings = self._look(tick)
+        findings = self.look(tick)
         self.cut_short = self._reader.cut_short
         sound = self._path if self._options.sound and self.form.sounds else None
         ledger = Ledger(findings.looked_at)
@@ -104,8 +104,8 @@ class Film:
         ledger.close(self._reader.packets, self._reader.refused)
         return ledger.account()
 
-    def _look(self, tick: Tick) -> Findings:
-        """The first pass."""
+    def look(self, tick: Tick = lambda: None) -> Findings:
+        """The first pass: what is to be masked in each picture."""
         findings = Findings()
         timeline = Timeline(self._policy.hold, self._policy.lookahead)
         inside: deque[float] = deque()

@@ -33,8 +33,8 @@ def watch(truth: Sequence[Sight], step: int, batch: int = 3) -> tuple[list[Sight
     return [found for _, found in watched], sorted(seen)
 
 
-def test_two_pictures_at_25_a_second_are_a_step():
-    assert [step(rate) for rate in (5, 10, 12.5, 25, 30, 50, 60)] == [1, 1, 1, 2, 2, 4, 4]
+def test_the_step_follows_the_rate():
+    assert [step(rate) for rate in (5, 10, 15, 25, 29.97, 50, 60)] == [1, 1, 1, 3, 3, 6, 7]
 
 
 def test_where_all_stand_still_only_every_step_is_looked_at():
