@@ -21,9 +21,8 @@ from sfumato.models import detectors, still
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.film import Film, Options
 from sfumato.models.images import ImageError
-from sfumato.models.reading import FilmError, Reader
+from sfumato.models.reading import FORMATS, FilmError, Reader
 from sfumato.models.weights import sha256
-from sfumato.models.writing import CONTAINERS
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.detection import Target
 from sfumato.schemas.masking import Masking, MaskName
@@ -31,7 +30,7 @@ from sfumato.schemas.policy import LawfulBasis, Policy
 from sfumato.schemas.report import FileRecord, Kind, PolicyRecord, Report
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-KINDS = dict.fromkeys(PICTURES, Kind.PICTURE) | dict.fromkeys(CONTAINERS, Kind.FILM)
+KINDS = dict.fromkeys(PICTURES, Kind.PICTURE) | dict.fromkeys(FORMATS, Kind.FILM)
 """By the ending of a file's name."""
 USUAL: dict[Target, str] = {
     Target.FACE: "centerface",

@@ -21,7 +21,7 @@ from sfumato.models.planes import Planes
 MOST_ATTEMPTS = 64
 """How often a decoder that fails while it is emptied is asked again; it holds no more pictures than that."""
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""FFmpeg's demuxer by the ending of a file's name."""
+"""FFmpeg's container by the ending of a file's name; :mod:`sfumato.models.writing` has an encoder for each."""
 ANY_RATE = Fraction(25)
 """Frames per second where the file does not say."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -14,18 +15,14 @@ from av.error import FFmpegError
 
 from sfumato.models import planes
 from sfumato.models.planes import Planes
-from sfumato.models.reading import FilmError, Form, open_film
+from sfumato.models.reading import FORMATS, FilmError, Form, open_film
 
 X264 = ("libx264", {"preset": "veryfast"}, 20)
 VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}, 31)
-CONTAINERS: dict[str, tuple[str, tuple[str, dict[str, str], int]]] = {
-    ".mp4": ("mp4", X264),
-    ".m4v": ("mp4", X264),
-    ".mov": ("mov", X264),
-    ".mkv": ("matroska", X264),
-    ".webm": ("webm", VP9),
-}
-"""By the file's ending: FFmpeg's container, and the encoder with its options and usual CRF (constant quality)."""
+ENCODERS = {"mp4": X264, "mov": X264, "matroska": X264, "webm": VP9}
+"""By container: the encoder with its options and usual CRF (constant quality)."""
+FINEST_CLOCK = 10_000
+"""Ticks per second at least of an MP4's movie as a whole."""
 
 
 class Writer:
@@ -34,7 +31,8 @@ class Writer:
     def __init__(self, path: Path, ending: str, form: Form, crf: int | None, sound: Path | None) -> None:
         """``ending`` chooses the container. ``sound``: the file whose audio streams are copied."""
         self._path = path
-        self._container, (self._codec, self._options, usual) = CONTAINERS[ending]
+        self._container = FORMATS[ending]
+        self._codec, self._options, usual = ENCODERS[self._container]
         self._crf = usual if crf is None else crf
         self._form = form
         self._sound = Sound(sound) if sound else None
@@ -86,7 +84,11 @@ class Writer:
             self._output.mux(packet)
 
     def _open(self, first: Planes) -> None:
-        options = {"movflags": "faststart"} if self._container in ("mp4", "mov") else {}
+        options = {}
+        if self._container in ("mp4", "mov"):
+            ticks = self._form.time_base.denominator
+            ticks *= math.ceil(FINEST_CLOCK / ticks)  # FFmpeg's own 1000 would move a film that begins later than at 0
+            options = {"movflags": "faststart", "movie_timescale": str(ticks)}
         self._output = av.open(f"file:{self._path}", "w", format=self._container, options=options)
         self._stream = stream = self._output.add_stream(self._codec, rate=self._form.rate)
         context = stream.codec_context

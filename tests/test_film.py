@@ -64,6 +64,13 @@ def test_uneven_times_are_kept(tmp_path: Path, ending: str) -> None:
     assert films.times(target) == films.times(source)
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+def test_a_late_beginning_is_kept_to_the_tick(tmp_path: Path, ending: str) -> None:
+    base = Fraction(1, 15_000)
+    source = write(tmp_path / f"a{ending}", scenes(6), pts=range(1001, 1001 + 6 * 500, 500), time_base=base)
+    assert films.times(mask(source)[0]) == films.times(source)
+
+
 def test_the_last_picture_is_shown_as_long(tmp_path: Path) -> None:
     source = write(tmp_path / "a.mp4", scenes(10))
     target, _ = mask(source)
