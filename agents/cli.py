@@ -127,7 +127,7 @@ def bridge() -> None:
     "--policy", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML, one policy."
 )
 @click.option("--targets", help="Without --policy: what to mask, comma-separated.  [default: face,licence_plate]")
-@click.option("--mask", "mask_name", help="Without --policy: the mask.  [default: mosaic]")
+@click.option("--mask", "mask_name", help="Without --policy: the mask (docs/policies.md).")
 @click.option("--keep-audio", is_flag=True, help="Copy the sound of films; voices identify people.")
 @click.option("--every-frame", is_flag=True, help="Look at every picture of a film: slower.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of JPEG and WebP.")

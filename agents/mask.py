@@ -25,7 +25,7 @@ from sfumato.models.reading import FORMATS, FilmError, Reader
 from sfumato.models.weights import sha256
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.detection import Target
-from sfumato.schemas.masking import Masking, MaskName
+from sfumato.schemas.masking import MaskName
 from sfumato.schemas.policy import LawfulBasis, Policy
 from sfumato.schemas.report import FileRecord, Kind, PolicyRecord, Report
 
@@ -127,18 +127,22 @@ class Rules:
         return cls(policies[0], file)
 
     @classmethod
-    def usual(cls, targets: Sequence[Target], mask: MaskName) -> Rules:
-        """Without a policy file. Whoever runs the command answers for the lawful basis; the report names none."""
+    def usual(cls, targets: Sequence[Target], mask: MaskName | None) -> Rules:
+        """Without a policy file; ``mask`` None: each target's own. Whoever runs the command answers for the lawful
+        basis; the report names none."""
+        masking = {} if mask is None else {"mask": mask}
         return cls(
-            Policy(
-                camera="files",
-                version=1,
-                controller="not stated",
-                purpose="not stated",
-                lawful_basis=LawfulBasis.LEGITIMATE_INTERESTS,
-                dpia="not stated",
-                retention_hours=1,
-                targets={target: Masking(mask=mask) for target in targets},
+            Policy.model_validate(
+                {
+                    "camera": "files",
+                    "version": 1,
+                    "controller": "not stated",
+                    "purpose": "not stated",
+                    "lawful_basis": LawfulBasis.LEGITIMATE_INTERESTS,
+                    "dpia": "not stated",
+                    "retention_hours": 1,
+                    "targets": {target: masking for target in targets},
+                }
             )
         )
 
@@ -159,7 +163,7 @@ def rules(file: Path | None, targets: str | None, mask: str | None) -> Rules:
     except ValueError:
         raise MaskError(f"--targets: one or more of {', '.join(Target)}") from None
     try:
-        return Rules.usual(chosen, MaskName(mask) if mask else Masking().mask)
+        return Rules.usual(chosen, MaskName(mask) if mask else None)
     except ValueError:
         raise MaskError(f"--mask: one of {', '.join(MaskName)}") from None
 
