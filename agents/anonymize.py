@@ -27,6 +27,7 @@ from confluent_kafka import KafkaError
 from sfumato.agents import metrics
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.policies import PolicyStore
+from sfumato.agents.policy_files import FloorError, read_floor
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.agents.watch import Watchdog
@@ -77,7 +78,7 @@ class Ending:
 class Anonymizer:
     """Records to endings. Pure but for the clock, so that tests need no broker."""
 
-    def __init__(self, engine: Engine, policy_of: Callable[[str], Policy | NoPolicy]) -> None:
+    def __init__(self, engine: Engine, policy_of: Callable[[RawFrame], Policy | NoPolicy]) -> None:
         self._engine = engine
         self._policy_of = policy_of
 
@@ -87,7 +88,7 @@ class Anonymizer:
             frame = RawFrame.from_message(record.key, record.value, record.headers)
         except EnvelopeError as error:
             return Ending(_unreadable(record, error), None)
-        return Task(frame, self._policy_of(frame.id.camera), record.origin)
+        return Task(frame, self._policy_of(frame), record.origin)
 
     def anonymize(self, tasks: Sequence[Task]) -> list[tuple[Task, Ending]]:
         """The tasks that these, and those before them, bring to their end; each camera's in presentation order."""
@@ -125,9 +126,12 @@ class Anonymizer:
             captured_at=frame.captured_at,
             time_source=frame.time_source,
             audited_at=datetime.now(UTC),
-            policy_version=_version(task),
+            policy=_policy_name(task),
+            policy_version=task.policy.version,
+            schedule=task.policy.schedule,
             detectors=task.detectors,
             detections=task.detections,
+            spared=task.spared,
             width=task.width,
             height=task.height,
             input_bytes=len(frame.payload),
@@ -151,15 +155,17 @@ def _output(task: Task) -> AnonymizedFrame | None:
         content_type=task.content_type,
         outcome=task.outcome,
         reason=task.reason,
-        policy_version=_version(task),
+        policy=_policy_name(task),
+        policy_version=task.policy.version,
         detections=task.detections,
         payload=task.output,
         unit=task.unit,
     )
 
 
-def _version(task: Task) -> int | None:
-    return None if isinstance(task.policy, NoPolicy) else task.policy.version
+def _policy_name(task: Task) -> str | None:
+    """The pattern under which the policy lies; None where it is the camera's own, or there is none."""
+    return None if task.policy.camera == task.frame.id.camera else task.policy.camera
 
 
 def _unreadable(record: Record, error: EnvelopeError) -> AuditEvent:
@@ -322,7 +328,7 @@ def _end_within(seconds: float) -> None:
     timer.start()
 
 
-def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
+def build(settings: Settings, policy_of: Callable[[RawFrame], Policy | NoPolicy]) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
     options = settings.detector_options()
     ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
@@ -335,18 +341,18 @@ def build(settings: Settings, policies: PolicyStore) -> Anonymizer:
         h264_encoder=settings.h264_encoder,
         held_bytes=settings.held_bytes,
     )
-    return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policies.get)
+    return Anonymizer(Engine(ensemble, limits, threads=settings.codec_threads), policy_of)
 
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
     try:
-        policies = PolicyStore(settings)
+        policies = PolicyStore(settings, read_floor(settings))
         await asyncio.to_thread(policies.start)
-        anonymizer = await asyncio.to_thread(build, settings, policies)
+        anonymizer = await asyncio.to_thread(build, settings, lambda f: policies.get(f.id.camera, f.captured_at))
         metrics.serve(settings)
         Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()
-    except (detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
+    except (FloorError, detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
         leave(str(error), EXIT_CONFIGURATION)
     except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
         leave(f"cannot start: {error!r}", EXIT_RESTART)

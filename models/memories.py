@@ -32,13 +32,13 @@ SLACK = 0.001
 
 @dataclass(slots=True)
 class Held:
-    """A frame that waits. ``time``: of capture, ``since``: of its detection (monotonic), ``due``: when it leaves at the
-    latest; all in seconds. ``tracked``: whether the timeline has it."""
+    """A frame that waits. ``time``: of capture, ``since``: of its detection (monotonic), ``wait``: for how
+    long after that; all in seconds. ``tracked``: whether the timeline has it."""
 
     task: Task
     time: float
     since: float
-    due: float
+    wait: float
     tracked: bool
 
     @property
@@ -58,6 +58,8 @@ class Memory:
         self._policy: Policy | NoPolicy | None = None
         self._newest = -math.inf
         self._delays: deque[float] = deque(maxlen=DELAYS)
+        self._blind_until = -math.inf
+        """Until then (monotonic, seconds) masks may be missing that ought to be held."""
 
     def take(self, task: Task) -> None:
         """The camera's next frame, either with its outcome or with what was found in it, weak boxes included."""
@@ -66,19 +68,22 @@ class Memory:
             self.let_all_go()
             self._policy = task.policy
         if task.outcome is not None or task.image is None or isinstance(task.policy, NoPolicy):
-            self.held.append(Held(task, self._newest, now, now, tracked=False))
+            self.held.append(Held(task, self._newest, now, 0.0, tracked=False))
             return
         started, at = time.perf_counter(), _time(task)
         try:
             self._remember(task, task.policy, at)
         except Exception as error:  # noqa: BLE001 - fail closed
-            self._forget(task, type(error).__name__)
-            self.held.append(Held(task, at, now, now, tracked=False))
+            self._forget(type(error).__name__)
+            self._blind_until = now + task.policy.hold
+            task.mask_fully(Reason.TRACKING_ERROR, type(error).__name__)
+            self.held.append(Held(task, at, now, 0.0, tracked=False))
             return
+        if now < self._blind_until and task.outcome is None:
+            task.mask_fully(Reason.TRACKING_ERROR, "a moment ago")
         self._newest = at
         self._delays.append(now - at)
-        patience = min(MOST_PATIENCE, max(self._delays) - min(self._delays))
-        self.held.append(Held(task, at, now, now + task.policy.lookahead + patience, tracked=True))
+        self.held.append(Held(task, at, now, task.policy.lookahead, tracked=True))
         task.timings["track"] = (time.perf_counter() - started) * 1000
 
     def release(self, now: float) -> Iterator[Task]:
@@ -101,23 +106,22 @@ class Memory:
     def let_all_go(self) -> None:
         """Whatever waits may leave now."""
         for held in self.held:
-            held.due = -math.inf
+            held.wait = -math.inf
 
     def due(self) -> float | None:
         """When the oldest that waits must leave (monotonic, seconds)."""
-        return self.held[0].due if self.held else None
+        return self.held[0].since + self.held[0].wait + self._patience() if self.held else None
 
     def _remember(self, task: Task, policy: Policy, at: float) -> None:
         image = task.image
         if image is None:
             raise ValueError("no picture")
         change = self._scene.follow(task.frame, image, at)
+        if change in (Change.RUN, Change.CUT):
+            self._timeline.cut(clock=change is Change.RUN)
         if change is Change.RUN:
             self.let_all_go()
-            self._timeline.reset()
             self._delays.clear()
-        elif change is Change.CUT:
-            self._timeline.cut()
         if change is not None:
             self._motion.reset()
         self._timeline.hold, self._timeline.reach = policy.hold, policy.lookahead + SLACK
@@ -129,19 +133,22 @@ class Memory:
             found += moving or ()
         self._timeline.append(at, (image.shape[1], image.shape[0]), found)
 
-    def _forget(self, task: Task, detail: str) -> None:
-        """Tracking failed: what relies on it is fully masked, and begins anew."""
+    def _forget(self, detail: str) -> None:
+        """Tracking failed: the frames that wait are fully masked, and it begins anew."""
         for held in self.held:
             if held.tracked and held.task.outcome is None:
                 held.task.mask_fully(Reason.TRACKING_ERROR, detail)
             held.tracked = False
-        task.mask_fully(Reason.TRACKING_ERROR, detail)
         self._timeline, self._motion, self._scene = Timeline(hold=0.0, reach=0.0), Motion(), Scene()
 
     def _may_go(self, held: Held, now: float) -> bool:
-        if held.task.outcome is not None or held.due <= now or isinstance(held.task.policy, NoPolicy):
+        if held.task.outcome is not None or self._newest - held.time >= held.wait - SLACK:
             return True
-        return self._newest - held.time >= held.task.policy.lookahead - SLACK
+        return now >= held.since + held.wait + self._patience()
+
+    def _patience(self) -> float:
+        """How much longer than usual the camera's next frame may take, going by its last ones."""
+        return min(MOST_PATIENCE, max(self._delays) - min(self._delays)) if self._delays else 0.0
 
 
 class Memories:

@@ -39,8 +39,8 @@ MOST_BOXES = 100
 DEVIATIONS = 4.0
 """What differs from the background by more standard deviations moves (MOG2's default). Shadows count as what moves."""
 LEAST_DEVIATION = 6.0
-"""The least standard deviation of the background, in grey levels of 0 to 255. With MOG2's default, 2, half of the clip
-``vtest`` counts as moving, since its encoder's noise comes and goes; with 6, a tenth, and everyone who walks."""
+"""The least standard deviation of the background, in grey levels of 0 to 255. With MOG2's default, 2, an encoder's
+noise that comes and goes with its keyframes counts as moving."""
 
 FULL = 0.5
 """A box of which less moves is cut in two: what moves together need not be one thing."""

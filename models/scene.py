@@ -1,10 +1,9 @@
 """What breaks a camera's stream of pictures: a new run, a clock that jumps, another picture size, a cut.
 
-Rule: where the frames do not follow on from one another, those that wait are brought to their end first and all tracks
-end. At a cut the camera may only have been bumped, or a lamp gone out: no track is predicted beyond it, and masks that
-were held stay where they were until their time is over (:meth:`~sfumato.models.tracks.Timeline.cut`). A picture of
-another size keeps its tracks, scaled. What relies on the picture standing still (``motion``) begins anew each time and
-fully masks until it has learnt.
+Rule: no track is predicted beyond a cut or a new run, but its mask stays where it was until its time is over: the
+camera may only have been bumped, or a lamp gone out (:meth:`~sfumato.models.tracks.Timeline.cut`). At a new run the
+frames that wait are brought to their end first. A picture of another size keeps its tracks, scaled. What relies on the
+picture standing still (``motion``) begins anew each time and fully masks until it has learnt.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Change(StrEnum):
     """How a picture differs from the one before it."""
 
     RUN = "run"
-    """Another epoch or kind of frame, frames read again, or a time that goes back: nothing follows on."""
+    """Another epoch, stills instead of units, frames read again, or a time that goes back: nothing follows on."""
     SIZE = "size"
     CUT = "cut"
     """Another scene: a cut, or a camera that was moved fast."""
@@ -41,7 +40,7 @@ class Scene:
     """Compares each picture of a camera with the one before it."""
 
     def __init__(self) -> None:
-        self._run: tuple[int, str] | None = None
+        self._run: tuple[int, bool] | None = None
         self._sequence = -1
         self._time = -np.inf
         self._size = (0, 0)
@@ -49,7 +48,7 @@ class Scene:
 
     def follow(self, frame: RawFrame, image: Image, time: float) -> Change | None:
         """Look at the next picture, taken at ``time`` (seconds); None for the first and where it goes on."""
-        before, size, run = self._thumbnail, image.shape[:2], (frame.id.epoch, frame.content_type)
+        before, size, run = self._thumbnail, image.shape[:2], (frame.id.epoch, frame.unit is None)
         again = frame.unit is None and frame.id.sequence <= self._sequence  # units come in presentation order
         breaks = run != self._run or again or time < self._time
         resized = size != self._size
@@ -65,10 +64,10 @@ class Scene:
 
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:
-    """Grey levels of every n-th pixel, averaged: cheap, and a picture's noise does not matter."""
+    """Every n-th pixel's green, which is most of its brightness, averaged: cheap, and free of the picture's noise."""
     step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
-    grey = cv2.cvtColor(np.ascontiguousarray(image[::step, ::step]), cv2.COLOR_BGR2GRAY)
-    small: NDArray[np.float32] = cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
+    green = np.ascontiguousarray(image[::step, ::step, 1])
+    small: NDArray[np.float32] = cv2.resize(green, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
     small -= small.mean()
     return small
 

@@ -10,16 +10,21 @@ from sfumato.schemas.audit import DetectorRecord, Origin
 from sfumato.schemas.detection import Detection
 from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.outcome import Outcome, Reason
-from sfumato.schemas.policy import Policy
+from sfumato.schemas.policy import Output, Policy
 from sfumato.schemas.unit import AnonymizedUnit
 
 
 @dataclass(frozen=True, slots=True)
 class NoPolicy:
-    """Why a camera has no usable policy; ``detail`` names the field at fault."""
+    """Why there is no policy by which a frame could be looked at; ``detail`` names the field at fault. Where a policy
+    itself says so (its time is over, a schedule wants all masked), which one that is and how it wants its frames."""
 
     reason: Reason
     detail: str | None = None
+    camera: str | None = None
+    version: int | None = None
+    schedule: str | None = None
+    output: Output = field(default_factory=Output)
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +42,7 @@ class Task:
     height: int | None = None
     detections: tuple[Detection, ...] = ()
     detectors: tuple[DetectorRecord, ...] = ()
+    spared: tuple[str, ...] = ()
     output: bytes | None = None
     content_type: str = "image/jpeg"
     unit: AnonymizedUnit | None = None
@@ -59,4 +65,4 @@ class Task:
 
     def _fail(self, outcome: Outcome, reason: Reason, detail: str | None) -> None:
         self.outcome, self.reason, self.detail = outcome, reason, detail
-        self.image, self.output, self.unit, self.detections = None, None, None, ()
+        self.image, self.output, self.unit, self.detections, self.spared = None, None, None, (), ()

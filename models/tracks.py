@@ -37,7 +37,7 @@ From things as they are: a face of 0.2 m on a walker of 1.4 m/s moves 7 sizes a 
 30 km/h 35, a person of 0.9 m 1.5."""
 NOISE = 0.08
 """Standard deviation of a detected box's centre, in sizes."""
-MOST_GROWTH = 1.0
+MOST_GROWTH = 0.5
 """A predicted box grows at each side by the standard deviation of its place, at most by so many sizes."""
 GATE = 3.0
 """A box further from its track's predicted place than so many standard deviations is another object."""
@@ -48,6 +48,8 @@ SAME = 0.5
 """Boxes of one frame that overlap so much are one object, seen by two detectors."""
 SETTLED = 3
 """Detections after which a track's velocity is not improved for the frames before its birth any more."""
+MOTION_HOLD = 0.3
+"""Longest hold of what moves, in seconds: its boxes merge and split, and the background itself remembers for long."""
 MOST_TRACKS = 2000
 """Tracks at a time. So many are a detector gone wild, and its frames are fully masked anyhow."""
 
@@ -173,6 +175,7 @@ class Timeline:
         self._count = 0
         self._run = 0
         self._time = -math.inf
+        self._other_clock = False
         self._size = (0, 0)
 
     def __len__(self) -> int:
@@ -181,9 +184,13 @@ class Timeline:
 
     def append(self, time: float, size: tuple[int, int], detections: Sequence[Detection]) -> None:
         """The next frame: its time in seconds, its width and height in pixels, and what was found in it, weak boxes
-        included. A time that goes back ends all tracks; those in a picture of another size are scaled to it."""
+        included. A time that goes back is a :meth:`cut`; in a picture of another size, the tracks are scaled to it."""
         if time < self._time:
-            self.reset()
+            self.cut(clock=True)
+        if self._other_clock:
+            for track in self._left:
+                track.seen += time - self._time
+            self._other_clock = False
         self._fit(size)
         self._time = time
         moment = Moment(time, size, self._run)
@@ -206,21 +213,16 @@ class Timeline:
         moment = self._moments.popleft()
         return (*chain.from_iterable(moment.found.values()), *moment.loose)
 
-    def reset(self) -> None:
-        """End all tracks. What comes later changes no frame that is inside now."""
-        self._tracks.clear()
-        self._left.clear()
-        self._run += 1
-        self._time = -math.inf
-
-    def cut(self) -> None:
-        """The next frame shows another scene, as it seems: as :meth:`reset`, but the masks that there are stay where
-        they are until their time is over."""
+    def cut(self, *, clock: bool = False) -> None:
+        """The next frame does not follow on from those before: nothing is predicted or taken back across. But the masks
+        that there are stay where they are until their time is over, since nobody knows what lies between. ``clock``:
+        the times that follow are another clock's; the next frame counts as taken at once."""
         for track in self._tracks:
             track.last = track.held(self._time)
         self._left += self._tracks
         self._tracks = []
         self._run += 1
+        self._other_clock = clock
 
     def _follow(self, moment: Moment, target: Target, found: list[Detection]) -> None:
         tracks = [track for track in self._tracks if track.target is target]
@@ -294,7 +296,8 @@ class Timeline:
                 yield moment
 
     def _goes_on(self, track: Track) -> bool:
-        return self._time - track.seen <= self.hold and boxes.meets(track.predict(self._time), self._size)
+        hold = min(self.hold, MOTION_HOLD) if track.target is Target.MOTION else self.hold
+        return self._time - track.seen <= hold and boxes.meets(track.predict(self._time), self._size)
 
     def _fit(self, size: tuple[int, int]) -> None:
         if self._size != size and all(self._size):

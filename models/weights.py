@@ -15,7 +15,7 @@ class WeightError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """A file inside a pinned PyPI wheel."""
+    """A file inside a pinned PyPI wheel; where there is none, inside the source archive of SHA-256 ``sdist``."""
 
     name: str
     package: str
@@ -25,6 +25,7 @@ class PackagedFile:
     licence: str
     source: str
     classes: tuple[str, ...] = ()
+    sdist: str = ""
 
     def path(self, folder: Path) -> Path:
         """Where the file lies below ``folder``; the digest in the name keeps versions apart."""

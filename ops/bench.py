@@ -50,7 +50,7 @@ TIMEOUT = 300.0
 
 class BenchReader(TopicReader):
     """Keeps, besides the counts, what the figures are made of. Delays are from capture to audit, without the
-    frame's share of the detection, of those frames that were looked at."""
+    frame's share of the detection and its wait for later frames, of those frames that were looked at."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
@@ -64,7 +64,7 @@ class BenchReader(TopicReader):
         self.bytes_out += event.output_bytes or 0
         if event.captured_at is not None and event.outcome is Outcome.MASKED:
             delay = (event.audited_at - event.captured_at).total_seconds() * 1000
-            self.beyond_model_ms.append(delay - event.timings_ms.detect)
+            self.beyond_model_ms.append(delay - event.timings_ms.detect - event.timings_ms.wait)
 
 
 def main() -> int:

@@ -160,9 +160,9 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
 
 
 def demonstration_policies(cameras: list[str]) -> list[Policy]:
-    """The first camera comes out as H.264, the others as JPEG."""
-    first, *others = [demonstration_policy(camera) for camera in cameras]
-    return [first.model_copy(update={"output": Output(codec=Codec.H264)}), *others]
+    """One for every camera, and one for the first, which comes out as H.264."""
+    first = demonstration_policy(cameras[0])
+    return [demonstration_policy("*"), first.model_copy(update={"output": Output(codec=Codec.H264)})]
 
 
 def settle(reader: TopicReader) -> bool:

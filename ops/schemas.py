@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.policy import Policy
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 if __name__ == "__main__":
-    schema = AuditEvent.model_json_schema(by_alias=True, mode="serialization")
-    (DOCS / "audit.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
+    schemas = {
+        "audit.schema.json": AuditEvent.model_json_schema(by_alias=True, mode="serialization"),
+        "policy.schema.json": Policy.model_json_schema(),
+    }
+    for name, schema in schemas.items():
+        (DOCS / name).write_text(json.dumps(schema, indent=2) + "\n")

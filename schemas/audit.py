@@ -54,7 +54,9 @@ class Timings(_Record):
 
 class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
-    ``origin`` then identifies it. ``detail`` names the header or policy field at fault."""
+    ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``policy``: the pattern
+    under which the policy lies, where it is not the camera's own. ``schedule``: which of its schedules was in force.
+    ``spared``: the never-mask zones, by name, in which something found stayed unmasked."""
 
     id: str
     origin: Origin
@@ -67,9 +69,12 @@ class AuditEvent(_Record):
     captured_at: datetime | None = None
     time_source: TimeSource | None = None
     audited_at: datetime
+    policy: str | None = None
     policy_version: int | None = None
+    schedule: str | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     detections: tuple[Detection, ...] = ()
+    spared: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
     input_bytes: int

@@ -101,6 +101,8 @@ class AnonymizedFrame(_Frame):
     detections: tuple[Detection, ...]
     unit: AnonymizedUnit | None = None
     """Given exactly where the content type is H.264's."""
+    policy: str | None = None
+    """The pattern under which the policy lies, where it is not the camera's own."""
 
     def to_message(self) -> Message:
         extensions = {"outcome": self.outcome.value, "boxes": dump_boxes(self.detections)}
@@ -108,6 +110,8 @@ class AnonymizedFrame(_Frame):
             extensions["reason"] = self.reason.value
         if self.policy_version is not None:
             extensions["policyversion"] = str(self.policy_version)
+        if self.policy is not None:
+            extensions["policy"] = self.policy
         if self.unit is not None:
             extensions.update(self.unit.extensions())
         return self._message("/sfumato/anonymize", ANONYMIZED_TYPE, extensions)
@@ -132,6 +136,7 @@ class AnonymizedFrame(_Frame):
             reason=reason,
             policy_version=event.integer("policyversion") if "policyversion" in event.extensions else None,
             detections=load_boxes(event.extension("boxes")),
+            policy=event.extensions.get("policy"),
             unit=AnonymizedUnit.from_event(event) if event.content_type == H264 else None,
         )
 

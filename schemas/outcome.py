@@ -20,6 +20,9 @@ class Reason(StrEnum):
     # fully masked (and TOO_LARGE, where the masked picture outgrew the topic)
     NO_POLICY = "no_policy"
     INVALID_POLICY = "invalid_policy"
+    POLICY_EXPIRED = "policy_expired"
+    POLICY_NOT_YET_VALID = "policy_not_yet_valid"
+    SCHEDULED = "scheduled"
     TARGET_UNAVAILABLE = "target_unavailable"
     DETECTOR_ERROR = "detector_error"
     DETECTOR_TIMEOUT = "detector_timeout"
@@ -40,6 +43,7 @@ class Reason(StrEnum):
     ENCODE_ERROR = "encode_error"
     NO_KEYFRAME = "no_keyframe"
     DISCARDED = "discarded"
+    LATE = "late"
     # dropped by the ingestor, before Kafka (besides UNDECODABLE, TOO_LARGE, EMPTY, NO_KEYFRAME): counted in the
     # epoch's record
     QUEUE_FULL = "queue_full"

@@ -1,26 +1,32 @@
-"""The policy: what is masked on one camera, how, and on what lawful basis.
+"""The policy: what is masked on a camera, or on those that a pattern matches, how, and on what lawful basis.
 
-Travels on the compacted topic ``policies`` as JSON, key = camera. A policy that does not validate is
-no policy: the camera's frames are then fully masked.
+Travels on the compacted topic ``policies`` as JSON, twice: under the key ``CAMERA`` what is in force, and under
+``CAMERA@VERSION`` each version ever set, so that compaction keeps them all. A policy that does not validate is no
+policy: the frames it is for are then fully masked.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from fnmatch import fnmatchcase
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from sfumato.schemas.audit import summary
-from sfumato.schemas.cloudevent import CAMERA_ID, CloudEvent, EnvelopeError
-from sfumato.schemas.detection import Target
+from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.frame import Message
-from sfumato.schemas.masking import Masking
-from sfumato.schemas.part import Part, Text
+from sfumato.schemas.masking import MaskName, Targets
+from sfumato.schemas.part import Moment, Part, Text
+from sfumato.schemas.remedy import remedies
+from sfumato.schemas.schedule import Schedule
 from sfumato.schemas.zone import Zone
 
 POLICY_TYPE = "sfumato.policy.v1"
+CAMERAS = re.compile(r"[a-z0-9*?][a-z0-9*?_-]{0,63}")
+"""A camera's id, or a pattern of ids: ``*`` stands for any characters, ``?`` for one."""
 
 
 class LawfulBasis(StrEnum):
@@ -55,28 +61,92 @@ class Damaged(StrEnum):
     DROP = "drop"
 
 
-class Policy(Part):
-    """``retention_hours`` states how long the anonymized frames may be kept; the topic's retention enforces it.
+class OverloadRule(StrEnum):
+    """What becomes of frames that a worker with too much to do comes to late."""
 
+    KEEP = "keep"
+    SKIP = "skip"
+
+
+class Overload(Part):
+    """``keep``: every frame is masked and published, however late. ``skip``: a frame captured more than ``max_age``
+    seconds before it would be looked at is dropped, so that what is shown is not older than that, plus the time that
+    looking, masking and encoding take."""
+
+    rule: OverloadRule = OverloadRule.KEEP
+    max_age: Annotated[float, Field(gt=0, le=3600)] = 2.0
+
+
+class Policy(Part):
+    """``camera``: an id or a pattern (:data:`CAMERAS`). ``retention_hours`` states how long the anonymized frames may
+    be kept; the topic's retention enforces it.
+
+    ``valid_from``, ``valid_until``: outside of them the policy gives no right to look, by the clock of the worker.
+    ``schedules``: other forms of the policy, by the frame's capture time; the first that covers it is in force.
     ``hold``: seconds for which the mask of an object that is no longer found stays. ``lookahead``: seconds by which a
     frame waits for later ones, whose detections then mask it too; so much latency is added.
     """
 
-    camera: Annotated[str, Field(pattern=f"^{CAMERA_ID.pattern}$")]
+    camera: Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")]
     version: Annotated[int, Field(ge=1, lt=2**63)]
     controller: Text
     purpose: Text
     lawful_basis: LawfulBasis
     dpia: Text
     retention_hours: Annotated[int, Field(ge=1)]
-    targets: Annotated[dict[Target, Masking], Field(min_length=1)]
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
+    targets: Targets
     zones: Annotated[tuple[Zone, ...], Field(max_length=100)] = ()
+    schedules: Annotated[tuple[Schedule, ...], Field(max_length=50)] = ()
     hold: Annotated[float, Field(ge=0, le=10)] = 1.0
     lookahead: Annotated[float, Field(ge=0, le=2)] = 0.2
+    overload: Overload = Overload()
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
+    _schedule: str | None = PrivateAttr(None)
 
-    def to_message(self) -> Message:
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.valid_from is not None and self.valid_until is not None and self.valid_until <= self.valid_from:
+            raise ValueError("valid_until: not later than valid_from")
+        names = [schedule.name for schedule in self.schedules]
+        if len(set(names)) < len(names):
+            raise ValueError("schedules: two have the same name; the audit could not tell them apart")
+        return self
+
+    @property
+    def schedule(self) -> str | None:
+        """Name of the schedule whose form of the policy this is."""
+        return self._schedule
+
+    def under(self, schedule: Schedule) -> Policy:
+        """The form that the policy has while the schedule is in force."""
+        own = {"targets": schedule.targets, "zones": schedule.zones}
+        form = self.model_copy(update={name: value for name, value in own.items() if value is not None})
+        form._schedule = schedule.name
+        return form
+
+    def warnings(self) -> list[str]:
+        """What is valid and yet unwise, each line naming the field; ``sfumato policy validate`` prints them."""
+        ended = self.valid_until is not None and self.valid_until <= datetime.now(UTC)
+        found = ["valid_until: in the past; every frame will be fully masked"] if ended else []
+        found += self._weak()
+        for number, schedule in enumerate(self.schedules):
+            weak = () if schedule.full_mask else self.under(schedule)._weak()
+            found += [f"schedules.{number}.{warning}" for warning in weak if warning not in found]
+        return found
+
+    def _weak(self) -> Iterator[str]:
+        for target, masking in self.targets.items():
+            for warning in masking.warnings(target):
+                yield f"targets.{target}.{warning}"
+        for zone in self.zones:
+            if zone.mask is MaskName.BLUR:
+                yield f"zones.{zone.name}.mask: a blur can be undone (docs/masks.md)"
+
+    def to_message(self, *, history: bool = False) -> Message:
+        """What puts the policy in force; ``history``: what keeps this version readable afterwards."""
         event = CloudEvent(
             id=f"{self.camera}/{self.version}",
             source="/sfumato/policies",
@@ -85,7 +155,8 @@ class Policy(Part):
             content_type="application/json",
             extensions={"camera": self.camera},
         )
-        return Message(self.camera.encode(), self.model_dump_json().encode(), event.headers())
+        key = f"{self.camera}@{self.version}" if history else self.camera
+        return Message(key.encode(), self.model_dump_json().encode(), event.headers())
 
     @classmethod
     def from_message(cls, key: bytes | None, value: bytes) -> Policy:
@@ -93,7 +164,20 @@ class Policy(Part):
         try:
             policy = cls.model_validate_json(value)
         except ValidationError as error:
-            raise EnvelopeError("value", summary(error)) from None
-        if key != policy.camera.encode():
+            raise EnvelopeError("value", remedies(error)) from None
+        if key not in (policy.camera.encode(), f"{policy.camera}@{policy.version}".encode()):
             raise EnvelopeError("key", "differs from camera")
         return policy
+
+
+def specificity(pattern: str) -> tuple[int, int, str]:
+    """Sorts patterns that match the same camera, the one that applies first: that with the most characters that stand
+    for themselves; of equally many, that with fewer ``*``; then by the alphabet."""
+    literal = len(pattern) - pattern.count("*") - pattern.count("?")
+    return (-literal, pattern.count("*"), pattern)
+
+
+def applicable(camera: str, names: Iterable[str]) -> str | None:
+    """Which of these names of policies applies to the camera: its own, else the most specific pattern; None: none."""
+    matching = [name for name in names if fnmatchcase(camera, name)]
+    return camera if camera in matching else min(matching, key=specificity, default=None)

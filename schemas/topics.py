@@ -46,7 +46,7 @@ FRAMES_RAW = Topic(
     "frames.raw", "camera", "encoded picture or access unit", None, 10 * MINUTE, "uncompressed", MAX_MESSAGE_BYTES
 )
 EPOCHS = Topic("epochs", "camera", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
-POLICIES = Topic("policies", "camera", "JSON", 1, None, "producer", 1024 * 1024)
+POLICIES = Topic("policies", "camera or pattern; camera@version", "JSON", 1, None, "producer", 1024 * 1024)
 FRAMES_ANONYMIZED = Topic(
     "frames.anonymized", "camera", "JPEG or H.264 access unit", None, DAY, "uncompressed", MAX_MESSAGE_BYTES
 )

@@ -29,7 +29,8 @@ def sfumato(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["topics"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
         (["anonymize"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
         (["reconcile"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "SFUMATO_BOOTSTRAP_SERVERS"),
-        (["policies", "missing.toml"], {}, "does not exist"),
+        (["policy", "set", "missing.toml"], {}, "does not exist"),
+        (["policy", "list"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
         (["ingest"], {}, "--cameras FILE or --camera NAME=URL"),
     ],
 )
@@ -40,13 +41,20 @@ def test_mistakes_are_named(arguments, environment, said):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_policies_want_their_topic(settings):
+    result = sfumato("policy", "list", BOOTSTRAP_SERVERS=settings.bootstrap_servers, TOPIC_PREFIX=settings.topic_prefix)
+    assert result.returncode == 1
+    assert "policies: missing; run `sfumato topics`" in result.stderr
+
+
 def test_a_bad_policy_file_publishes_nothing(tmp_path):
     path = tmp_path / "policies.toml"
     path.write_text('[[policy]]\ncamera = "north"\n')
-    result = sfumato("policies", str(path), BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+    result = sfumato("policy", "set", str(path), BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
     assert result.returncode == 1
-    assert "policy of camera 'north'" in result.stderr
-    assert "version: Field required" in result.stderr
+    assert "policy of 'north'" in result.stderr
+    assert "version: missing; start with 1" in result.stderr
 
 
 def test_anonymize_stops_where_its_detector_cannot_be_made(stack, tmp_path):

@@ -95,8 +95,12 @@ def test_verbs_and_settings_exist(services: dict[str, Any]) -> None:
     for name, service in _ours(services):
         verb, *arguments = service["command"]
         assert verb in main.commands, name
-        options = {option for parameter in main.commands[verb].params for option in parameter.opts}
-        takes_argument = any(isinstance(parameter, click.Argument) for parameter in main.commands[verb].params)
+        command = main.commands[verb]
+        if isinstance(command, click.Group):
+            verb, *arguments = arguments
+            command = command.commands[verb]
+        options = {option for parameter in command.params for option in parameter.opts}
+        takes_argument = any(isinstance(parameter, click.Argument) for parameter in command.params)
         assert takes_argument or not arguments or arguments[0] in options, name
         environment = {key.removeprefix("SFUMATO_").lower(): value for key, value in service["environment"].items()}
         for key, value in environment.items():

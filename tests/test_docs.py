@@ -16,12 +16,17 @@ from PIL import Image
 from stack import demonstration_policy
 
 from sfumato.agents.cli import main
-from sfumato.agents.policies import read_file
+from sfumato.agents.policy_files import read_file, read_floor
 from sfumato.agents.reconcile import TopicReader
 from sfumato.agents.settings import Settings
 from sfumato.models import images
+from sfumato.schemas.floor import Floor
+from sfumato.schemas.masking import Masking
 from sfumato.schemas.outcome import Reason
+from sfumato.schemas.policy import Policy
+from sfumato.schemas.schedule import Schedule
 from sfumato.schemas.topics import FRAMES_RAW, TOPICS
+from sfumato.schemas.zone import Zone
 from tests.filming import Encoder, shade
 from tests.test_bridge import Bridge, frame
 from tests.test_end_to_end import ended, raw, send, settle
@@ -95,9 +100,21 @@ def test_the_websocket_example_saves_a_picture(topics, tmp_path):
 
 
 def test_the_example_policies_are_valid(tmp_path):
-    (text,) = blocks("policies.md", "toml")
-    (tmp_path / "policies.toml").write_text(text)
-    assert [policy.camera for policy in read_file(tmp_path / "policies.toml")] == ["north", "south"]
+    smallest, patterns, schedules, floor = blocks("policies.md", "toml")
+    named = []
+    for text in (smallest, patterns, schedules):
+        (tmp_path / "policies.toml").write_text(text)
+        named.append([policy.camera for policy in read_file(tmp_path / "policies.toml")])
+    assert named == [["north"], ["*", "north-*", "north-1"], ["market"]]
+    (tmp_path / "floor.toml").write_text(floor)
+    stated = read_floor(Settings(policy_floor=tmp_path / "floor.toml"))
+    assert all(getattr(stated, name) != field.default for name, field in Floor.model_fields.items())
+
+
+def test_every_key_of_a_policy_is_documented():
+    text = (DOCS / "policies.md").read_text()
+    keys = [name for part in (Policy, Masking, Zone, Schedule) for name in part.model_fields]
+    assert [key for key in keys if not re.search(rf"^\| .*`{key}`.* \|", text, re.MULTILINE)] == []
 
 
 def test_every_setting_topic_and_reason_is_documented():

@@ -30,10 +30,15 @@ EPOCH = 1_700_000_000_000
 TIMEOUT = 120.0
 
 
-def raw(camera: str, sequence: int, payload: bytes | None, content_type: str = "image/jpeg") -> Message:
-    frame = RawFrame(
-        FrameId(camera, EPOCH, sequence), datetime.now(UTC), TimeSource.ARRIVAL, 176, 144, content_type, payload or b""
-    )
+def raw(
+    camera: str,
+    sequence: int,
+    payload: bytes | None,
+    content_type: str = "image/jpeg",
+    captured_at: datetime | None = None,
+) -> Message:
+    at = captured_at or datetime.now(UTC)
+    frame = RawFrame(FrameId(camera, EPOCH, sequence), at, TimeSource.ARRIVAL, 176, 144, content_type, payload or b"")
     key, _, headers = frame.to_message()
     return Message(key, payload, headers)  # type: ignore[arg-type]
 
@@ -152,6 +157,36 @@ def test_nothing_is_lost_when_a_worker_is_killed(stack, pictures):
             first_seen[frame.id.camera].append(frame.id.sequence)
         seen.add(frame.id)
     assert all(sequences == list(range(count)) for sequences in first_seen.values()), "out of order"
+
+
+def test_nothing_is_lost_when_a_worker_ends_while_frames_wait_for_later_ones(stack, pictures):
+    """Killed, then told to end, each time with frames in it that were detected and have no outcome."""
+    cameras, count = ("north", "south"), 30
+    stack.publish(*(demonstration_policy(c).model_copy(update={"lookahead": 2.0}) for c in cameras))
+    send(stack, [(FRAMES_RAW, raw(c, i, pictures[i])) for i in range(count) for c in cameras])
+    send(stack, [ended(camera, count - 1) for camera in cameras])
+
+    def wait_until_held() -> None:
+        stack.wait_for("anonymize", TIMEOUT, lambda: stack.metric("sfumato_held_events") >= count // 2)
+
+    stack.start("anonymize")
+    with TopicReader(stack.settings) as reader:
+        wait_until_held()
+        os.kill(faust_worker(stack), signal.SIGKILL)
+        reader.read(0.2)
+        assert reader.account.report()["masked"] < 2 * count
+        wait_until_held()
+        assert stack.stop("anonymize") == 0
+        stack.start("anonymize")
+        settle(stack, reader)
+        report = reader.account.report()
+    assert report["masked"] == report["frames_in"] == 2 * count
+    assert report["unaccounted"] == report["unpublished"] == 0
+    events = [AuditEvent.from_message(message.value()) for message in read_topic(stack.settings, AUDIT)]
+    assert max(event.timings_ms.wait for event in events) > 1000
+    for camera in cameras:
+        sequences = [event.sequence for event in events if event.camera == camera]
+        assert list(dict.fromkeys(sequences)) == list(range(count))
 
 
 def test_nothing_is_lost_when_the_broker_is_killed(pictures, tmp_path):

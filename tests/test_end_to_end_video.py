@@ -131,7 +131,8 @@ def test_video_comes_out_masked_and_in_order(stack):
 
 
 def test_nothing_is_lost_or_wrong_when_a_worker_is_killed_amid_groups(stack):
-    stack.publish(*(demonstration_policy(camera) for camera in CAMERAS))
+    """And while up to a second of each camera's pictures waits for later ones."""
+    stack.publish(*(demonstration_policy(camera).model_copy(update={"lookahead": 1.0}) for camera in CAMERAS))
     stack.start("anonymize", camera_idle=2.0)
     send_all(stack)
     with TopicReader(stack.settings) as reader:

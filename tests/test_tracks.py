@@ -59,8 +59,15 @@ def test_a_mask_is_held_for_the_stated_time_and_grows():
     assert len(held) == 25  # one second at 25 frames/s
     widths = [box.box[2] - box.box[0] for (box,) in held]
     assert widths == sorted(widths)
-    assert 40 < widths[0] < 60 < widths[-1] <= 40 * 3
+    assert 40 < widths[0] < 60 < widths[-1] <= 40 * 2.2
     assert out[35:] == [()] * 15
+
+
+def test_what_moves_is_held_for_a_short_time_only():
+    """Its regions merge and split; and the background remembers by itself."""
+    out = film([[face(100, target=Target.MOTION)]] * 5 + [[]] * 20, hold=1.0)
+    assert 6 <= sum(bool(boxes) for boxes in out[5:]) <= 8
+    assert sum(bool(boxes) for boxes in film([[face(100, target=Target.MOTION)]] + [[]] * 20, hold=0.1)[1:]) == 2
 
 
 def test_a_mask_ends_where_its_object_has_left_the_picture():
@@ -155,22 +162,28 @@ def test_boxes_of_two_detectors_are_one_track_and_both_are_masked():
     assert covers(out[2], (100, 100, 148, 144))
 
 
-def test_a_cut_ends_all_and_changes_nothing_before_it():
+def test_a_cut_changes_nothing_before_it_and_keeps_the_masks_where_they_are():
     timeline = Timeline(1.0, 1.0)
     timeline.append(0.0, SIZE, [face(100)])
     timeline.append(0.04, SIZE, [])
-    timeline.reset()
+    timeline.cut()
     timeline.append(0.08, SIZE, [face(300)])
     out = [timeline.pop() for _ in range(3)]
-    assert [[box.track for box in boxes] for boxes in out] == [[1], [1], [2]]
+    assert [[box.track for box in boxes] for boxes in out] == [[1], [1], [2, 1]]
+    assert out[2][1].box == out[1][0].box
 
 
-def test_a_time_that_goes_back_ends_all():
-    timeline = Timeline(1.0, 1.0)
+@pytest.mark.parametrize("later", [5.0, 1e9])
+def test_a_clock_that_jumps_ends_no_mask_before_its_time(later):
+    """One that goes back is noticed; one that jumps ahead must be told."""
+    timeline = Timeline(0.5, 1.0)
     timeline.append(100.0, SIZE, [face(100)])
-    timeline.append(5.0, SIZE, [])
-    timeline.append(5.04, SIZE, [face(300)])
-    assert [[b.track for b in timeline.pop()] for _ in range(3)] == [[1], [2], [2]]
+    timeline.append(100.2, SIZE, [])
+    if later > 100:
+        timeline.cut(clock=True)
+    for step in (0.0, 0.2, 0.4):
+        timeline.append(later + step, SIZE, [face(300)])
+    assert [{b.track for b in timeline.pop()} for _ in range(5)] == [{1}, {1}, {1, 2}, {1, 2}, {2}]
 
 
 def test_a_picture_of_another_size_keeps_its_masks():

@@ -106,7 +106,8 @@ def test_events_are_acknowledged_in_order_and_only_after_their_outputs(left):
     async def scenario() -> None:
         stream, broker = Stream(2, 3), Broker()
         broker.full_for = 2  # the producer's queue is full at first
-        running = asyncio.create_task(Worker(Settings(), anonymizer(), broker).run(stream))
+        immediate = anonymizer(policy=POLICY.model_copy(update={"lookahead": 0.0}))
+        running = asyncio.create_task(Worker(Settings(), immediate, broker).run(stream))
         await until(lambda: len(broker.sent) == 4)
         assert [topic for topic, _ in broker.sent] == [FRAMES_ANONYMIZED, AUDIT] * 2
         broker.acknowledge(3)  # all but the last audit event
@@ -145,6 +146,61 @@ def test_a_group_of_pictures_is_acknowledged_when_the_next_one_has_begun(left):
 
     asyncio.run(scenario())
     assert left == []
+
+
+def test_a_frame_that_waits_comes_out_on_time_though_no_other_comes(left, monkeypatch):
+    """And is not acknowledged before. Nothing but its time wakes the worker."""
+
+    async def never(self) -> None:  # type: ignore[no-untyped-def]
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Worker, "_close_idle", never)
+
+    async def scenario() -> None:
+        stream, broker = Stream(1), Broker()
+        policy = POLICY.model_copy(update={"lookahead": 0.3})
+        worker = Worker(Settings(), anonymizer(policy=policy), broker)
+        running = asyncio.create_task(worker.run(stream))
+        await until(lambda: worker.acknowledger.held == 1)
+        assert broker.sent == []
+        await until(lambda: len(broker.sent) == 2)
+        assert stream.acknowledged == []
+        broker.acknowledge(2)
+        await until(lambda: stream.acknowledged == [0])
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert left == []
+
+
+def test_a_detection_that_hangs_also_ends_the_frames_that_wait(left):
+    released, calls = threading.Event(), []
+
+    def hang_late(pictures):  # type: ignore[no-untyped-def]
+        calls.append(len(pictures))
+        if len(calls) > 1:
+            released.wait(60)
+        return [() for _ in pictures]
+
+    async def scenario() -> None:
+        stream, broker = Stream(2, 1), Broker()
+        waiting = anonymizer(hang_late, POLICY.model_copy(update={"lookahead": 2.0}))
+        running = asyncio.create_task(Worker(Settings(detector_timeout=0.5), waiting, broker).run(stream))
+        await until(lambda: len(broker.sent) == 6)
+        frames = [dict(message.headers) for topic, message in broker.sent if topic is FRAMES_ANONYMIZED]
+        assert sorted(frame["ce_sequence"] for frame in frames) == [b"0", b"1", b"2"]
+        assert {frame["ce_reason"] for frame in frames} == {Reason.DETECTOR_TIMEOUT.encode()}
+        broker.acknowledge(6)
+        await until(lambda: left != [])
+        assert stream.acknowledged == [0, 1, 2]
+        released.set()
+        running.cancel()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        released.set()
+    assert left[0] == ("a detection hung", EXIT_RESTART)
 
 
 def test_a_refused_delivery_ends_the_process_and_acknowledges_nothing(left):

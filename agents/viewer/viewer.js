@@ -7,6 +7,9 @@ const SHORTEST_PAUSE = 500, LONGEST_PAUSE = 15000; // ms between two attempts to
 const REASONS = {
   no_policy: "no policy for this camera",
   invalid_policy: "its policy is not valid",
+  policy_expired: "its policy has ended",
+  policy_not_yet_valid: "its policy is not valid yet",
+  scheduled: "fully masked by schedule",
   target_unavailable: "a target cannot be detected",
   detector_error: "detection failed",
   detector_timeout: "detection took too long",
