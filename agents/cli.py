@@ -154,8 +154,8 @@ def mask(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        rules = masking.rules(file, targets, mask_name)
         settings, report = load(), report or out / "report.json"
+        rules = masking.rules(settings, file, targets, mask_name)
         plan = masking.plan(inputs, out, report, force=force)
         options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio)
         masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality)

@@ -15,16 +15,19 @@ from typing import Any
 
 from av.error import FFmpegError
 
-from sfumato.agents.policies import read_file
+from sfumato.agents.policy_files import PolicyError, read_file, read_floor
 from sfumato.agents.settings import Settings
 from sfumato.models import detectors, still
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.film import Film, Options
 from sfumato.models.images import ImageError
 from sfumato.models.reading import FORMATS, FilmError, Reader
+from sfumato.models.task import NoPolicy
+from sfumato.models.timetable import Timetable
 from sfumato.models.weights import sha256
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.detection import Target
+from sfumato.schemas.floor import Floor
 from sfumato.schemas.masking import MaskName
 from sfumato.schemas.policy import LawfulBasis, Policy
 from sfumato.schemas.report import FileRecord, Kind, PolicyRecord, Report
@@ -119,12 +122,19 @@ class Rules:
     file: Path | None = None
 
     @classmethod
-    def read(cls, file: Path) -> Rules:
+    def read(cls, file: Path, floor: Floor) -> Rules:
         """The file's only policy; PolicyError or :class:`MaskError` says what is wrong with it."""
-        policies = read_file(file)
+        policies = read_file(file, floor)
         if len(policies) > 1:
             raise MaskError(f"{file} holds {len(policies)} policies; sfumato mask wants one")
-        return cls(policies[0], file)
+        (policy,) = policies
+        if policy.schedules:
+            raise MaskError(f"{file}: schedules: a file has no time of day that could be relied on; leave them out")
+        now = datetime.now(UTC)
+        form = Timetable(policy).at(now, now)
+        if isinstance(form, NoPolicy):
+            raise MaskError(f"{file}: {form.detail}: it gives no right to look")
+        return cls(form, file)
 
     @classmethod
     def usual(cls, targets: Sequence[Target], mask: MaskName | None) -> Rules:
@@ -152,20 +162,24 @@ class Rules:
         return PolicyRecord(camera=self.policy.camera, version=self.policy.version, sha256=sha256(self.file))
 
 
-def rules(file: Path | None, targets: str | None, mask: str | None) -> Rules:
-    """What the options ``--policy``, ``--targets`` and ``--mask`` ask for."""
+def rules(settings: Settings, file: Path | None, targets: str | None, mask: str | None) -> Rules:
+    """What the options ``--policy``, ``--targets`` and ``--mask`` ask for; no less than the site's floor."""
+    floor = read_floor(settings)
     if file is not None:
         if targets is not None or mask is not None:
             raise MaskError("--policy says what to mask and how: leave out --targets and --mask")
-        return Rules.read(file)
+        return Rules.read(file, floor)
     try:
         chosen = [Target(name.strip()) for name in targets.split(",")] if targets else USUAL_TARGETS
     except ValueError:
         raise MaskError(f"--targets: one or more of {', '.join(Target)}") from None
     try:
-        return Rules.usual(chosen, MaskName(mask) if mask else None)
+        found = Rules.usual(chosen, MaskName(mask) if mask else None)
     except ValueError:
         raise MaskError(f"--mask: one of {', '.join(MaskName)}") from None
+    if problems := list(floor.problems(found.policy)):
+        raise PolicyError("\n".join(problems))
+    return found
 
 
 def load(settings: Settings, policy: Policy) -> Ensemble:

@@ -83,8 +83,9 @@ def clocked(*command: object) -> tuple[float, float]:
 
 def uncovered(film: Path) -> dict[str, str]:
     """Of what is found where every picture is looked at, how much is not covered where some are left out."""
-    rules = mask.rules(None, "face", None)
-    ensemble = mask.load(load(), rules.policy)
+    settings = load()
+    rules = mask.rules(settings, None, "face", None)
+    ensemble = mask.load(settings, rules.policy)
     thorough, quick = (
         [load_boxes(text) for text in Film(film, ensemble, rules.policy, Options(every_frame=every)).look().boxes]
         for every in (True, False)

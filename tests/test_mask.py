@@ -203,6 +203,38 @@ def test_mistakes_are_named(tmp_path, arguments, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("valid_until = 2020-01-01T00:00:00Z", "valid_until: has passed"),
+        (
+            '[[policy.schedules]]\nname = "night"\nfull_mask = true\n'
+            'daily = { begins = "22:00", ends = "06:00", time_zone = "Europe/Amsterdam" }',
+            "schedules: a file has no time of day",
+        ),
+        ("targets.faces = {}", "faces"),
+    ],
+)
+def test_a_policy_that_does_not_hold_is_refused(tmp_path, line, said):
+    (tmp_path / "policy.toml").write_text(POLICY + line + "\n")
+    result = sfumato(tmp_path, "--out", tmp_path / "out", "--policy", tmp_path / "policy.toml")
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_the_sites_floor_holds_for_files_too(tmp_path, monkeypatch, policy):
+    (tmp_path / "policy.toml").write_text(POLICY)
+    (tmp_path / "floor.toml").write_text('targets = ["face", "licence_plate"]\n')
+    monkeypatch.setenv("SFUMATO_POLICY_FLOOR", str(tmp_path / "floor.toml"))
+    chosen = ["--policy", tmp_path / "policy.toml"] if policy else []
+    result = sfumato(tmp_path, "--out", tmp_path / "out", *chosen)
+    assert result.exit_code == 1
+    assert "licence_plate" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_absent_weight_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SFUMATO_WEIGHTS_DIR", str(tmp_path / "empty"))
     result = sfumato(tmp_path, "--out", tmp_path / "out")
@@ -211,7 +243,7 @@ def test_an_absent_weight_is_named(tmp_path, monkeypatch):
 
 
 def test_by_default_faces_and_plates_are_masked():
-    policy = masking.rules(None, None, None).policy
+    policy = masking.rules(load(), None, None, None).policy
     assert set(policy.targets) == {"face", "licence_plate"}
 
 
