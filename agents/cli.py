@@ -173,6 +173,62 @@ def bridge() -> None:
 
 
 @main.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option(
+    "--policy", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML, one policy."
+)
+@click.option("--targets", help="Without --policy: what to mask, comma-separated.  [default: face,licence_plate]")
+@click.option("--mask", "mask_name", help="Without --policy: the mask (docs/policies.md).")
+@click.option("--keep-audio", is_flag=True, help="Copy the sound of films; voices identify people.")
+@click.option("--every-frame", is_flag=True, help="Look at every picture of a film: slower.")
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of JPEG and WebP.")
+@click.option("--crf", type=click.IntRange(0, 63), help="Of films; lower is better.  [default: 20, WebM 31]")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="[default: OUT/report.json]")
+@click.option("--force", is_flag=True, help="Overwrite what is in the folder.")
+def mask(
+    inputs: tuple[Path, ...],
+    out: Path,
+    file: Path | None,
+    targets: str | None,
+    mask_name: str | None,
+    keep_audio: bool,
+    every_frame: bool,
+    quality: int,
+    crf: int | None,
+    report: Path | None,
+    force: bool,
+) -> None:
+    """Mask pictures, films and folders of them, without Kafka (docs/mask.md). Exit status 1: a file could not be."""
+    from sfumato.agents import mask as masking
+    from sfumato.models.detectors import DetectorError
+    from sfumato.models.film import Options
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        settings, report = load(), report or out / "report.json"
+        rules = masking.rules(settings, file, targets, mask_name)
+        plan = masking.plan(inputs, out, report, force=force)
+        options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio)
+        masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality)
+    except (masking.MaskError, DetectorError) as error:
+        raise click.ClickException(str(error)) from None
+    run = masking.Run(masker, rules, plan)
+    try:
+        efforts = [masker.effort(job) for job in plan.jobs]
+        with click.progressbar(length=sum(efforts), file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+            for job in plan.jobs:
+                run.do(job, bar.update)
+    except KeyboardInterrupt:
+        run.interrupted = True
+    masking.write_report(run.report(), report)
+    for line in run.problems():
+        click.echo(line, err=True)
+    click.echo(json.dumps({"files": len(run.files), "masked": run.masked, "report": str(report)}))
+    sys.exit(130 if run.interrupted else not run.complete)
+
+
+@main.command()
 @click.option("--camera", required=True, help="The camera's id.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The MP4 file to write.")
 @click.option("--from", "start", type=click.Choice(["now", "beginning"]), default="now", show_default=True)

@@ -262,7 +262,7 @@ class Worker:
 
 def build(settings: Settings) -> Inspector:
     """The inspector of these settings; DetectorError or WeightError where it cannot be made."""
-    options = anonymize.detector_options(settings)
+    options = settings.detector_options()
     made = [detectors.make(name, options) for name in settings.inspect_detectors.split(",")]
     return Inspector(made, settings.detector_names())
 

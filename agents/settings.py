@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sfumato.models.detectors import Provider
+from sfumato.models.detectors import DetectorOptions, Provider
 from sfumato.schemas.audit import summary
 from sfumato.schemas.topics import Topic
 
@@ -106,6 +106,16 @@ class Settings(BaseSettings):
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def detector_options(self) -> DetectorOptions:
+        return DetectorOptions(
+            threads=self.detector_threads,
+            provider=self.detector_provider,
+            long_side=self.detector_long_side,
+            device=self.detector_device,
+            model=self.detector_model,
+            weights_dir=self.weights_dir,
+        )
 
     def topic(self, topic: Topic) -> str:
         """The topic's name on this cluster."""

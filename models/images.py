@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image as PillowImage
-from PIL import ImageOps
+from PIL import ImageCms, ImageOps
 
 from sfumato.models.detectors import Image
 from sfumato.schemas.outcome import Reason
@@ -55,12 +55,49 @@ def decode(payload: bytes, content_type: str, *, max_pixels: int) -> Image:
         with _open(payload, content_type, max_pixels) as picture:
             if picture.format == "JPEG" and picture.mode in ("RGB", "L") and _orientation(picture) == 1:
                 return np.asarray(simplejpeg.decode_jpeg(payload, "BGR"), dtype=np.uint8)
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-            return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
+            return _upright(picture)
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise what they like on hostile input
         raise ImageError(Reason.UNDECODABLE, type(error).__name__) from None
+
+
+def sniff(payload: bytes) -> str:
+    """The content type that a file's first bytes tell. Raises :class:`ImageError` where it is none of ours."""
+    if payload.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if payload.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP":
+        return "image/webp"
+    raise ImageError(Reason.UNSUPPORTED_CONTENT_TYPE, "neither JPEG, PNG nor WebP")
+
+
+def decode_file(payload: bytes, content_type: str, *, max_pixels: int) -> Image:
+    """As :func:`decode`, for pictures of any origin: colours are brought to sRGB. Of a JPEG that holds several
+    pictures the first one is taken; an animated PNG or WebP is refused by :class:`ImageError`."""
+    try:
+        with _open(payload, content_type, max_pixels) as picture:
+            if content_type != "image/jpeg" and getattr(picture, "is_animated", False):
+                raise ImageError(Reason.UNSUPPORTED_CONTENT_TYPE, "is animated; make a film of it first")
+            profile = picture.info.get("icc_profile")
+            if profile is None:
+                return decode(payload, content_type, max_pixels=max_pixels)
+            return _upright(picture, profile)
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise what they like on hostile input
+        raise ImageError(Reason.UNDECODABLE, type(error).__name__) from None
+
+
+def encode_as(image: Image, content_type: str, quality: int) -> bytes:
+    """The picture in one of :data:`FORMATS`, without metadata; ``quality`` 1 to 100, of JPEG and WebP."""
+    if content_type == "image/jpeg":
+        return encode(image, quality)
+    written = io.BytesIO()
+    rgb = PillowImage.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+    rgb.save(written, FORMATS[content_type], quality=quality)
+    return written.getvalue()
 
 
 def encode(image: Image, quality: int) -> bytes:
@@ -103,6 +140,34 @@ def _open(payload: bytes, content_type: str, max_pixels: int) -> PillowImage.Ima
         picture.close()
         raise ImageError(Reason.TOO_LARGE, f"{width}x{height}: more than {max_pixels} pixels or too long a side")
     return picture
+
+
+def _upright(picture: PillowImage.Image, profile: bytes | None = None) -> Image:
+    """All of it to upright BGR. Transparent parts become white: what they hide is not shown, and not kept."""
+    opaque = _opaque(ImageOps.exif_transpose(picture))
+    rgb = opaque.convert("RGB") if profile is None else _to_srgb(opaque, profile)
+    return np.ascontiguousarray(np.asarray(rgb)[:, :, ::-1])
+
+
+def _opaque(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode.startswith("I;16"):  # Pillow would clip its values instead of scaling them
+        return PillowImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture
+    coloured = picture.convert("RGBA")
+    return PillowImage.alpha_composite(PillowImage.new("RGBA", picture.size, "white"), coloured).convert("RGB")
+
+
+def _to_srgb(picture: PillowImage.Image, profile: bytes) -> PillowImage.Image:
+    """By the picture's colour profile; one that does not fit or cannot be read is left out of account."""
+    if picture.mode == "P":
+        picture = picture.convert("RGB")
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return picture.convert("RGB")
+    return picture.convert("RGB") if converted is None else converted
 
 
 def _orientation(picture: PillowImage.Image) -> int:

@@ -1,0 +1,344 @@
+"""``sfumato mask``: files in, masked files out, without Kafka. Walking, names, progress and the report; the work on one
+file is in ``sfumato.models``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from av.error import FFmpegError
+
+from sfumato.agents.policy_files import PolicyError, read_file, read_floor
+from sfumato.agents.settings import Settings
+from sfumato.models import detectors, still
+from sfumato.models.ensemble import Ensemble
+from sfumato.models.film import Film, Options
+from sfumato.models.images import ImageError
+from sfumato.models.reading import FORMATS, FilmError, Reader
+from sfumato.models.task import NoPolicy
+from sfumato.models.timetable import Timetable
+from sfumato.models.weights import sha256
+from sfumato.schemas.audit import DetectorRecord
+from sfumato.schemas.detection import Target
+from sfumato.schemas.floor import Floor
+from sfumato.schemas.masking import MaskName
+from sfumato.schemas.policy import LawfulBasis, Policy
+from sfumato.schemas.report import FileRecord, Kind, PolicyRecord, Report
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+KINDS = dict.fromkeys(PICTURES, Kind.PICTURE) | dict.fromkeys(FORMATS, Kind.FILM)
+"""By the ending of a file's name."""
+USUAL: dict[Target, str] = {
+    Target.FACE: "centerface",
+    Target.LICENCE_PLATE: "clp",
+    Target.PERSON: "ssdlite",
+    Target.TEXT: "ppocr",
+}
+"""The detectors that are loaded for each target where neither the policy nor SFUMATO_DETECTORS names any."""
+USUAL_TARGETS = (Target.FACE, Target.LICENCE_PLATE)
+"""What identifies most people. People as a whole are left out: little would remain of most films."""
+PASSES = 2
+
+
+class MaskError(ValueError):
+    """The run cannot begin; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file and where its masked version goes. ``problem``: why it cannot be done."""
+
+    input: Path
+    output: Path
+    kind: Kind | None
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    jobs: list[Job] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def plan(inputs: Sequence[Path], out: Path, report: Path, *, force: bool) -> Plan:
+    """What to do with each file. :class:`MaskError` where two files would get one name, or an input would be lost."""
+    found = Plan()
+    for given in inputs:
+        if given.is_dir():
+            for path in _walk(given, out, found.skipped):
+                found.jobs.append(_job(path, out / path.relative_to(given), force))
+        else:
+            found.jobs.append(_job(given, out / given.name, force))
+    taken: dict[Path, Path] = {}
+    originals = {job.input.resolve() for job in found.jobs}
+    for output, source in [*((job.output, job.input) for job in found.jobs), (report, Path("the report"))]:
+        place = output.parent.resolve() / output.name
+        if place in originals or output.resolve() in originals:
+            raise MaskError(f"{output} is an input; give another folder as --out")
+        if place in taken:
+            raise MaskError(f"{taken[place]} and {source} would both become {output}; mask them into two folders")
+        taken[place] = source
+    if report.exists() and not force:
+        raise MaskError(f"{report} exists; --report FILE writes another, --force overwrites it")
+    return found
+
+
+def _walk(folder: Path, out: Path, skipped: list[str]) -> Iterator[Path]:
+    """The files of a folder and those below, in order of their names; links to folders are not followed, and the
+    output's folder is left out."""
+    for name, folders, files in os.walk(folder):
+        here = Path(name)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != out.resolve())
+        for path in sorted(here / file for file in files):
+            if path.name.startswith(".") or path.suffix.lower() not in KINDS:
+                skipped.append(str(path))
+            else:
+                yield path
+
+
+def _job(path: Path, output: Path, force: bool) -> Job:
+    kind, problem = KINDS.get(path.suffix.lower()), None
+    if not path.exists():
+        problem = "does not exist"
+    elif kind is None:
+        problem = f"not one of {' '.join(sorted(KINDS))}"
+    elif output.exists() and not force:
+        problem = f"{output} exists; --force overwrites it"
+    return Job(path, output, kind, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The policy, and its file where one was given."""
+
+    policy: Policy
+    file: Path | None = None
+
+    @classmethod
+    def read(cls, file: Path, floor: Floor) -> Rules:
+        """The file's only policy; PolicyError or :class:`MaskError` says what is wrong with it."""
+        policies = read_file(file, floor)
+        if len(policies) > 1:
+            raise MaskError(f"{file} holds {len(policies)} policies; sfumato mask wants one")
+        (policy,) = policies
+        if policy.schedules:
+            raise MaskError(f"{file}: schedules: a file has no time of day that could be relied on; leave them out")
+        now = datetime.now(UTC)
+        form = Timetable(policy).at(now, now)
+        if isinstance(form, NoPolicy):
+            raise MaskError(f"{file}: {form.detail}: it gives no right to look")
+        return cls(form, file)
+
+    @classmethod
+    def usual(cls, targets: Sequence[Target], mask: MaskName | None) -> Rules:
+        """Without a policy file; ``mask`` None: each target's own. Whoever runs the command answers for the lawful
+        basis; the report names none."""
+        masking = {} if mask is None else {"mask": mask}
+        return cls(
+            Policy.model_validate(
+                {
+                    "camera": "files",
+                    "version": 1,
+                    "controller": "not stated",
+                    "purpose": "not stated",
+                    "lawful_basis": LawfulBasis.LEGITIMATE_INTERESTS,
+                    "dpia": "not stated",
+                    "retention_hours": 1,
+                    "targets": {target: masking for target in targets},
+                }
+            )
+        )
+
+    def record(self) -> PolicyRecord | None:
+        if self.file is None:
+            return None
+        return PolicyRecord(camera=self.policy.camera, version=self.policy.version, sha256=sha256(self.file))
+
+
+def rules(settings: Settings, file: Path | None, targets: str | None, mask: str | None) -> Rules:
+    """What the options ``--policy``, ``--targets`` and ``--mask`` ask for; no less than the site's floor."""
+    floor = read_floor(settings)
+    if file is not None:
+        if targets is not None or mask is not None:
+            raise MaskError("--policy says what to mask and how: leave out --targets and --mask")
+        return Rules.read(file, floor)
+    try:
+        chosen = [Target(name.strip()) for name in targets.split(",")] if targets else USUAL_TARGETS
+    except ValueError:
+        raise MaskError(f"--targets: one or more of {', '.join(Target)}") from None
+    try:
+        found = Rules.usual(chosen, MaskName(mask) if mask else None)
+    except ValueError:
+        raise MaskError(f"--mask: one of {', '.join(MaskName)}") from None
+    if problems := list(floor.problems(found.policy)):
+        raise PolicyError("\n".join(problems))
+    return found
+
+
+def load(settings: Settings, policy: Policy) -> Ensemble:
+    """The detectors that the policy needs; DetectorError, WeightError or :class:`MaskError` says what is missing."""
+    if "detectors" in settings.model_fields_set:
+        names = settings.detector_names()
+    else:
+        named = {name for masking in policy.targets.values() for name in masking.detectors}
+        usual = {USUAL[t] for t, masking in policy.targets.items() if t in USUAL and not masking.detectors}
+        names = sorted(named | usual)
+    options = settings.detector_options()
+    ensemble = Ensemble([detectors.make(name, options) for name in names])
+    if missing := ensemble.missing(policy):
+        raise MaskError(f"{missing}; --targets names what to mask, SFUMATO_DETECTORS what to load")
+    return ensemble
+
+
+class Masker:
+    """Masks file after file."""
+
+    def __init__(self, ensemble: Ensemble, rules: Rules, options: Options, quality: int) -> None:
+        self._ensemble = ensemble
+        self._rules = rules
+        self._options = options
+        self._quality = quality
+
+    @property
+    def detectors(self) -> tuple[DetectorRecord, ...]:
+        return self._ensemble.records(self._rules.policy)
+
+    def effort(self, job: Job) -> int:
+        """How many pictures there are to go through; a guess where the file does not say."""
+        if job.problem is not None or job.kind is not Kind.FILM:
+            return 1
+        try:
+            return PASSES * max(1, Reader(job.input, self._options.max_pixels).estimate)
+        except FilmError:
+            return 1
+
+    def do(self, job: Job, tick: Callable[[int], None]) -> FileRecord:
+        """Mask one file. Whatever goes wrong with it is told by its record; there is no output then."""
+        began = time.monotonic()
+        try:
+            told = self._do(job, tick)
+        except (FilmError, ImageError) as error:
+            told = {"error": str(error)}
+        except (FFmpegError, OSError) as error:
+            told = {"error": f"{type(error).__name__}: {error.strerror}"}
+        except Exception as error:  # noqa: BLE001 - the other files are done all the same
+            told = {"error": f"failed: {type(error).__name__}"}
+        return FileRecord(input=str(job.input), kind=job.kind, seconds=round(time.monotonic() - began, 3), **told)
+
+    def _do(self, job: Job, tick: Callable[[int], None]) -> dict[str, Any]:
+        if job.problem is not None:
+            return {"error": job.problem}
+        before = job.input.stat()
+        told = {"input_bytes": before.st_size, "input_sha256": sha256(job.input)}
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(job.output) as part:
+            told |= self._film(job, part, tick) if job.kind is Kind.FILM else self._still(job, part, tick)
+            after = job.input.stat()
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise FilmError("was changed while it was read")
+            told |= {"output_bytes": part.stat().st_size, "output_sha256": sha256(part)}
+        return told | {"output": str(job.output)}
+
+    def _film(self, job: Job, part: Path, tick: Callable[[int], None]) -> dict[str, Any]:
+        film = Film(job.input, self._ensemble, self._rules.policy, self._options)
+        account = film.mask(part, lambda: tick(1))
+        width, height = film.form.size
+        sound = self._options.sound and film.form.sounds > 0
+        return {"account": account, "width": width, "height": height, "sound": sound, "cut_short": film.cut_short}
+
+    def _still(self, job: Job, part: Path, tick: Callable[[int], None]) -> dict[str, Any]:
+        masked = still.mask(
+            job.input.read_bytes(),
+            self._ensemble,
+            self._rules.policy,
+            max_pixels=self._options.max_pixels,
+            quality=self._quality,
+        )
+        part.write_bytes(masked.payload)
+        tick(1)
+        return {"account": masked.account, "width": masked.width, "height": masked.height}
+
+
+class Run:
+    """All files of one call. ``report`` may be asked for at any time."""
+
+    def __init__(self, masker: Masker, rules: Rules, plan: Plan) -> None:
+        self._masker = masker
+        self._rules = rules
+        self._plan = plan
+        self._began, self._began_at = time.monotonic(), datetime.now(UTC)
+        self.files: list[FileRecord] = []
+        self.interrupted = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file was masked, as a whole."""
+        return not (self.interrupted or any(file.error or file.cut_short for file in self.files))
+
+    @property
+    def masked(self) -> int:
+        """How many files have an output."""
+        return sum(file.error is None for file in self.files)
+
+    def problems(self) -> Iterator[str]:
+        """A line for each file that a user should look at."""
+        for file in self.files:
+            if file.error is not None:
+                yield f"{file.input}: {file.error}"
+            elif file.cut_short is not None:
+                yield f"{file.input}: cut short: {file.cut_short}; what could be read was masked"
+        for path in self._plan.skipped:
+            yield f"{path}: skipped, hidden or not one of {' '.join(sorted(KINDS))}"
+        if self.interrupted:
+            yield f"interrupted; {len(self._plan.jobs) - len(self.files)} files were not masked"
+
+    def do(self, job: Job, tick: Callable[[int], None]) -> None:
+        self.files.append(self._masker.do(job, tick))
+
+    def report(self) -> Report:
+        return Report(
+            sfumato=version("sfumato"),
+            began_at=self._began_at,
+            seconds=round(time.monotonic() - self._began, 3),
+            policy=self._rules.record(),
+            targets=self._rules.policy.targets,
+            zones=len(self._rules.policy.zones),
+            detectors=self._masker.detectors,
+            files=tuple(self.files),
+            skipped=tuple(self._plan.skipped),
+            interrupted=self.interrupted,
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its name, on disk, once the block has ended well; else it is deleted."""
+    part = path.with_name(f".sfumato-{os.getpid()}.part")
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+        _sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_report(report: Report, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        part.write_text(report.model_dump_json(indent=2, exclude_none=True) + "\n")

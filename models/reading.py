@@ -1,0 +1,202 @@
+"""A film file to pictures, in presentation order, with what was lost on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from sfumato.models import planes
+from sfumato.models.decoders import NOTICE
+from sfumato.models.planes import Planes
+
+MOST_ATTEMPTS = 64
+"""How often a decoder that fails while it is emptied is asked again; it holds no more pictures than that."""
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""FFmpeg's container by the ending of a file's name; :mod:`sfumato.models.writing` has an encoder for each."""
+ANY_RATE = Fraction(25)
+"""Frames per second where the file does not say."""
+
+
+TOLERANCE = Fraction(1)
+"""Seconds by which a film may be shorter than it says."""
+
+
+class FilmError(ValueError):
+    """A film that cannot be read or written; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture of a film. ``pts`` and ``duration`` in the film's time base. ``planes``: None where they cannot be
+    used. ``damaged``: the decoder concealed a part. ``after_loss``: pictures before it could not be decoded."""
+
+    pts: int
+    duration: int
+    keyframe: bool
+    damaged: bool
+    after_loss: bool
+    planes: Planes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a film says of itself: ``size`` (width and height, upright, even), ``rate`` in frames per second,
+    ``aspect`` of one upright pixel, ``sounds``: how many audio streams."""
+
+    size: tuple[int, int]
+    time_base: Fraction
+    rate: Fraction
+    aspect: Fraction | None
+    sounds: int
+
+
+class Reader:
+    """Reads the first video stream. ``packets``, ``refused`` (by the decoder) and ``cut_short`` (why) tell of the
+    pass that was made last, and ``lost_at_end`` whether its last pictures were lost. ``estimate``: how many there may
+    be; 0: unknown."""
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        """Raises :class:`FilmError` where the file holds no video or a larger one than ``max_pixels``."""
+        self._path = path
+        self._max_pixels = max_pixels
+        self.packets = 0
+        self.refused = 0
+        self.lost_at_end = False
+        self.cut_short: str | None = None
+        self.estimate = 0
+        self.form = self._form()
+
+    def shots(self) -> Iterator[Shot]:
+        """One pass over the film. Raises :class:`FilmError` where nothing can be read; what is lost is skipped."""
+        self.packets, self.refused, self.cut_short = 0, 0, None
+        with self._open() as (container, stream):
+            lost, end = False, None
+            for frame in self._frames(container, stream):
+                if frame is None:
+                    lost = True
+                    continue
+                yield (shot := _shot(frame, lost))
+                lost, end = False, (shot.pts + shot.duration) * stream.time_base
+            self.lost_at_end = lost
+            self._judge_length(container, stream, end or Fraction(0))
+
+    def _frames(self, container: Any, stream: Any) -> Iterator[av.VideoFrame | None]:
+        """Pictures, and None where some were lost."""
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except FFmpegError as error:
+                self.cut_short = f"reading stopped ({type(error).__name__})"
+                packet = None
+            if packet is not None and packet.size:
+                self.packets += 1
+                try:
+                    yield from stream.decode(packet)
+                except FFmpegError:
+                    self.refused += 1
+                    yield None
+            else:
+                yield from self._rest(stream)
+                return
+
+    def _rest(self, stream: Any) -> Iterator[av.VideoFrame | None]:
+        for _ in range(MOST_ATTEMPTS):
+            try:
+                yield from stream.decode(None)
+            except FFmpegError as error:
+                if isinstance(error, av.EOFError):
+                    return
+                yield None
+            else:
+                return
+
+    def _judge_length(self, container: Any, stream: Any, end: Fraction) -> None:
+        """Whether the file holds what it says, where it does say. ``end``: of the last picture, in seconds."""
+        stated = _stated_end(container, stream)
+        if self.cut_short is not None:
+            return
+        if self.packets < stream.frames:
+            self.cut_short = f"it says {stream.frames} pictures and holds {self.packets}"
+        elif stated is not None and end + TOLERANCE < stated:
+            self.cut_short = f"it says {float(stated):.1f} seconds and ends after {float(end):.1f}"
+
+    def _form(self) -> Form:
+        with self._open() as (container, stream):
+            context = stream.codec_context
+            if not 0 < context.width * context.height <= self._max_pixels:
+                raise FilmError(f"{context.width}x{context.height}: more than {self._max_pixels} pixels")
+            first = self._first(container, stream)
+            width, height = first.width - first.width % 2, first.height - first.height % 2
+            aspect = stream.sample_aspect_ratio or None
+            if round(first.rotation / 90) % 2:
+                width, height, aspect = height, width, 1 / aspect if aspect else None
+            if min(width, height) < 2:
+                raise FilmError(f"{first.width}x{first.height}: too small to be encoded")
+            rate = stream.average_rate or stream.guessed_rate or ANY_RATE
+            self.estimate = stream.frames or round((container.duration or 0) / av.time_base * rate)
+            return Form((width, height), stream.time_base, rate, aspect, len(container.streams.audio))
+
+    def _first(self, container: Any, stream: Any) -> av.VideoFrame:
+        frame = next((frame for frame in self._frames(container, stream) if frame is not None), None)
+        if frame is None:
+            raise FilmError("no picture can be decoded")
+        return frame
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        with open_film(self._path) as container:
+            stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+            if stream is None or stream.codec_context is None:
+                raise FilmError("holds no video that can be decoded")
+            context = stream.codec_context
+            context.thread_type = "AUTO"
+            context.options = {"max_pixels": str(self._max_pixels)}
+            if context.name in NOTICE:
+                context.options = {**context.options, "err_detect": NOTICE[context.name]}
+            yield container, stream
+
+
+def _stated_end(container: Any, stream: Any) -> Fraction | None:
+    """Where the video ends by what the file says, in seconds; None where it speaks of all its streams at once."""
+    if stream.duration is not None:
+        return Fraction(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    if (tag := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))) is not None:
+        hours, minutes, seconds = tag.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    if container.duration is not None and len(container.streams) == 1:
+        return Fraction((container.start_time or 0) + container.duration, av.time_base)
+    return None
+
+
+def open_film(path: Path) -> Any:
+    """The file as PyAV opens it: as what its name says, since FFmpeg would take a playlist for a film and follow it.
+    Raises :class:`FilmError`."""
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise FilmError(f"not one of {' '.join(sorted(FORMATS))}")
+    try:
+        return av.open(f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+    except (FFmpegError, OSError) as error:
+        raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
+
+
+def _shot(frame: Any, after_loss: bool) -> Shot:
+    if frame.pts is None:
+        raise FilmError("a picture has no time")
+    try:
+        converted = planes.from_frame(frame)
+    except (FFmpegError, ValueError):  # an unusual pixel format or a size of nothing
+        converted = None
+    return Shot(frame.pts, frame.duration or 0, bool(frame.key_frame), bool(frame.is_corrupt), after_loss, converted)

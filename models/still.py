@@ -1,0 +1,72 @@
+"""One picture file masked: the same format, upright, in sRGB, and nothing but pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfumato.models import images, masks
+from sfumato.models.detectors import Image
+from sfumato.models.engine import MOST_DETECTIONS, SMALLEST_SIDE
+from sfumato.models.ensemble import Ensemble
+from sfumato.models.images import GREY
+from sfumato.schemas.detection import Detection, Evidence
+from sfumato.schemas.outcome import Reason
+from sfumato.schemas.policy import Policy
+from sfumato.schemas.report import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """The masked file, the size of its picture in pixels, and what became of it."""
+
+    payload: bytes
+    width: int
+    height: int
+    account: Account
+
+
+def mask(payload: bytes, ensemble: Ensemble, policy: Policy, *, max_pixels: int, quality: int) -> Still:
+    """Mask an encoded picture. Where detection or masking fails, all of it becomes grey.
+
+    ``quality``: of JPEG and WebP, 1 to 100. Raises :class:`~sfumato.models.images.ImageError` where it is no JPEG, PNG
+    or WebP, is damaged, too large or animated.
+    """
+    content_type = images.sniff(payload)
+    image = images.decode_file(payload, content_type, max_pixels=max_pixels)
+    found, reason = _find(image, ensemble, policy)
+    if reason is None:
+        try:
+            masks.apply(image, found, policy)
+        except Exception:  # noqa: BLE001 - fail closed
+            reason = Reason.MASK_ERROR
+    if reason is not None:
+        image, found = np.full_like(image, GREY), ()
+    encoded = images.encode_as(image, content_type, quality)
+    return Still(encoded, image.shape[1], image.shape[0], _account(found, reason))
+
+
+def _find(image: Image, ensemble: Ensemble, policy: Policy) -> tuple[tuple[Detection, ...], Reason | None]:
+    if min(image.shape[:2]) < SMALLEST_SIDE:
+        return (), Reason.TOO_SMALL
+    try:
+        (detections,) = ensemble.detect([image], [policy])
+    except Exception:  # noqa: BLE001 - fail closed
+        return (), Reason.DETECTOR_ERROR
+    certain = tuple(d for d in detections if d.evidence is not Evidence.WEAK)
+    return (certain, None) if len(certain) <= MOST_DETECTIONS else ((), Reason.TOO_MANY_DETECTIONS)
+
+
+def _account(found: tuple[Detection, ...], reason: Reason | None) -> Account:
+    return Account(
+        frames=1,
+        masked=reason is None,
+        fully_masked=reason is not None,
+        dropped=0,
+        looked_at=reason in (None, Reason.MASK_ERROR, Reason.TOO_MANY_DETECTIONS),
+        reasons={} if reason is None else {reason: 1},
+        boxes=dict(Counter(detection.target for detection in found)),
+        evidence=dict(Counter(detection.evidence for detection in found)),
+    )

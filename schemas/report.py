@@ -1,0 +1,99 @@
+"""What ``sfumato mask`` did to each file: counts, boxes by class, hashes. No pixels, nothing of the files' metadata."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sfumato.schemas.audit import DetectorRecord, Sha256
+from sfumato.schemas.detection import Evidence, Target
+from sfumato.schemas.masking import Masking
+from sfumato.schemas.outcome import Reason
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kind(StrEnum):
+    PICTURE = "picture"
+    FILM = "film"
+
+
+class Account(_Record):
+    """The pictures of one file. Each ended as exactly one outcome: ``frames`` is their sum, and ``reasons`` explains
+    all that were not simply masked. ``looked_at``: those that detectors saw themselves. ``boxes`` by class, and by
+    ``evidence``: how they came to be masked."""
+
+    frames: Count
+    masked: Count
+    fully_masked: Count
+    dropped: Count
+    looked_at: Count
+    reasons: dict[Reason, Count] = {}
+    boxes: dict[Target, Count] = {}
+    evidence: dict[Evidence, Count] = {}
+
+    @model_validator(mode="after")
+    def _reconciled(self) -> Account:
+        if self.frames != self.masked + self.fully_masked + self.dropped:
+            raise ValueError("frames: differs from masked + fully_masked + dropped")
+        if sum(self.reasons.values()) != self.fully_masked + self.dropped:
+            raise ValueError("reasons: do not add up to fully_masked + dropped")
+        return self
+
+
+class FileRecord(_Record):
+    """One input file. ``error``: why there is no output; ``cut_short``: the input ended before it said it would, and
+    what could be read is in the output. ``sound``: whether the audio was kept. ``seconds``: how long it took."""
+
+    input: str
+    kind: Kind | None = None
+    output: str | None = None
+    error: str | None = None
+    cut_short: str | None = None
+    account: Account | None = None
+    width: Count | None = None
+    height: Count | None = None
+    sound: bool = False
+    input_bytes: Count | None = None
+    input_sha256: Sha256 | None = None
+    output_bytes: Count | None = None
+    output_sha256: Sha256 | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FileRecord:
+        if (self.output is None) != (self.output_sha256 is None) or (self.output is None) == (self.error is None):
+            raise ValueError("output: goes with output_sha256, or an error stands instead")
+        return self
+
+
+class PolicyRecord(_Record):
+    """The policy of ``--policy``."""
+
+    camera: str
+    version: int
+    sha256: Sha256
+
+
+class Report(_Record):
+    """One run. ``policy`` is null where none was given: ``targets`` then says what was masked by default.
+    ``skipped``: files of given folders that are neither pictures nor films, or hidden; nothing of them was written.
+    ``interrupted``: the run was ended before all files were done."""
+
+    sfumato: str
+    began_at: datetime
+    seconds: Annotated[float, Field(ge=0)]
+    policy: PolicyRecord | None = None
+    targets: dict[Target, Masking]
+    zones: Count = 0
+    detectors: tuple[DetectorRecord, ...]
+    files: tuple[FileRecord, ...]
+    skipped: tuple[str, ...] = ()
+    interrupted: bool = False
