@@ -27,6 +27,7 @@ from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors, images
 from sfumato.models.detectors import DETECTORS, DetectorError, DetectorOptions, Provider
+from sfumato.models.tiles import TooManyViews
 from sfumato.models.weights import WEIGHTS
 
 SIZES = ((640, 360), (1280, 720), (1920, 1080))
@@ -71,7 +72,10 @@ def measure(name: str, frame: Any, rounds: int) -> dict[str, Any]:
             key = f"{width}x{height}" + (f", smallest {smallest}" if smallest else "")
             calls = {how: partial(detector.detect, [picture], [smallest]) for how, detector in able.items()}
             print(f"bench: {name} {key}", file=sys.stderr, flush=True)
-            result[key] = row(medians(calls, rounds))
+            try:
+                result[key] = row(medians(calls, rounds))
+            except TooManyViews as error:  # such a frame is fully masked
+                result[key] = {"refused": str(error)}
     return result
 
 

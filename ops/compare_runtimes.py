@@ -23,7 +23,7 @@ from sfumato.models.weights import WEIGHTS
 
 SIZES = ((288, 640), (544, 960))
 BATCH = 4
-ROUNDS = 15
+ROUNDS = 5
 
 
 def main() -> None:

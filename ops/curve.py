@@ -54,7 +54,7 @@ def main() -> int:
     targets = {options.target} if options.target else {str(target) for target in chosen[0].targets}
     for smallest in options.smallest:
         seen, started = [], time.perf_counter()
-        for picture, entry in pictures(options.labels, targets, options.clips, options.shrink):
+        for picture, entry in chosen_pictures(options, targets):
             found = [one for detector in chosen for one in look(detector, picture, smallest, detector is chosen[0])]
             seen.append((picture.shape[:2], [d for d in found if d.target in targets], entry))
         spent = (time.perf_counter() - started) * 1000 / max(1, len(seen))
@@ -94,11 +94,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shrink", type=listed(int), help="heights in pixels to which every larger object is shrunk, alone"
     )
+    parser.add_argument("--empty", help="only pictures whose names begin so, comma-separated; they show none of these")
     return parser.parse_args()
 
 
 def listed(one: Any) -> Any:
     return lambda text: [one(part) for part in text.split(",")]
+
+
+def chosen_pictures(options: argparse.Namespace, targets: set[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    if not options.empty:
+        yield from pictures(options.labels, targets, options.clips, options.shrink)
+        return
+    for path in sorted((options.labels.parent / "images").iterdir()):
+        if path.name.startswith(tuple(options.empty.split(","))):
+            yield cv2.imread(str(path)), {"objects": [], "aside": [], "complete": True}
 
 
 def pictures(path: Path, targets: set[str], clips: str | None, shrink: Any) -> Iterator[tuple[Any, dict[str, Any]]]:

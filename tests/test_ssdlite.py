@@ -11,7 +11,7 @@ from clips import clip
 
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
-from sfumato.models import detectors, images, ssdlite
+from sfumato.models import detectors, images, ssdlite, tiles
 from sfumato.models.detectors import DetectorError, DetectorOptions
 from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.masking import Masking
@@ -101,6 +101,8 @@ def test_more_views_the_smaller_the_person_asked_for():
     counts = [len(list(ssdlite.views(1920, 1080, smallest))) for smallest in (400, 120, 60, 40)]
     assert counts == sorted(counts)
     assert counts[0] == 1
+    assert (len(list(ssdlite.views(1280, 720, 60))), counts[2]) == (17, 46)  # docs/detectors.md
+    assert min(len(list(ssdlite.views(1920, 1080, 48))), len(list(ssdlite.views(1280, 720, 32)))) > tiles.MOST_VIEWS
     assert counts[-1] > 9
 
 
