@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -176,7 +177,8 @@ def test_another_run_of_the_camera_is_learnt_anew():
     engine = Engine(Ensemble([Scripted(_not_asked)]), Limits())
     reasons = []
     for epoch in (1, 2):
-        tasks = [Task(raw_frame(n, p, u, H264, epoch=epoch), policy) for n, (p, u) in enumerate(units)]
+        later = [(payload, replace(unit, pts=unit.pts + 1000 * epoch)) for payload, unit in units]
+        tasks = [Task(raw_frame(n, p, u, H264, epoch=epoch), policy) for n, (p, u) in enumerate(later)]
         reasons.append([task.reason for task in engine.anonymize(tasks)])
     assert reasons[0][-1] is None
     assert set(reasons[1][:100]) == {Reason.LEARNING_BACKGROUND}
