@@ -185,8 +185,8 @@ class Film:
         try:
             before = planes.to_bgr(shot.planes)
             after = before.copy()
-            masks.apply(after, detections, self._policy)
-            return Painted(planes.blend(shot.planes, before, after), Outcome.MASKED, None, detections)
+            spared = masks.apply(after, detections, self._policy)
+            return Painted(planes.blend(shot.planes, before, after), Outcome.MASKED, None, detections, spared)
         except Exception:  # noqa: BLE001 - fail closed
             return self._grey(shot, Reason.MASK_ERROR)
 
@@ -197,12 +197,14 @@ class Film:
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """A picture as it is to be written, None where it is dropped, and what became of it."""
+    """A picture as it is to be written, None where it is dropped, and what became of it. ``spared``: the never-mask
+    zones in which something stayed unmasked."""
 
     planes: Planes | None
     outcome: Outcome
     reason: Reason | None = None
     detections: tuple[Detection, ...] = ()
+    spared: tuple[str, ...] = ()
 
 
 class Damage:
@@ -239,11 +241,13 @@ class Ledger:
         self._reasons: Counter[Reason] = Counter()
         self._boxes: Counter[Target] = Counter()
         self._evidence: Counter[Evidence] = Counter()
+        self._spared: Counter[str] = Counter()
 
     def enter(self, done: Painted) -> None:
         self._outcomes[done.outcome] += 1
         if done.reason is not None:
             self._reasons[done.reason] += 1
+        self._spared.update(done.spared)
         for detection in done.detections:
             self._boxes[detection.target] += 1
             self._evidence[detection.evidence] += 1
@@ -267,6 +271,7 @@ class Ledger:
             reasons=dict(self._reasons),
             boxes=dict(self._boxes),
             evidence=dict(self._evidence),
+            spared=dict(self._spared),
         )
 
 

@@ -37,15 +37,16 @@ def mask(payload: bytes, ensemble: Ensemble, policy: Policy, *, max_pixels: int,
     content_type = images.sniff(payload)
     image = images.decode_file(payload, content_type, max_pixels=max_pixels)
     found, reason = _find(image, ensemble, policy)
+    spared: tuple[str, ...] = ()
     if reason is None:
         try:
-            masks.apply(image, found, policy)
+            spared = masks.apply(image, found, policy)
         except Exception:  # noqa: BLE001 - fail closed
             reason = Reason.MASK_ERROR
     if reason is not None:
         image, found = np.full_like(image, GREY), ()
     encoded = images.encode_as(image, content_type, quality)
-    return Still(encoded, image.shape[1], image.shape[0], _account(found, reason))
+    return Still(encoded, image.shape[1], image.shape[0], _account(found, spared, reason))
 
 
 def _find(image: Image, ensemble: Ensemble, policy: Policy) -> tuple[tuple[Detection, ...], Reason | None]:
@@ -59,7 +60,7 @@ def _find(image: Image, ensemble: Ensemble, policy: Policy) -> tuple[tuple[Detec
     return (certain, None) if len(certain) <= MOST_DETECTIONS else ((), Reason.TOO_MANY_DETECTIONS)
 
 
-def _account(found: tuple[Detection, ...], reason: Reason | None) -> Account:
+def _account(found: tuple[Detection, ...], spared: tuple[str, ...], reason: Reason | None) -> Account:
     return Account(
         frames=1,
         masked=reason is None,
@@ -69,4 +70,5 @@ def _account(found: tuple[Detection, ...], reason: Reason | None) -> Account:
         reasons={} if reason is None else {reason: 1},
         boxes=dict(Counter(detection.target for detection in found)),
         evidence=dict(Counter(detection.evidence for detection in found)),
+        spared=dict(Counter(spared)),
     )

@@ -28,7 +28,8 @@ class Kind(StrEnum):
 class Account(_Record):
     """The pictures of one file. Each ended as exactly one outcome: ``frames`` is their sum, and ``reasons`` explains
     all that were not simply masked. ``looked_at``: those that detectors saw themselves. ``boxes`` by class, and by
-    ``evidence``: how they came to be masked."""
+    ``evidence``: how they came to be masked. ``spared``: by never-mask zone, the pictures in which something that was
+    found there stayed unmasked."""
 
     frames: Count
     masked: Count
@@ -38,6 +39,7 @@ class Account(_Record):
     reasons: dict[Reason, Count] = {}
     boxes: dict[Target, Count] = {}
     evidence: dict[Evidence, Count] = {}
+    spared: dict[str, Count] = {}
 
     @model_validator(mode="after")
     def _reconciled(self) -> Account:

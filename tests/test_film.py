@@ -18,6 +18,7 @@ from sfumato.schemas.masking import Masking, MaskName
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Damaged, Policy
 from sfumato.schemas.report import Account
+from sfumato.schemas.zone import Rule, Zone
 from tests import films
 from tests.films import PLANTED, Squares, red, scene, write
 
@@ -308,6 +309,14 @@ def test_files_that_are_no_films_are_refused(tmp_path: Path) -> None:
             mask(path)
     with pytest.raises(FilmError, match="more than 1000 pixels"):
         mask(write(tmp_path / "d.mp4", scenes(2)), options=Options(max_pixels=1000))
+
+
+def test_what_a_never_mask_zone_spares_is_told(tmp_path: Path) -> None:
+    corners = ((0, 0), (1, 0), (1, 1), (0, 1))
+    zone = Zone(name="stage", polygon=corners, rule=Rule.NEVER_MASK, spares=frozenset({Target.FACE}))
+    target, account = mask(write(tmp_path / "a.mp4", scenes(10)), policy=films.policy(zones=(zone,)))
+    assert account.spared == {"stage": 10}
+    assert all(red(image).any() for image in films.read(target))
 
 
 @pytest.mark.parametrize("count", [20, 200])
