@@ -8,6 +8,7 @@ picture standing still (``motion``) begins anew each time and fully masks until 
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import cv2
@@ -65,7 +66,7 @@ class Scene:
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:
     """Every n-th pixel's green, which is most of its brightness, averaged: cheap, and free of the picture's noise."""
-    step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
+    step = max(1, min(image.shape[0] // (2 * THUMBNAIL[1]), image.shape[1] // (2 * THUMBNAIL[0])))
     green = np.ascontiguousarray(image[::step, ::step, 1])
     small: NDArray[np.float32] = cv2.resize(green, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
     small -= small.mean()
@@ -74,7 +75,8 @@ def _thumbnail(image: Image) -> NDArray[np.float32]:
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Pearson's, of thumbnails without their mean; 1 where one of them holds nothing to compare."""
-    deviations = float(a.std()), float(b.std())
-    if min(deviations) < PLAIN:
+    x, y = a.ravel(), b.ravel()
+    power = float(x @ x), float(y @ y)
+    if min(power) < PLAIN**2 * x.size:
         return 1.0
-    return float((a * b).mean()) / (deviations[0] * deviations[1])
+    return float(x @ y) / math.sqrt(power[0] * power[1])

@@ -351,19 +351,18 @@ def _pair(
 
 def _closeness(tracks: list[Track], found: list[Box], time: float, gate: float) -> tuple[Grid, Grid]:
     """Of each track and box: intersection over union, and 1 (same centre) to 0 (at the gate or of another size)."""
-    predicted, seen = np.array([track.predict(time) for track in tracks])[:, None], np.array(found)[None]
-    low, high = np.maximum(predicted[..., :2], seen[..., :2]), np.minimum(predicted[..., 2:], seen[..., 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=-1)
-    areas = [np.prod(b[..., 2:] - b[..., :2], axis=-1) for b in (predicted, seen)]
-    overlap = both / (areas[0] + areas[1] - both)
+    left, top, right, bottom = np.array([track.predict(time) for track in tracks]).T[:, :, None]
+    x0, y0, x1, y1 = np.array(found).T[:, None]
+    width, height = np.minimum(right, x1) - np.maximum(left, x0), np.minimum(bottom, y1) - np.maximum(top, y0)
+    both = np.maximum(width, 0) * np.maximum(height, 0)
+    predicted, seen = (right - left) * (bottom - top), (x1 - x0) * (y1 - y0)
+    overlap = both / (predicted + seen - both)
     if not gate:
         return overlap, np.zeros_like(overlap)
-    between = (predicted[..., :2] + predicted[..., 2:] - seen[..., :2] - seen[..., 2:]) / 2
-    apart = np.hypot(between[..., 0], between[..., 1])
+    apart = np.hypot(left + right - x0 - x1, top + bottom - y0 - y1) / 2
     noise = np.array([track.variance(time) + (NOISE * track.size) ** 2 for track in tracks])[:, None]
-    ratio = areas[0] / areas[1]
-    alike = (ratio > 1 / 6) & (ratio < 6)
-    return overlap, np.where(alike, np.clip(1 - apart / (gate * np.sqrt(noise)), 0, None), 0.0)
+    alike = (predicted < 6 * seen) & (seen < 6 * predicted)
+    return overlap, np.maximum(1 - apart / (gate * np.sqrt(noise)), 0) * alike
 
 
 def _nearest(box: Box, detections: list[Detection]) -> Detection | None:
