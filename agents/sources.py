@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from sfumato.agents.cameras import Camera
 
 log = logging.getLogger(__name__)
-av.logging.set_level(av.logging.PANIC)  # FFmpeg's own messages quote URLs with their credentials
+# FFmpeg's own messages quote URLs with their credentials. None, not PANIC: that would call Python from the decoders'
+# threads, while a thread that closes a decoder waits for them with the GIL in hand.
+av.logging.set_level(None)
 
 OPEN_TIMEOUT = 10.0
 READ_TIMEOUT = 10.0

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models import tiles, weights
-from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
+from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.tiles import Boxes, Scores, View
 from sfumato.schemas.detection import Detection, DetectorName, Target
@@ -35,7 +35,7 @@ OVERLAP = 0.3
 class CenterFace:
     name = DetectorName.CENTERFACE
     targets = frozenset({Target.FACE})
-    threshold = 0.1
+    threshold = Threshold(0.1, (24, 0.15), (40, 0.2))
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs."""

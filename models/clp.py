@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models import scales, weights
-from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
+from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.scales import Corners
 from sfumato.models.tiles import Boxes, Scores
@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 class Clp:
     name = DetectorName.CLP
     targets = frozenset({Target.LICENCE_PLATE})
-    threshold = 0.1
+    threshold = Threshold(0.1, (24, 0.2), (40, 0.3))
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs."""

@@ -25,13 +25,26 @@ class DetectorError(RuntimeError):
     """A detector cannot be made: unknown name, missing weight, unusable device. The text says what to do."""
 
 
+class Threshold:
+    """The score from which a box counts. ``rises``: from this height of the box on, in pixels, this score.
+
+    Large objects are scored high, so that a large box of a low score is a false alarm, and one that costs much area.
+    """
+
+    def __init__(self, score: float, *rises: tuple[float, float]) -> None:
+        self._steps = ((0.0, score), *rises)
+
+    def at(self, height: float) -> float:
+        return next(score for least, score in reversed(self._steps) if height >= least)
+
+
 class Detector(Protocol):
-    """What the engine needs of a detector. ``weights_sha256`` goes into every audit event; ``threshold`` is the score
-    from which a detection counts where the policy gives none: scores of different detectors do not compare."""
+    """What the engine needs of a detector. ``weights_sha256`` goes into every audit event; ``threshold`` is for
+    policies that give none: scores of different detectors do not compare."""
 
     name: DetectorName
     targets: frozenset[Target]
-    threshold: float
+    threshold: Threshold
     weights_sha256: str
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:

@@ -73,5 +73,7 @@ def _judged(detector: Detector, detections: Sequence[Detection], policy: Policy)
         if detection.target not in wanted:
             continue
         threshold = policy.targets[detection.target].threshold
-        certain = detection.score >= (detector.threshold if threshold is None else threshold)
+        if threshold is None:
+            threshold = detector.threshold.at(detection.box[3] - detection.box[1])
+        certain = detection.score >= threshold
         yield detection if certain else detection.model_copy(update={"evidence": Evidence.WEAK})

@@ -63,7 +63,7 @@ class Sighting:
 
 def certain(detector: Detector) -> float:
     """The score from which what the detector sees counts as a leak."""
-    return max(CERTAIN.get(detector.name, CERTAIN_ELSE), detector.threshold)
+    return CERTAIN.get(detector.name, CERTAIN_ELSE)
 
 
 class Inspector:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models import scales, weights
-from sfumato.models.detectors import DetectorOptions, Image, Smallest
+from sfumato.models.detectors import DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.scales import Corners
 from sfumato.models.tiles import Boxes, Scores
@@ -48,7 +48,7 @@ Array = NDArray[np.float32]
 class PpOcr:
     name = DetectorName.PPOCR
     targets = frozenset({Target.TEXT, Target.LICENCE_PLATE})
-    threshold = 0.5
+    threshold = Threshold(0.5)
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs."""

@@ -13,7 +13,7 @@ from math import ceil, log
 import numpy as np
 
 from sfumato.models import tiles, weights
-from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest
+from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.tiles import Boxes, Scores, View
 from sfumato.schemas.detection import Detection, DetectorName, Target
@@ -35,7 +35,7 @@ OVERLAP = 0.5
 class Ssdlite:
     name = DetectorName.SSDLITE
     targets = frozenset({Target.PERSON})
-    threshold = 0.15
+    threshold = Threshold(0.15)
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs;

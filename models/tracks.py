@@ -160,8 +160,9 @@ class Timeline:
     """The tracks of one camera or film, and its frames from the oldest not yet taken out.
 
     An object that is missed keeps its mask for ``hold`` seconds after it was last found, predicted and grown, unless
-    its predicted box has left the picture. A new one also masks the frames inside from up to ``reach`` seconds before.
-    Where one is found again, the frames inside since it was lost are masked from its old place to its new one, too.
+    its predicted box has left the picture; a third of that where it was found once, two thirds where twice, since most
+    false alarms are seen once. A new one also masks the frames inside from up to ``reach`` seconds before. Where one is
+    found again, the frames inside since it was lost are masked from its old place to its new one, too.
     Every certain detection stays in its frame as it was found.
     """
 
@@ -204,7 +205,7 @@ class Timeline:
         for target, own in found.items():
             self._follow(moment, target, own)
         self._tracks = [track for track in self._tracks if self._goes_on(track)]
-        self._left = [track for track in self._left if time - track.seen <= self.hold]
+        self._left = [track for track in self._left if time - track.seen <= self._hold(track)]
         for track in self._left:
             _put(moment, track, track.last, Evidence.TRACKED)
 
@@ -296,8 +297,12 @@ class Timeline:
                 yield moment
 
     def _goes_on(self, track: Track) -> bool:
-        hold = min(self.hold, MOTION_HOLD) if track.target is Target.MOTION else self.hold
-        return self._time - track.seen <= hold and boxes.meets(track.predict(self._time), self._size)
+        return self._time - track.seen <= self._hold(track) and boxes.meets(track.predict(self._time), self._size)
+
+    def _hold(self, track: Track) -> float:
+        if track.target is Target.MOTION:
+            return min(self.hold, MOTION_HOLD)
+        return self.hold * min(1.0, track.hits / SETTLED)
 
     def _fit(self, size: tuple[int, int]) -> None:
         if self._size != size and all(self._size):

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from sfumato.models import weights
-from sfumato.models.detectors import LOWEST_SCORE, DetectorError, DetectorOptions, Image, Smallest
+from sfumato.models.detectors import LOWEST_SCORE, DetectorError, DetectorOptions, Image, Smallest, Threshold
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ CLASSES: dict[Target, frozenset[str]] = {
 
 class Yolo:
     name = DetectorName.ULTRALYTICS
-    threshold = 0.1
+    threshold = Threshold(0.1)
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`DetectorError` where the model, the device or the extra will not do; nothing is downloaded."""

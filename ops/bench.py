@@ -30,8 +30,10 @@ from sfumato.agents.produce import Producer
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models import detectors, images, masks
 from sfumato.models.detectors import DetectorOptions
+from sfumato.models.ensemble import Ensemble
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
+from sfumato.schemas.detection import Evidence
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import RawFrame, TimeSource
 from sfumato.schemas.outcome import Outcome
@@ -108,13 +110,13 @@ def compare(stack: Stack, pictures: list[bytes], rounds: int) -> list[tuple[floa
     stack.publish(*(demonstration_policy(camera) for camera in cameras))
     settings = stack.settings
     options = DetectorOptions(threads=1, long_side=settings.detector_long_side, weights_dir=settings.weights_dir)
-    detector = detectors.make("centerface", options)
+    ensemble = Ensemble([detectors.make("centerface", options)])
     stack.start("anonymize")
     stack.wait_for_worker()
     found = []
     with BenchReader(settings) as reader:
         for epoch in range(rounds + 1):
-            bare = bare_fps(stack, detector, pictures)
+            bare = bare_fps(stack, ensemble, pictures)
             pipeline = pipeline_fps(stack, reader, cameras, epoch, pictures)
             say(f"round {epoch}: bare loop {bare:.2f} fps, pipeline {pipeline:.2f} fps")
             found.append((bare, pipeline))
@@ -122,14 +124,14 @@ def compare(stack: Stack, pictures: list[bytes], rounds: int) -> list[tuple[floa
     return found[1:]
 
 
-def bare_fps(stack: Stack, detector: detectors.Detector, pictures: list[bytes]) -> float:
+def bare_fps(stack: Stack, ensemble: Ensemble, pictures: list[bytes]) -> float:
     """Decode, detect, mask, encode in one loop, with nothing around it."""
     settings, policy = stack.settings, demonstration_policy("bare")
     started = time.perf_counter()
     for payload in pictures:
         image = images.decode(payload, "image/jpeg", max_pixels=settings.max_pixels)
-        (found,) = detector.detect([image])
-        masks.apply(image, tuple(d for d in found if d.score >= policy.targets[d.target].threshold), policy)
+        (found,) = ensemble.detect([image], [policy])
+        masks.apply(image, tuple(d for d in found if d.evidence is not Evidence.WEAK), policy)
         images.encode(image, settings.jpeg_quality)
     return len(pictures) / (time.perf_counter() - started)
 

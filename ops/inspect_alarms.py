@@ -29,7 +29,7 @@ from sfumato.agents.anonymize import detector_options
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors, images, masks
-from sfumato.models.detectors import Detector, Image
+from sfumato.models.detectors import LOWEST_SCORE, Detector, Image
 from sfumato.models.inspector import COVERED, Inspector, Sighting, certain, cover, covered_share
 from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.detection import Detection, Target
@@ -146,7 +146,7 @@ def miss(inspector: Inspector, first: list[Detector], case: Case, tally: Tally) 
         box
         for detector in first
         for box in detector.detect([case.picture])[0]
-        if box.target is tally.target and box.score >= detector.threshold
+        if box.target is tally.target and box.score >= detector.threshold.at(box.box[3] - box.box[1])
     )
     under = policy(tally.target, MaskName.MOSAIC)
     covered = cover(case.picture.shape[:2], found, under, tally.target)
@@ -220,7 +220,7 @@ def demonstration(detector: Detector, target: Target) -> Iterator[Case]:
                 (found,) = detector.detect([picture])
                 found = tuple(each for each in found if each.target is target)
                 sure = [each for each in found if each.score >= 0.5]
-                doubtful = [each for each in found if detector.threshold <= each.score < 0.5]
+                doubtful = [each for each in found if LOWEST_SCORE <= each.score < 0.5]
                 yield Case(picture, sure, doubtful)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from sfumato.models.detectors import Image, Smallest
+from sfumato.models.detectors import Image, Smallest, Threshold
 from sfumato.models.ensemble import Ensemble
 from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.masking import Masking, MaskName
@@ -35,7 +35,7 @@ class Squares:
 
     name = DetectorName.CENTERFACE
     targets = frozenset({Target.FACE})
-    threshold = 0.1
+    threshold = Threshold(0.1)
     weights_sha256 = "0" * 64
 
     def __init__(self, blind: Iterable[int] = (), broken: Iterable[int] = ()) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sfumato.agents.anonymize import Anonymizer, Ending, Record
 from sfumato.models import images
+from sfumato.models.detectors import Threshold
 from sfumato.models.engine import Engine, Limits
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
@@ -44,7 +45,7 @@ class Scripted:
 
     name = DetectorName.CENTERFACE
     targets = frozenset({Target.FACE})
-    threshold = 0.1
+    threshold = Threshold(0.1)
     weights_sha256 = "c" * 64
 
     def __init__(self, behaviour=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sfumato.models.detectors import Threshold
 from sfumato.models.inspector import Inspector
 from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.detection import Detection, DetectorName, Target
@@ -18,7 +19,7 @@ PICTURE = np.zeros((100, 200, 3), np.uint8)
 class Scripted:
     """A detector that sees what the test says, and remembers for which size it was asked."""
 
-    threshold = 0.1
+    threshold = Threshold(0.1)
     weights_sha256 = "d" * 64
 
     def __init__(self, name, *seen, targets=(Target.FACE,)):

@@ -176,7 +176,7 @@ def test_a_cut_changes_nothing_before_it_and_keeps_the_masks_where_they_are():
 @pytest.mark.parametrize("later", [5.0, 1e9])
 def test_a_clock_that_jumps_ends_no_mask_before_its_time(later):
     """One that goes back is noticed; one that jumps ahead must be told."""
-    timeline = Timeline(0.5, 1.0)
+    timeline = Timeline(1.5, 1.0)  # a third of it for what was found once
     timeline.append(100.0, SIZE, [face(100)])
     timeline.append(100.2, SIZE, [])
     if later > 100:
@@ -248,3 +248,13 @@ def test_nothing_certain_is_lost_and_nothing_weak_comes_out(frames, hold, reach)
 
 def edge(box: Box) -> bool:
     return box[0] <= 130 or box[1] <= 130 or box[2] >= SIZE[0] - 130 or box[3] >= SIZE[1] - 130
+
+
+@pytest.mark.parametrize(("hits", "held"), [(1, 3), (2, 6), (3, 9), (5, 9)])
+def test_what_was_found_seldom_is_held_for_less(hits, held):
+    timeline = Timeline(0.9, 0.0)
+    for number in range(hits):
+        timeline.append(number * 0.1, SIZE, [face(100)])
+    for number in range(hits, hits + 12):
+        timeline.append(number * 0.1 - 0.01, SIZE, [])
+    assert sum(bool(timeline.pop()) for _ in range(hits + 12)) == hits + held
