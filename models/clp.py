@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 class Clp:
     name = DetectorName.CLP
     targets = frozenset({Target.LICENCE_PLATE})
-    threshold = Threshold(0.1, (24, 0.2), (40, 0.3))
+    threshold = Threshold(0.1)
 
     def __init__(self, options: DetectorOptions) -> None:
         """:class:`~sfumato.models.weights.WeightError` where the weight is absent or differs."""

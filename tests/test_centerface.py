@@ -8,10 +8,13 @@ from clips import clip
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import centerface, detectors, images, weights
+from sfumato.models.centerface import CenterFace
 from sfumato.models.detectors import DetectorError, DetectorOptions
+from sfumato.models.ensemble import Ensemble
 from sfumato.models.tiles import TooManyViews
 from sfumato.models.weights import WEIGHTS, WeightError
-from sfumato.schemas.detection import DetectorName
+from sfumato.schemas.detection import DetectorName, Evidence
+from tests.test_anonymize import POLICY, Scripted, face, noise
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +86,8 @@ def test_the_smallest_face_asked_for_chooses_the_input_size(detector, portrait, 
     picture, middle = framed(portrait, 8, 200, 150, 400, 300)
     coarse, fine = detector.detect([picture, picture], [32, 8])
     assert sizes == [(150, 200), (600, 800)]
-    assert not finds(coarse, middle, detector.threshold)
-    assert finds(fine, middle, detector.threshold)
+    assert not finds(coarse, middle, detector.threshold.at(0))
+    assert finds(fine, middle, detector.threshold.at(0))
 
 
 def test_a_face_on_any_seam_of_the_tiles_is_found(detector, portrait):
@@ -94,7 +97,7 @@ def test_a_face_on_any_seam_of_the_tiles_is_found(detector, portrait):
         for y in sorted({y for _, y0, _, y1 in parts for y in (y0, y1)}):
             picture, middle = framed(portrait, 22, x, y)
             (found,) = detector.detect([picture], [16])
-            assert finds(found, middle, detector.threshold), (x, y)
+            assert finds(found, middle, detector.threshold.at(0)), (x, y)
 
 
 def test_a_face_larger_than_the_overlap_is_found_in_the_whole(detector, portrait):
@@ -148,3 +151,16 @@ def test_detectors_name_weights_that_exist():
     assert detectors.needs("centerface", "ssdlite", "centerface") == ["centerface", "ssdlite"]
     with pytest.raises(DetectorError, match="unknown detector 'yolov99'"):
         detectors.needs("yolov99")
+
+
+def test_the_score_asked_for_rises_with_the_height_of_the_box():
+    """A large box of a low score is a false alarm; a small one may be a face."""
+    policy = POLICY.model_copy(update={"zones": ()})
+    heights = (12, 30, 80)
+
+    class Doubtful(Scripted):
+        threshold = CenterFace.threshold
+
+    detector = Doubtful(lambda pictures: [tuple(face(0, 0, 10, height, score=0.12) for height in heights)])
+    (found,) = Ensemble([detector]).detect([noise()], [policy])
+    assert [d.evidence for d in found] == [Evidence.DETECTED, Evidence.WEAK, Evidence.WEAK]

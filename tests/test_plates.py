@@ -44,12 +44,14 @@ def ppocr():
 
 def plates(detector, picture, smallest=None):
     (found,) = detector.detect([picture], [smallest])
-    return tuple(d for d in found if d.target is Target.LICENCE_PLATE and d.score >= detector.threshold)
+    return tuple(
+        d for d in found if d.target is Target.LICENCE_PLATE and d.score >= detector.threshold.at(d.box[3] - d.box[1])
+    )
 
 
 def texts(detector, picture, smallest=None):
     (found,) = detector.detect([picture], [smallest])
-    return tuple(d for d in found if d.target is Target.TEXT and d.score >= detector.threshold)
+    return tuple(d for d in found if d.target is Target.TEXT and d.score >= detector.threshold.at(d.box[3] - d.box[1]))
 
 
 @pytest.mark.parametrize(("height", "angle"), [(24, 0), (24, -20), (40, 15), (80, 0), (160, 15)])

@@ -68,7 +68,7 @@ def covered(box, found, threshold):
 
 def test_finds_the_man_where_he_is(detector, street):
     tiled, (best, *_) = detector.detect([street, street], [None, 4096])
-    assert covered(BOX, tiled, detector.threshold) > 0.9
+    assert covered(BOX, tiled, detector.threshold.at(0)) > 0.9
     assert best.score > 0.5
     assert best.target == "person"
     assert best.box == pytest.approx(BOX, abs=15)
@@ -83,7 +83,7 @@ def test_a_man_on_any_seam_of_the_tiles_is_covered(detector, man):
         for y in ys:
             picture, box = pasted(man, x, y)
             (found,) = detector.detect([picture])
-            assert covered(box, found, detector.threshold) > 0.75, (x, y)
+            assert covered(box, found, detector.threshold.at(0)) > 0.75, (x, y)
 
 
 def test_the_smallest_person_asked_for_chooses_the_tiles(detector, man):
@@ -108,7 +108,7 @@ def test_more_views_the_smaller_the_person_asked_for():
 
 def test_an_empty_street_has_nobody(detector):
     (found,) = detector.detect([np.full((480, 640, 3), 128, np.uint8)])
-    assert [d for d in found if d.score >= detector.threshold] == []
+    assert [d for d in found if d.score >= detector.threshold.at(0)] == []
 
 
 def test_onnxruntime_cannot_run_it(detector):
