@@ -43,7 +43,7 @@ endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
 
 test: .venv/.test $(if $(filter-out 0,$(GPU)),.venv/.gpu)
-	@$(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	@$(BIN)/pytest -n logical --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: .venv/.test
 	@$(BIN)/ruff check .

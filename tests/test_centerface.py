@@ -155,7 +155,7 @@ def test_detectors_name_weights_that_exist():
 
 def test_the_score_asked_for_rises_with_the_height_of_the_box():
     """A large box of a low score is a false alarm; a small one may be a face."""
-    policy = POLICY.model_copy(update={"zones": ()})
+    policy = POLICY.model_copy(update={"targets": {Target.FACE: Masking()}})
     heights = (12, 30, 80)
 
     class Doubtful(Scripted):
