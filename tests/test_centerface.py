@@ -13,7 +13,8 @@ from sfumato.models.detectors import DetectorError, DetectorOptions
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.tiles import TooManyViews
 from sfumato.models.weights import WEIGHTS, WeightError
-from sfumato.schemas.detection import DetectorName, Evidence
+from sfumato.schemas.detection import DetectorName, Evidence, Target
+from sfumato.schemas.masking import Masking
 from tests.test_anonymize import POLICY, Scripted, face, noise
 
 
