@@ -6,6 +6,7 @@ Which is the faster one, and by how much: ``docs/decisions/0006-openvino.md``.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
@@ -22,8 +23,13 @@ Array = NDArray[Any]
 Call = Callable[[Array], list[Array]]
 
 COMPILED_SHAPES = 16
-"""Input shapes whose compiled model OpenVINO keeps, per graph: a shape seen anew costs a compilation. Callers keep
-their shapes few: sides in steps, tiles of one size."""
+"""Input shapes whose compiled model OpenVINO keeps, per graph. Callers keep their shapes few: sides in steps, tiles of
+one size."""
+SELDOM = 8
+"""So often a shape goes through a model for any height and width, before it gets a compiled model of its own: that one
+is faster, but photographs come in as many sizes as there are cameras."""
+SIDE = 32
+"""A smaller axis of an input is the batch or the channels."""
 
 
 class Runtime:
@@ -53,7 +59,7 @@ class Runtime:
 
 
 def _openvino(path: Path, threads: int, outputs: tuple[str, ...]) -> Callable[[], Call]:
-    """Static shapes, compiled one by one, are faster than a dynamic one. Reads ONNX and TensorFlow's frozen graphs."""
+    """Reads ONNX and TensorFlow's frozen graphs."""
     # By itself it takes one thread per physical core, which on a virtual machine may be half of them; and other
     # processes share the cores, so threads are not pinned to them. On CPUs that can it computes in bfloat16; here the
     # same picture gives the same boxes on every machine.
@@ -67,6 +73,7 @@ def _openvino(path: Path, threads: int, outputs: tuple[str, ...]) -> Callable[[]
     def load() -> Call:
         core = _core()
         graph = core.read_model(path)
+        seen: Counter[tuple[int, ...]] = Counter()
 
         @lru_cache(COMPILED_SHAPES)
         def compiled(shape: tuple[int, ...]) -> Any:
@@ -74,8 +81,12 @@ def _openvino(path: Path, threads: int, outputs: tuple[str, ...]) -> Callable[[]
             model.reshape(list(shape))
             return core.compile_model(model, "CPU", config)
 
+        def fit(shape: tuple[int, ...]) -> Any:
+            seen[shape] += 1
+            return compiled(shape if seen[shape] > SELDOM else tuple(side if side < SIDE else -1 for side in shape))
+
         def call(batch: Array) -> list[Array]:
-            result = compiled(batch.shape)(batch)
+            result = fit(batch.shape)(batch)
             return [np.asarray(result[key]) for key in outputs or range(len(result))]
 
         return call
