@@ -4,10 +4,11 @@
     python ops/curve.py clp,ppocr --target licence_plate    # a union; the threshold is the first one's, the others' own
     python ops/curve.py DETECTOR --shrink 12,16,20,24     # each large object alone, shrunk to so many pixels
 
-Prints one JSON object per ``smallest``: for each threshold the share of the labelled objects that stay exposed, by
-height in pixels, and the share of the picture masked outside of objects, on pictures labelled completely. Boxes grow
-by the policy's default dilation; an object is exposed where they leave more than a quarter of its ellipse (0.85 of its
-box) uncovered, which is how the evaluation judges pixels. The labelled set is not part of this repository.
+Prints one JSON object per ``smallest``: for each threshold, the detector's own first, the share of the labelled objects
+that stay exposed, by height in pixels, and the share of the picture masked outside of objects, on pictures labelled
+completely. Boxes grow by the default dilation; an object is exposed where they leave more than a quarter of its
+ellipse (0.85 of its box) uncovered, which is how the evaluation judges pixels. The labelled set is not part of this
+repository.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors
-from sfumato.models.detectors import Detector, DetectorOptions, Image
+from sfumato.models.detectors import Detector, DetectorOptions, Image, Threshold
 from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.masking import Masking
@@ -65,7 +66,10 @@ def main() -> int:
                     "smallest": smallest,
                     "pictures": len(seen),
                     "ms_per_picture": round(spent, 1),
-                    "by_threshold": {t: judge(seen, t, bool(options.shrink)) for t in options.threshold},
+                    "by_threshold": {
+                        "own": judge(seen, chosen[0].threshold, bool(options.shrink)),
+                        **{t: judge(seen, Threshold(t), bool(options.shrink)) for t in options.threshold},
+                    },
                 }
             ),
             flush=True,
@@ -78,7 +82,11 @@ def look(detector: Detector, picture: Image, smallest: int | None, first: bool) 
     (found,) = detector.detect([picture], [smallest])
     if first:
         return list(found)
-    return [d.model_copy(update={"score": 1.0}) for d in found if d.score >= detector.threshold]
+    return [d.model_copy(update={"score": 1.0}) for d in found if d.score >= detector.threshold.at(height(d))]
+
+
+def height(found: Detection) -> float:
+    return found.box[3] - found.box[1]
 
 
 def arguments() -> argparse.Namespace:
@@ -157,11 +165,11 @@ def shrunk(picture: Any, entry: dict[str, Any], heights: Any) -> Iterator[tuple[
             yield canvas, {"objects": [{**one, "box": box}], "aside": [box], "complete": True, "height": height}
 
 
-def judge(seen: list[Any], threshold: float, by_height: bool) -> dict[str, Any]:
+def judge(seen: list[Any], threshold: Threshold, by_height: bool) -> dict[str, Any]:
     counts: dict[str, list[int]] = {}
     outside: list[float] = []
     for shape, found, entry in seen:
-        boxes = [dilated(d.box) for d in found if d.score >= threshold]
+        boxes = [dilated(d.box) for d in found if d.score >= threshold.at(height(d))]
         for one in entry["objects"]:
             size = f"{entry['height']:03}" if by_height else bucket(one)
             for key in dict.fromkeys(("all", size)):
