@@ -107,7 +107,9 @@ def main() -> int:
 def compare(stack: Stack, pictures: list[bytes], rounds: int) -> list[tuple[float, float]]:
     """Frames per second of the bare loop and of the pipeline, per round; a first round warms both up."""
     cameras = [f"camera-{i}" for i in range(4)]
-    stack.publish(*(demonstration_policy(camera) for camera in cameras))
+    # Without tracks, which the bare loop has not either; bench_time.py prints what they cost.
+    policies = [demonstration_policy(camera).model_copy(update={"hold": 0.0, "lookahead": 0.0}) for camera in cameras]
+    stack.publish(*policies)
     settings = stack.settings
     options = DetectorOptions(threads=1, long_side=settings.detector_long_side, weights_dir=settings.weights_dir)
     ensemble = Ensemble([detectors.make("centerface", options)])
