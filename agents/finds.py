@@ -60,7 +60,8 @@ class FindStore(Ledger):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self._follower = Follower(settings, FINDS, self.take, since=datetime.now(UTC) - WINDOW)
+        since = datetime.now(UTC) - WINDOW
+        self._follower = Follower(settings, FINDS, lambda key, value, _: self.take(key, value), since=since)
 
     def start(self, timeout: float = 30.0) -> None:
         """Raises TimeoutError where the topic cannot be read to its end in time, in seconds."""

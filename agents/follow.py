@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import Topic
 
 log = logging.getLogger(__name__)
 
-Take = Callable[[bytes | None, bytes | None], None]
-"""Is given each message's key and value, in order."""
+Take = Callable[[bytes | None, bytes | None, datetime], None]
+"""Is given each message's key and value, and when it was written, in order."""
 
 
 class Follower(threading.Thread):
@@ -64,15 +64,16 @@ class Follower(threading.Thread):
             if message is None:
                 continue
             if (error := message.error()) is None:
-                self._hand_over(message.key(), message.value())
+                self._hand_over(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._loaded.set()
             else:
                 log.warning("reading %s: %s", self._topic, error.str())
 
-    def _hand_over(self, key: str | bytes | None, value: str | bytes | None) -> None:
+    def _hand_over(self, message: Message) -> None:
         try:
-            self._take(_bytes(key), _bytes(value))
+            at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+            self._take(_bytes(message.key()), _bytes(message.value()), at)
         except Exception:  # the thread must go on: a later message may suspend a camera
             log.exception("a message of %s was not taken", self._topic)
 

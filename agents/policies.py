@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
 from sfumato.agents import provision
+from sfumato.agents.follow import Follower
 from sfumato.agents.policy_files import PolicyError
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
@@ -123,27 +124,12 @@ class PolicyStore:
 
     def __init__(self, settings: Settings, floor: Floor | None = None, *, keep_history: bool = False) -> None:
         self.register = Register(floor or Floor(), keep_history)
-        self._topic = settings.topic(POLICIES)
         self._changed = threading.Condition()
-        self._loaded = False
-        self._closing = threading.Event()
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.bootstrap_servers,
-                "group.id": f"{settings.group_id}-policies",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
-            }
-        )
-        self._reader = threading.Thread(target=self._read, name="policies", daemon=True)
+        self._follower = Follower(settings, POLICIES, self._take)
 
     def start(self, timeout: float = 30.0) -> None:
         """Raises TimeoutError where the topic cannot be read to its end in time, in seconds."""
-        self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
-        self._reader.start()
-        if not self.wait_for(lambda _: self._loaded, timeout):
-            raise TimeoutError(f"{self._topic} could not be read within {timeout} s; is the broker up?")
+        self._follower.load(timeout)
 
     def get(self, camera: str, captured_at: datetime | None = None, now: datetime | None = None) -> Policy | NoPolicy:
         """The policy by which a frame of the camera captured then (None: now) and read now is masked."""
@@ -157,26 +143,12 @@ class PolicyStore:
             return self._changed.wait_for(lambda: condition(self.register), timeout)
 
     def close(self) -> None:
-        self._closing.set()
-        if self._reader.ident is not None:
-            self._reader.join()
-        self._consumer.close()
+        self._follower.close()
 
-    def _read(self) -> None:
-        while not self._closing.is_set():
-            message = self._consumer.poll(0.2)
-            if message is None:
-                continue
-            error = message.error()
-            with self._changed:
-                if error is None:
-                    at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
-                    self.register.take(message.key(), message.value(), at)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._loaded = True
-                else:
-                    log.warning("reading policies: %s", error.str())
-                self._changed.notify_all()
+    def _take(self, key: bytes | None, value: bytes | None, at: datetime) -> None:
+        with self._changed:
+            self.register.take(key, value, at)
+            self._changed.notify_all()
 
 
 def load(settings: Settings, floor: Floor | None = None, timeout: float = 30.0) -> Register:

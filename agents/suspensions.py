@@ -42,7 +42,7 @@ class SuspensionStore:
         self.history: list[Suspension] = []
         """Every record, oldest first."""
         self._newest: dict[str, Suspension] = {}
-        self._follower = Follower(settings, SUSPENSIONS, self.take)
+        self._follower = Follower(settings, SUSPENSIONS, lambda key, value, _: self.take(key, value))
 
     def start(self, timeout: float = 30.0) -> None:
         """Raises TimeoutError where the topic cannot be read to its end in time, in seconds."""

@@ -141,7 +141,8 @@ def test_command_warns_then_ends_at_its_memory_limit() -> None:
             break
         producer.produce("t", os.urandom(MIB))
         producer.flush(0.5)
-        if not warning and select.select([process.stderr], [], [], 0)[0]:
+        # Slowly: the guard looks twice a second, and must see it between 80 and 100 %.
+        if not warning and select.select([process.stderr], [], [], 0.05)[0]:
             warning = process.stderr.readline()
     assert process.wait(20) == MEMORY_EXIT_CODE == 3
     rest = process.stderr.read()
