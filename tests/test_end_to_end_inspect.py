@@ -217,7 +217,9 @@ def test_kill_9_loses_no_find_and_counts_none_twice(watched, pictures):
     for camera in ("north", "south"):
         leaks(watched, [images.encode(large, 85)], *range(10), camera=camera)
     frames: set[FrameId] = set()
-    finds = Follower(watched.stack.settings, FINDS, lambda key, value: frames.add(Find.from_message(key, value).frame))
+    finds = Follower(
+        watched.stack.settings, FINDS, lambda key, value, _: frames.add(Find.from_message(key, value).frame)
+    )
     finds.load()
     watched.start()
     watched.until(lambda: len(frames) >= 3)
