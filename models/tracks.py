@@ -205,7 +205,7 @@ class Timeline:
         for target, own in found.items():
             self._follow(moment, target, own)
         self._tracks = [track for track in self._tracks if self._goes_on(track)]
-        self._left = [track for track in self._left if time - track.seen <= self._hold(track)]
+        self._left = [track for track in self._left if time - track.seen < self._hold(track)]
         for track in self._left:
             _put(moment, track, track.last, Evidence.TRACKED)
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -42,6 +42,7 @@ from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
 GOALS = {"ratio": 0.9, "e2e_ms": {"p50": 50, "p99": 300}}
 CLIP = "bikes"
 FRAMES = 120
+CADENCE = timedelta(milliseconds=40)
 ROUNDS = 5
 WARM_UP_SECONDS = 5.0
 PACED_SECONDS = 60.0
@@ -144,7 +145,8 @@ def pipeline_fps(stack: Stack, reader: BenchReader, cameras: list[str], epoch: i
     sent_at = datetime.now(UTC)
     for i, payload in enumerate(pictures):
         id = FrameId(cameras[i % len(cameras)], epoch, i // len(cameras))
-        frame = RawFrame(id, sent_at, TimeSource.ARRIVAL, 640, 272, "image/jpeg", payload)
+        taken_at = sent_at + id.sequence * CADENCE  # where time stands still, no mask is ever let go
+        frame = RawFrame(id, taken_at, TimeSource.ARRIVAL, 640, 272, "image/jpeg", payload)
         producer.send(FRAMES_RAW, frame.to_message(), lambda error: None)
     for i, camera in enumerate(cameras):
         last = len(range(i, len(pictures), len(cameras))) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -170,7 +171,8 @@ def test_broker_dies_with_its_parent() -> None:
     connection = socket.create_connection(("127.0.0.1", port))
     connection.settimeout(10)
     process.kill()
-    assert connection.recv(1) == b""  # the broker's end of the connection closed
+    with contextlib.suppress(ConnectionResetError):  # a broker killed early in the connection resets it
+        assert connection.recv(1) == b""  # the broker's end of the connection closed
     process.wait(10)
 
 

@@ -226,7 +226,7 @@ positions = st.tuples(st.integers(-10, 620), st.integers(-10, 460), st.integers(
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.lists(positions, max_size=4), min_size=2, max_size=12),
-    st.sampled_from([0.0, 0.1, 1.0]),
+    st.sampled_from([0.0, 0.1, 3.0]),
     st.sampled_from([0.0, 0.2, 2.0]),
 )
 def test_nothing_certain_is_lost_and_nothing_weak_comes_out(frames, hold, reach):
@@ -241,9 +241,19 @@ def test_nothing_certain_is_lost_and_nothing_weak_comes_out(frames, hold, reach)
         later.append(number * STEP, SIZE, detections)
         live.append(later.pop())
     for number in range(1, len(frames)):
-        if hold >= 1:  # nothing has ended yet, but what left the picture
+        if hold == 3.0:  # nothing has ended yet, but what left the picture
             gone = {b.track for b in live[number - 1]} - {b.track for b in live[number]}
             assert all(edge(b.box) for b in live[number - 1] if b.track in gone)
+
+
+def test_without_hold_nothing_is_held_across_a_cut_though_time_stands_still():
+    timeline = Timeline(hold=0.0, reach=0.0)
+    timeline.append(1.0, SIZE, [face(100)])
+    timeline.pop()
+    timeline.cut(clock=True)
+    for _ in range(2):
+        timeline.append(2.0, SIZE, [])
+        assert timeline.pop() == ()
 
 
 def edge(box: Box) -> bool:
