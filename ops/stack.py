@@ -42,7 +42,7 @@ class Stack:
         self.broker_name = broker
         self.folder = folder
         self.broker: Any = None
-        self.settings = Settings(**overrides)
+        self.settings = Settings(**{"state_dir": folder / "state", **overrides})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._opened = ExitStack()
 

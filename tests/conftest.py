@@ -47,11 +47,15 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def settings(broker: Broker) -> Iterator[Settings]:
+def settings(broker: Broker, tmp_path: Path) -> Iterator[Settings]:
     """Settings with a topic prefix of this test's own; its topics are deleted afterwards."""
     unique = uuid.uuid4().hex[:12]
     settings = Settings(
-        bootstrap_servers=broker.bootstrap_servers, topic_prefix=f"t{unique}.", group_id=f"g{unique}", partitions=2
+        bootstrap_servers=broker.bootstrap_servers,
+        topic_prefix=f"t{unique}.",
+        group_id=f"g{unique}",
+        partitions=2,
+        state_dir=tmp_path / "state",
     )
     yield settings
     delete_topics(settings)

@@ -38,6 +38,7 @@ class Process:
             **{name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")},
             "SFUMATO_BOOTSTRAP_SERVERS": bootstrap_servers,
             "SFUMATO_TOPIC_PREFIX": topic_prefix,
+            "SFUMATO_STATE_DIR": str(log.parent / "state"),
             "SFUMATO_BRIDGE_PORT": self.address.split(":")[1],
         }
         with log.open("wb") as file:

@@ -1,0 +1,28 @@
+"""Whether the bridge works, for the machine that runs it; and its metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="The process answers")
+async def healthz(request: Request) -> dict[str, str]:
+    if not request.app.state.reader.is_alive():
+        raise HTTPException(503, "the thread that reads Kafka has ended; restart the bridge")
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="The broker answers and every partition is read")
+async def readyz(request: Request) -> dict[str, str]:
+    if not request.app.state.reader.ready:
+        raise HTTPException(503, "the broker does not answer, or the topic does not exist")
+    return {"status": "ready"}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def exported() -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,9 @@
+"""Every resource of the API. One line adds one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from sfumato.agents.api import cameras, health
+
+ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router)

@@ -1,0 +1,51 @@
+"""The database: migrations make what the models declare, on SQLite and PostgreSQL; keys are kept as hashes only."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from sfumato.agents.database import Base, Database, DatabaseError
+from sfumato.agents.keys import Keys
+from sfumato.agents.settings import Settings
+from sfumato.schemas.scope import Scope
+
+
+@pytest.fixture
+def database(tmp_path: Path):
+    database = Database(Settings(state_dir=tmp_path))
+    database.migrate()
+    yield database
+    database.close()
+
+
+def test_migrations_make_what_the_models_declare(database):
+    database.migrate()  # a second time is nothing
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_a_key_opens_until_it_ends_and_only_its_hash_is_kept(database, tmp_path):
+    keys = Keys(database)
+    assert keys.empty()
+    new = keys.create("press office", [Scope.IMAGES_ANONYMIZE], cameras=["north-*"], purpose="publication")
+    found = keys.find(new.secret)
+    assert found is not None
+    assert (found.id, found.scopes, found.cameras) == (new.key.id, ["images:anonymize"], ["north-*"])
+    assert keys.find(new.secret[:-1]) is None
+    ended = keys.create("x", [], purpose="x", expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    assert keys.find(ended.secret) is None
+    assert not keys.empty()
+    database.close()
+    random = new.secret.rpartition("_")[2].encode()
+    assert not any(random in file.read_bytes() for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense"])
+def test_other_databases_are_refused_with_the_remedy(url, tmp_path):
+    with pytest.raises(DatabaseError, match="SFUMATO_DATABASE_URL"):
+        Database(Settings(state_dir=tmp_path, database_url=url))
