@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 from av.error import FFmpegError
@@ -22,6 +22,13 @@ MOST_ATTEMPTS = 64
 """How often a decoder that fails while it is emptied is asked again; it holds no more pictures than that."""
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """FFmpeg's container by the ending of a file's name; :mod:`sfumato.models.writing` has an encoder for each."""
+MEDIA_TYPES = {"video/mp4": "mp4", "video/quicktime": "mov", "video/x-matroska": "matroska", "video/webm": "webm"}
+"""FFmpeg's container by media type."""
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+"""What FFmpeg may take a file for, by its names; the containers that name other files or URLs are not among them."""
+MOST_STREAMS = 32
+PATIENCE = 60.0
+"""Seconds after which FFmpeg gives up opening a file, or reading on."""
 ANY_RATE = Fraction(25)
 """Frames per second where the file does not say."""
 
@@ -190,6 +197,41 @@ def open_film(path: Path) -> Any:
         return av.open(f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
+
+
+class Seekable(Protocol):
+    """What is read of a file."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, offset: int, /) -> int: ...
+
+
+def open_file(file: Seekable, media_type: str, max_pixels: int) -> Any:
+    """The film in a seekable file, as one of :data:`MEDIA_TYPES`; what FFmpeg opens is this file and nothing else,
+    whatever it says. Raises :class:`FilmError`."""
+    options = {
+        "protocol_whitelist": "none",
+        "format_whitelist": DEMUXERS,
+        "enable_drefs": "0",
+        "max_streams": str(MOST_STREAMS),
+        "max_pixels": str(max_pixels),  # of the decoders that look for the streams' forms
+        "threads": "1",
+    }
+    try:
+        return av.open(
+            file,
+            format=MEDIA_TYPES[media_type],
+            options=options,
+            metadata_errors="ignore",
+            io_open=_refuse,
+            timeout=(PATIENCE, PATIENCE),
+        )
+    except (FFmpegError, OSError, ValueError) as error:
+        raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
+    raise PermissionError("a film may not open other files")
 
 
 def _shot(frame: Any, after_loss: bool) -> Shot:
