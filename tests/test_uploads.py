@@ -106,6 +106,21 @@ def test_deleting_shreds_the_key(uploads, settings):
         assert not path.is_file() or wrapped not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("id", ["", "x", "a" * 31, "A" * 32, "\0" * 32, "a" * 32, "../" * 10, "'; DROP TABLE uploads"])
+def test_an_id_that_was_never_given_out_is_not_there(uploads, id):
+    with pytest.raises(NoUploadError):
+        uploads.get(id)
+
+
+def test_what_a_job_keeps_stays(uploads, settings):
+    id, now = filled(uploads, film()), datetime.now(UTC)
+    uploads.keep(id, now + timedelta(days=30))
+    uploads.sweep(now + timedelta(days=29))
+    assert blobs(settings)
+    uploads.sweep(now + timedelta(days=31))
+    assert not blobs(settings)
+
+
 def test_another_caller_sees_nothing_of_it(uploads):
     id = filled(uploads, film())
     with pytest.raises(NoUploadError):
