@@ -37,7 +37,7 @@ FOREIGN = {
     b"rar!\x1a\x07": "a RAR archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
 }
-"""In lower case. In noise of some 70 KB one of them comes once in a million files."""
+"""In lower case. In noise of some 70 KB one of them comes once in some hundred thousand files."""
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = 0x18538067
 UNKNOWN = -1
