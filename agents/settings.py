@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     """A worker that has work but commits nothing for this long exits and is restarted."""
 
     # inspect
-    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
-    """The detectors that look a second time, comma-separated; those that did not mask are preferred."""
+    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "mtcnn,centerface"
+    """The detectors that look a second time, comma-separated; one that also masked looks at a larger scale."""
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
@@ -108,6 +108,9 @@ class Settings(BaseSettings):
 
     def detector_names(self) -> list[str]:
         return self.detectors.split(",")
+
+    def inspector_names(self) -> list[str]:
+        return self.inspect_detectors.split(",")
 
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
