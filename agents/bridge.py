@@ -25,6 +25,7 @@ from sfumato.agents.database import Database
 from sfumato.agents.keys import Keys
 from sfumato.agents.live import Live
 from sfumato.agents.reader import Reader
+from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.settings import Settings
 from sfumato.agents.stills import Stills
 
@@ -67,6 +68,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.keys = Keys(database)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)
+    app.add_middleware(RequestIds)  # the last one added is the outermost
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
