@@ -43,7 +43,7 @@ ALIASES = {"text/xml": XML, "application/protobuf": PROTOBUF, "text/json": JSON}
 
 
 Settle = Callable[[Response | None], Coroutine[Any, Any, None]]
-"""What a dependency may leave in ``request.state.settle``: told the answer in JSON, or None where the endpoint failed."""
+"""What a dependency may leave in ``request.state.settle``: told the answer in JSON, None where the endpoint failed."""
 
 
 class AlreadyAnswered(Exception):

@@ -1,8 +1,8 @@
 """``Idempotency-Key``: what creates can be sent again without creating twice.
 
 An endpoint on a :class:`sfumato.agents.formats.Negotiated` router takes ``_: Idempotent = None`` as its last parameter,
-so that whoever may not call it is refused before. The first answer is kept for a day and given to whoever sends the same
-key and body again; errors are not kept, since nothing was created.
+so that whoever may not call it is refused before. The first answer is kept for a day and given to whoever sends the
+same key and body again; errors are not kept, since nothing was created.
 """
 
 from __future__ import annotations
