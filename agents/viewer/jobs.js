@@ -1,0 +1,2 @@
+export function enter() {}
+export function leave() {}
