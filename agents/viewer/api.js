@@ -43,7 +43,7 @@ export async function all(path) {
   do {
     const query = next === null ? "" : `?cursor=${encodeURIComponent(next)}`;
     const { body } = await call(path + query);
-    items.push(...body.items);
+    items.push(...(body.items ?? body.cameras));
     next = body.next ?? null;
   } while (next !== null);
   return items;
