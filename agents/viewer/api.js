@@ -7,7 +7,7 @@ export class Problem extends Error {
   constructor(status, body) {
     super(body.detail ?? body.title ?? `The bridge answered ${status}.`);
     this.status = status;
-    this.faults = (body.errors ?? []).map(({ field = "", detail = "" }) => [field, detail]);
+    this.faults = (body.errors ?? []).map(({ field, detail, remedy }) => [field, remedy === detail ? detail : `${detail}; ${remedy}`]);
   }
 }
 

@@ -1,13 +1,15 @@
 // A new job: files are chosen, sent and handed over. They are never shown here: what is seen is what was masked.
 
 import { all, call, message, newKey } from "./api.js";
-import { bytes, element, field, say } from "./elements.js";
-import { may } from "./session.js";
-import { Targets } from "./targets.js";
+import { bytes, element, field, options, say, words } from "./elements.js";
+import { may, purpose } from "./session.js";
+import { MASKS } from "./targets.js";
 import { discard, upload } from "./uploads.js";
 
 const KINDS = "image/jpeg,image/png,image/webp,video/mp4,video/webm,video/quicktime,video/x-matroska,.mkv,.mov";
+const TARGETS = { face: true, licence_plate: true, person: false, vehicle: false, text: false }; // and whether at first
 const HERE = ""; // the choice of targets made here, beside the names of policies
+const UNNAMED = /[\u0000-\u001f\u007f-\u009f\/\\:*?"<>|]|^\./g; // what schemas/job.py refuses in names
 
 export class JobForm {
   // created(job): after each.
@@ -17,10 +19,17 @@ export class JobForm {
     this.rows = [];
     this.picker = element("input", { type: "file", multiple: true, accept: KINDS, id: "files", "aria-describedby": "files-hint", onchange: () => this.choose(this.picker.files) });
     this.list = element("ul", { class: "files", "aria-label": "Chosen files" });
-    this.targets = new Targets({ face: {}, licence_plate: {} }, true, { left: ["motion"] });
-    this.policy = element("select", { onchange: () => { this.targets.root.hidden = this.policy.value !== HERE; } },
-      element("option", { value: HERE }, "what I choose below"));
+    this.targets = Object.entries(TARGETS).map(([value, checked]) => element("input", { type: "checkbox", value, checked }));
+    this.mask = element("select", {}, ...options(MASKS, "solid"));
+    this.here = element("div", { class: "chosen", role: "group", "aria-label": "What is masked" },
+      element("div", { class: "checks" }, ...this.targets.map((box) => element("label", {}, box, ` ${words(box.value)}`))),
+      field("Mask", this.mask, "mask"));
+    this.policy = element("select", { onchange: () => { this.here.hidden = this.policy.value !== HERE; } },
+      element("option", { value: HERE }, "what I choose here"));
     this.how = field("Mask by", this.policy, "policy");
+    this.named = element("input", { type: "checkbox" });
+    this.sound = element("input", { type: "checkbox" });
+    this.purpose = element("input", { value: purpose(), maxlength: 500, required: true });
     this.start = element("button", { class: "primary" }, "Upload and mask");
     this.stop = element("button", { type: "button", hidden: true, onclick: () => this.abort.abort() }, "Stop");
     this.said = element("p", { class: "said", role: "status" });
@@ -28,7 +37,10 @@ export class JobForm {
     this.drop = element("div", { class: "drop" },
       element("label", { for: "files" }, "Pictures and films"), this.picker,
       element("span", { class: "hint", id: "files-hint" }, "Choose them, or drop them here. JPEG, PNG, WebP, MP4, WebM, MKV, MOV."));
-    form.replaceChildren(element("fieldset", {}, element("legend", {}, "New job"), this.drop, this.list, this.how, this.targets.root,
+    form.replaceChildren(element("fieldset", {}, element("legend", {}, "New job"), this.drop, this.list,
+      element("div", { class: "fields" }, this.how, field("Purpose, for the record", this.purpose, "purpose")), this.here,
+      element("div", { class: "checks" }, element("label", {}, this.named, " Name results after the files (names may tell who is in them)"),
+        element("label", {}, this.sound, " Keep the sound")),
       this.fault, element("p", { class: "buttons" }, this.start, this.stop, this.said)));
     form.onsubmit = (event) => this.submit(event);
     this.listen();
@@ -98,17 +110,24 @@ export class JobForm {
   }
 
   check() {
-    this.fault.textContent = this.rows.length ? "" : "Choose a file.";
-    if (!this.rows.length) this.picker.focus();
-    else if (this.policy.value === HERE && !this.targets.check()) this.targets.focus();
-    else return true;
-    return false;
+    const nothing = this.policy.value === HERE && !this.targets.some((box) => box.checked);
+    const [text, control] = !this.rows.length ? ["Choose a file.", this.picker] :
+      nothing ? ["Choose one thing to mask at least.", this.targets[0]] :
+      !this.purpose.value.trim() ? ["Say what it is for.", this.purpose] : ["", null];
+    this.fault.textContent = text;
+    control?.focus();
+    return control === null;
   }
 
   // As the API wants it; `uploads`: their addresses.
   job(uploads) {
-    const policy = this.policy.value === HERE ? { targets: this.targets.value } : this.policy.value;
-    return { inputs: uploads.map((address) => ({ upload: address.split("/").at(-1) })), policy };
+    const targets = this.targets.filter((box) => box.checked).map((box) => box.value);
+    return {
+      files: uploads.map((address, i) => ({ upload: address.split("/").at(-1), ...(this.named.checked ? { name: stem(this.rows[i].file.name) } : {}) })),
+      policy: this.policy.value === HERE ? { targets, mask: this.mask.value } : { name: this.policy.value },
+      options: { keep_audio: this.sound.checked },
+      purpose: this.purpose.value.trim(),
+    };
   }
 
   lock(busy) {
@@ -152,4 +171,9 @@ class Row {
     this.remove.hidden = false;
     say(this.said, bytes(this.file.size));
   }
+}
+
+// Without the ending, and without what a result's name may not have.
+function stem(name) {
+  return name.replace(/\.[^.]*$/, "").replace(UNNAMED, "_").slice(0, 200) || "_";
 }

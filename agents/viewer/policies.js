@@ -1,7 +1,7 @@
 // Policies: those in force, and the editor of one.
 
 import { all, call, message, Problem, request } from "./api.js";
-import { byId, element, field, options, say, setFault, words } from "./elements.js";
+import { byId, element, field, options, say, setFault } from "./elements.js";
 import { may } from "./session.js";
 import { Targets } from "./targets.js";
 import { Zones } from "./zones.js";
@@ -9,7 +9,7 @@ import { Zones } from "./zones.js";
 const BASES = ["consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"];
 const TEXTS = { controller: "Controller", purpose: "Purpose", dpia: "Impact assessment (DPIA)" };
 const SHOWN = new Set(["camera", "version", ...Object.keys(TEXTS), "lawful_basis", "retention_hours", "targets", "zones", "hold", "lookahead"]);
-const IN_FORCE = 15_000, LOOK = 500; // ms: how long frames under the new version are waited for, and between two looks
+const IN_FORCE = 15_000, LOOK = 1000; // ms: how long frames under the new version are waited for, and between two looks
 
 let editor = null;
 let visit = 0; // counts, so that an answer that comes late changes nothing
@@ -67,7 +67,7 @@ class Editor {
     this.etag = etag;
     this.writable = may("policies:write");
     const touched = () => this.touch();
-    this.targets = new Targets(policy.targets, this.writable, { changed: touched });
+    this.targets = new Targets(policy.targets, this.writable, touched);
     this.zones = new Zones(policy.zones, this.writable, touched);
     this.controls = this.fields();
     this.fault = element("p", { class: "fault", role: "alert", tabindex: -1 });

@@ -5,13 +5,17 @@ import { byId, say } from "./elements.js";
 
 const SESSION = "/v1/session";
 
-let caller = null;
+let session = null;
 
 export function may(scope) {
-  return caller !== null && caller.scopes.includes(scope);
+  return session !== null && session.scopes.includes(scope);
 }
 
-// The caller of the running session, of the key in the address (#key=…), or null.
+export function purpose() {
+  return session.purpose;
+}
+
+// The running session, that of the key in the address (#key=…), or null.
 export async function resume() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
   if (key !== null) {
@@ -19,26 +23,25 @@ export async function resume() {
     return await signIn(key);
   }
   try {
-    caller = (await call(SESSION)).body;
+    session = (await call(SESSION)).body;
   } catch (error) {
     if (!(error instanceof Problem && error.status === 401)) say(byId("sign-in-fault"), message(error));
-    caller = null;
+    session = null;
   }
-  return caller;
+  return session;
 }
 
-// The caller, or null: then the form says why.
+// The session, or null: then the form says why.
 export async function signIn(key) {
   try {
-    await call(SESSION, { method: "POST", json: { key } });
-    caller = (await call(SESSION)).body;
+    session = (await call(SESSION, { method: "POST", json: { key } })).body;
     say(byId("sign-in-fault"), "");
   } catch (error) {
-    caller = null;
+    session = null;
     const refused = error instanceof Problem && [401, 403, 422].includes(error.status);
     say(byId("sign-in-fault"), refused ? "This key is not valid: mistyped, expired or revoked." : message(error));
   }
-  return caller;
+  return session;
 }
 
 export async function signOut() {
@@ -47,5 +50,5 @@ export async function signOut() {
 }
 
 export function forget() {
-  caller = null;
+  session = null;
 }

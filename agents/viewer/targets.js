@@ -1,18 +1,17 @@
-// What is looked for and how it is masked: a fieldset for policies and jobs. Names as in schemas/masking.py.
+// What is looked for and how it is masked: a fieldset of the policy editor. Names as in schemas/masking.py.
 
-import { element, field, options } from "./elements.js";
+import { element, field, options, words } from "./elements.js";
 
 // With the dilation that each has by default.
-const TARGETS = { face: 0.25, licence_plate: 0.25, person: 0.1, vehicle: 0.1, text: 0.15, motion: 0.1 };
-const MASKS = ["solid", "noise", "inpaint", "mosaic", "blur"];
+export const TARGETS = { face: 0.25, licence_plate: 0.25, person: 0.1, vehicle: 0.1, text: 0.15, motion: 0.1 };
+export const MASKS = ["solid", "noise", "inpaint", "mosaic", "blur"];
 const SHAPES = ["rectangle", "ellipse", "outline"];
 
 export class Targets {
-  // `targets` as in a policy: what is not shown of a target stays as it is. `left`: names that cannot be chosen.
-  constructor(targets, writable, { left = [], changed = () => {} } = {}) {
-    this.rows = Object.entries(TARGETS).filter(([name]) => !left.includes(name)).map(([name, dilation]) => {
-      return new Row(name, targets[name], { mask: "solid", shape: "rectangle", dilation }, writable, changed);
-    });
+  // `targets` as in a policy: what is not shown of a target stays as it is.
+  constructor(targets, writable, changed) {
+    this.rows = Object.entries(TARGETS).map(([name, dilation]) =>
+      new Row(name, targets[name], { mask: "solid", shape: "rectangle", dilation }, writable, changed));
     this.fault = element("p", { class: "fault", role: "alert", "data-path": "targets" });
     this.root = element("fieldset", { class: "targets" }, element("legend", {}, "What is masked"), this.fault,
       ...this.rows.map((row) => row.root));
@@ -38,7 +37,7 @@ class Row {
   constructor(name, masking, defaults, writable, changed) {
     this.name = name;
     this.masking = { ...defaults, ...masking };
-    const path = `targets.${name}`, label = name.replace("_", " ");
+    const path = `targets.${name}`, label = words(name);
     const common = { disabled: !writable };
     this.box = element("input", { type: "checkbox", checked: masking !== undefined, ...common });
     this.mask = element("select", common, ...options(MASKS, this.masking.mask));

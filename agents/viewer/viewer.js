@@ -33,11 +33,11 @@ function go() {
   if (moved) byId(here).querySelector("h2").focus();
 }
 
-function showCaller(caller) {
-  byId("places").hidden = byId("caller").hidden = caller === null;
-  if (caller === null) return showSignIn();
-  byId("caller-name").textContent = caller.id;
-  byId("caller-name").title = `for ${caller.purpose}; cameras: ${caller.cameras.join(", ")}`;
+function showSession(session) {
+  byId("places").hidden = byId("caller").hidden = session === null;
+  if (session === null) return showSignIn();
+  byId("caller-name").textContent = session.caller;
+  byId("caller-name").title = `for ${session.purpose}; cameras: ${session.cameras.join(", ")}`;
   for (const link of document.querySelectorAll("#places a")) link.hidden = !may(PLACES[link.hash.slice(1)].scope);
   here = null;
   go();
@@ -45,6 +45,7 @@ function showCaller(caller) {
 
 function showSignIn() {
   if (here in PLACES) PLACES[here].leave();
+  jobs.forget();
   here = "sign-in";
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== here;
@@ -56,9 +57,9 @@ byId("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const key = byId("key").value.trim();
   byId("key").value = "";
-  const caller = await signIn(key);
-  showCaller(caller);
-  if (caller !== null) byId(here).querySelector("h2").focus();
+  const session = await signIn(key);
+  showSession(session);
+  if (session !== null) byId(here).querySelector("h2").focus();
 });
 
 byId("sign-out").addEventListener("click", async () => {
@@ -74,8 +75,8 @@ whenUnauthorized(() => {
 });
 
 addEventListener("hashchange", async () => {
-  if (new URLSearchParams(location.hash.slice(1)).has("key")) showCaller(await resume());
+  if (new URLSearchParams(location.hash.slice(1)).has("key")) showSession(await resume());
   else if (here !== null && here !== "sign-in") go();
 });
 
-showCaller(await resume());
+showSession(await resume());

@@ -1,14 +1,13 @@
 // Draws a policy's zones on a picture, by pointer or keyboard.
 
-import { element, field, options, say, setFault } from "./elements.js";
+import { element, field, options, say, setFault, words } from "./elements.js";
 import { fault } from "./polygon.js";
+import { MASKS, TARGETS } from "./targets.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const STEP = 0.01, LEAP = 0.05; // of the picture's size, by arrow key and with Shift
 const MOST_CORNERS = 200, MOST_ZONES = 100; // as in schemas/zone.py and schemas/policy.py
 const RULES = ["always_mask", "never_mask"];
-const MASKS = ["solid", "noise", "inpaint", "mosaic", "blur"];
-const TARGETS = ["face", "licence_plate", "person", "vehicle", "text", "motion"];
 
 export class Zones {
   // `zones` as in the policy. changed(): called after each change.
@@ -169,12 +168,12 @@ export class Zones {
   }
 
   spared(zone, index) {
-    const boxes = TARGETS.map((target) => {
+    const boxes = Object.keys(TARGETS).map((target) => {
       const box = element("input", { type: "checkbox", checked: zone.spares.includes(target), disabled: !this.writable, onchange: () => {
         zone.spares = box.checked ? [...zone.spares, target] : zone.spares.filter((other) => other !== target);
         this.changed();
       } });
-      return element("label", {}, box, ` ${target.replace("_", " ")}`);
+      return element("label", {}, box, ` ${words(target)}`);
     });
     return element("div", { class: "spares checks", role: "group", "aria-label": `What zone ${index + 1} leaves unmasked` },
       element("span", {}, "Leaves unmasked:"), ...boxes);
