@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.error import FFmpegError
@@ -32,6 +32,37 @@ TOLERANCE = Fraction(1)
 
 class FilmError(ValueError):
     """A film that cannot be read or written; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A film that lies in no file of its own: ``open`` gives it anew for each pass, seekable; ``ending`` of its name."""
+
+    open: Callable[[], BinaryIO]
+    ending: str
+
+
+Origin = Path | Source
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a film, by times in its time base. Decoding begins at the keyframe found at ``seek`` (None: where the
+    film begins), looking at ``first``, writing at ``start``; ``end`` is the first picture not to be written, ``last`` the
+    first not to be looked at; None: the film's end. ``packets``: how many pictures are to be written, ``looked``: to be
+    looked at."""
+
+    seek: int | None
+    first: int
+    start: int
+    end: int | None
+    last: int | None
+    packets: int
+    looked: int
+
+    def holds(self, pts: int) -> bool:
+        """Whether a picture is to be written."""
+        return self.start <= pts and (self.end is None or pts < self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +95,13 @@ class Reader:
     pass that was made last, and ``lost_at_end`` whether its last pictures were lost. ``estimate``: how many there may
     be; 0: unknown."""
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        """Raises :class:`FilmError` where the file holds no video or a larger one than ``max_pixels``."""
+    def __init__(self, path: Origin, max_pixels: int, span: Span | None = None) -> None:
+        """``span``: the part of it that is read; then ``packets`` and ``refused`` count what is to be written alone, and
+        ``cut_short`` is not judged. Raises :class:`FilmError` where the file holds no video or a larger one than
+        ``max_pixels``."""
         self._path = path
         self._max_pixels = max_pixels
+        self._span = span
         self.packets = 0
         self.refused = 0
         self.lost_at_end = False
@@ -78,20 +112,37 @@ class Reader:
     def shots(self) -> Iterator[Shot]:
         """One pass over the film. Raises :class:`FilmError` where nothing can be read; what is lost is skipped."""
         self.packets, self.refused, self.cut_short = 0, 0, None
-        with self._open() as (container, stream):
+        with self.opened() as (container, stream):
             lost, end = False, None
+            first, last = self._seek(container, stream)
             for frame in self._frames(container, stream):
                 if frame is None:
                     lost = True
                     continue
+                if first is not None and (frame.pts is None or frame.pts < first):
+                    lost = False  # shown before the keyframe and may rest on what was not read
+                    continue
+                if last is not None and frame.pts is not None and frame.pts >= last:
+                    return
                 yield (shot := _shot(frame, lost))
                 lost, end = False, (shot.pts + shot.duration) * stream.time_base
             self.lost_at_end = lost
-            self._judge_length(container, stream, end or Fraction(0))
+            if self._span is None:
+                self._judge_length(container, stream, end or Fraction(0))
+
+    def _seek(self, container: Any, stream: Any) -> tuple[int | None, int | None]:
+        """Go to the span's keyframe; the first time to be looked at, and the first that is not any more."""
+        span = self._span
+        if span is None:
+            return None, None
+        if span.seek is not None:
+            container.seek(span.seek, stream=stream)
+        return span.first, span.last
 
     def _frames(self, container: Any, stream: Any) -> Iterator[av.VideoFrame | None]:
         """Pictures, and None where some were lost."""
         packets = container.demux(stream)
+        latest = self._span.first if self._span is not None else None
         while True:
             try:
                 packet = next(packets)
@@ -101,11 +152,15 @@ class Reader:
                 self.cut_short = f"reading stopped ({type(error).__name__})"
                 packet = None
             if packet is not None and packet.size:
-                self.packets += 1
+                if latest is not None and (packet.pts is None or packet.pts > latest):
+                    raise FilmError("cannot be read from its middle")
+                latest = None
+                counts = self._span is None or (packet.pts is not None and self._span.holds(packet.pts))
+                self.packets += counts
                 try:
                     yield from stream.decode(packet)
                 except FFmpegError:
-                    self.refused += 1
+                    self.refused += counts
                     yield None
             else:
                 yield from self._rest(stream)
@@ -133,7 +188,7 @@ class Reader:
             self.cut_short = f"it says {float(stated):.1f} seconds and ends after {float(end):.1f}"
 
     def _form(self) -> Form:
-        with self._open() as (container, stream):
+        with self.opened() as (container, stream):
             context = stream.codec_context
             if not 0 < context.width * context.height <= self._max_pixels:
                 raise FilmError(f"{context.width}x{context.height}: more than {self._max_pixels} pixels")
@@ -155,7 +210,7 @@ class Reader:
         return frame
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
+    def opened(self) -> Iterator[tuple[Any, Any]]:
         with open_film(self._path) as container:
             stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
             if stream is None or stream.codec_context is None:
@@ -166,6 +221,11 @@ class Reader:
             if context.name in NOTICE:
                 context.options = {**context.options, "err_detect": NOTICE[context.name]}
             yield container, stream
+
+
+def ending(origin: Origin) -> str:
+    """Of a film's name, in small letters: it tells its container."""
+    return (origin.suffix if isinstance(origin, Path) else origin.ending).lower()
 
 
 def _stated_end(container: Any, stream: Any) -> Fraction | None:
@@ -180,14 +240,16 @@ def _stated_end(container: Any, stream: Any) -> Fraction | None:
     return None
 
 
-def open_film(path: Path) -> Any:
+def open_film(path: Origin) -> Any:
     """The file as PyAV opens it: as what its name says, since FFmpeg would take a playlist for a film and follow it.
     Raises :class:`FilmError`."""
-    form = FORMATS.get(path.suffix.lower())
+    form = FORMATS.get(ending(path))
     if form is None:
         raise FilmError(f"not one of {' '.join(sorted(FORMATS))}")
+    place: Any = f"file:{path}" if isinstance(path, Path) else path.open()
+    whitelist = "file" if isinstance(path, Path) else "none"
     try:
-        return av.open(f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+        return av.open(place, format=form, options={"protocol_whitelist": whitelist}, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
 
