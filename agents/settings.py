@@ -87,6 +87,24 @@ class Settings(BaseSettings):
     database_url: str = ""
     """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``; empty: ``sfumato.db`` in the state folder."""
 
+    # jobs
+    archive_part_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """Films are masked in parts of about this length, so that several workers share one."""
+    archive_lease: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    """A worker that is not heard of for this long, in seconds, has lost what it worked on to another."""
+    archive_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a piece of work is begun before its file fails."""
+    job_resend: Seconds = 15.0
+    """Work for which no worker came within so many seconds is announced on Kafka again."""
+    job_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours for which results can be fetched; a policy's ``retention_hours`` may make it fewer."""
+    job_deadline_hours: Annotated[float, Field(gt=0)] = 72.0
+    """Hours after which a job that has not ended fails, and its uploads are deleted."""
+    delivery_attempts: Annotated[int, Field(ge=1, le=100)] = 8
+    """How often a webhook or bucket is tried."""
+    delivery_pause: Seconds = 5.0
+    """Seconds before the second attempt; twice as long before each further one, an hour at most."""
+
     # bridge
     bridge_host: str = "127.0.0.1"
     bridge_port: Port = 8080
@@ -112,6 +130,10 @@ class Settings(BaseSettings):
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def archiving(self) -> Settings:
+        """As the workers of jobs use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-archive"})
 
     def detector_options(self) -> DetectorOptions:
         return DetectorOptions(
