@@ -7,7 +7,7 @@ made again by the sweep (:mod:`sfumato.agents.sweep`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,7 +50,7 @@ SECRETS = ("secret", "access_key_id", "secret_access_key")
 
 
 class JobRow(Base):
-    """``sealed``: the destinations' secrets, gone once all is delivered. ``served_at``: when a worker last took something
+    """``sealed``: URLs of sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker last took something
     of it. ``announced_at``: when Kafka last got a message about it. ``told``: its end is in ``job.events``. ``cleared``:
     its uploads and parts are deleted."""
 
@@ -83,7 +83,7 @@ class JobRow(Base):
 
 
 class FileRow(Base):
-    """``result``: a :class:`~sfumato.schemas.job.Result`, and ``blob``: where it lies; both come at once."""
+    """``remote``: it has to be fetched first; the URL is sealed. ``result``: a :class:`~sfumato.schemas.job.Result`, and ``blob``: where it lies; both come at once."""
 
     __tablename__ = "job_files"
 
@@ -91,7 +91,7 @@ class FileRow(Base):
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(String(200))
     upload: Mapped[str | None] = mapped_column(String(32), index=True)
-    url: Mapped[str | None] = mapped_column(String(2000))
+    remote: Mapped[bool]
     media_type: Mapped[str | None] = mapped_column(String(40))
     state: Mapped[str] = mapped_column(String(20))
     frames_total: Mapped[int | None]
@@ -159,15 +159,11 @@ class Jobs:
         self._database = database
 
     def create(
-        self, owner: str, request: JobRequest, policy: Policy, seal: Any
+        self, owner: str, request: JobRequest, policy: Policy, seal: Callable[[str, dict[str, Any]], bytes]
     ) -> Job:
-        """A new job. ``seal``: (job id, secrets as dictionaries) to bytes; called where there are any. Raises
-        :class:`JobError` where an upload is another unfinished job's."""
+        """A new job. ``seal``: (job id, secrets) to bytes. Raises :class:`JobError` where an upload is another
+        unfinished job's."""
         id, now = secrets.token_hex(16), datetime.now(UTC)
-        hidden = [
-            {name: value.get_secret_value() for name in SECRETS if (value := getattr(each, name, None)) is not None}
-            for each in request.destinations
-        ]
         row = JobRow(
             id=id,
             owner=owner,
@@ -175,7 +171,7 @@ class Jobs:
             version=1,
             request=_without_secrets(request),
             policy=policy.model_dump(mode="json"),
-            sealed=seal(id, hidden) if any(hidden) else None,
+            sealed=seal(id, _secrets(request)),
             created_at=now,
             served_at=now,
             told=False,
@@ -194,7 +190,7 @@ class Jobs:
                         number=number,
                         name=file.name or f"file-{number}",
                         upload=file.upload,
-                        url=file.url,
+                        remote=file.url is not None,
                         state=JobState.QUEUED,
                     )
                 )
@@ -384,11 +380,21 @@ def _delivery(row: DeliveryRow) -> Delivery:
 
 
 def _without_secrets(request: JobRequest) -> dict[str, Any]:
-    said = request.model_dump(mode="json", exclude={"policy"})
+    said = request.model_dump(mode="json", exclude={"policy", "files"})
     said["destinations"] = [
         {name: value for name, value in each.items() if name not in SECRETS} for each in said["destinations"]
     ]
     return said
+
+
+def _secrets(request: JobRequest) -> dict[str, Any]:
+    return {
+        "urls": {str(number): file.url for number, file in enumerate(request.files) if file.url is not None},
+        "destinations": [
+            {name: value.get_secret_value() for name in SECRETS if (value := getattr(each, name, None)) is not None}
+            for each in request.destinations
+        ],
+    }
 
 
 def _place(destination: dict[str, Any]) -> dict[str, Any]:

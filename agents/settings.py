@@ -86,6 +86,26 @@ class Settings(BaseSettings):
     """Folder of the database, the files and the keys that seal them, where no other place is set."""
     database_url: str = ""
     """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``; empty: ``sfumato.db`` in the state folder."""
+    files_url: str = ""
+    """``s3://BUCKET/PREFIX``; empty: the folder ``files`` in the state folder."""
+    files_endpoint: str = ""
+    """URL of the S3 service where it is not Amazon's; credentials come from the ``AWS_…`` variables."""
+    sealing_key_file: Path | None = None
+    """The keys that seal uploads; unset: ``sealing.key`` in the state folder, made when first needed."""
+    upload_max_bytes: Annotated[int, Field(ge=1)] = 100_000_000_000
+    """The largest upload."""
+    upload_expiry: Seconds = 86_400.0
+    """Seconds after which an upload is deleted."""
+    max_film_seconds: Seconds = 86_400.0
+    """Uploaded films that last longer are refused."""
+
+    # calls from here to others: source URLs, webhooks, key sets
+    outbound_allow: list[str] = []
+    """Host names, addresses and networks that may be called although they are private."""
+    outbound_http: bool = False
+    """Whether ``http://`` is allowed beside ``https://``."""
+    outbound_ca: Path | None = None
+    """PEM file of certificate authorities that are trusted besides the usual ones."""
 
     # jobs
     archive_part_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import av
 from av.error import FFmpegError
@@ -22,6 +22,15 @@ MOST_ATTEMPTS = 64
 """How often a decoder that fails while it is emptied is asked again; it holds no more pictures than that."""
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """FFmpeg's container by the ending of a file's name; :mod:`sfumato.models.writing` has an encoder for each."""
+MEDIA_TYPES = {"video/mp4": "mp4", "video/quicktime": "mov", "video/x-matroska": "matroska", "video/webm": "webm"}
+"""FFmpeg's container by media type."""
+ENDINGS = {"video/mp4": ".mp4", "video/quicktime": ".mov", "video/x-matroska": ".mkv", "video/webm": ".webm"}
+"""The usual ending of a name by media type."""
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+"""What FFmpeg may take a file for, by its names; the containers that name other files or URLs are not among them."""
+MOST_STREAMS = 32
+PATIENCE = 60.0
+"""Seconds after which FFmpeg gives up opening a file, or reading on."""
 ANY_RATE = Fraction(25)
 """Frames per second where the file does not say."""
 
@@ -36,10 +45,11 @@ class FilmError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A film that lies in no file of its own: ``open`` gives it anew for each pass, seekable; ``ending`` of its name."""
+    """A film that lies in no file of its own: ``open`` gives it anew for each pass, seekable. ``media_type``: one of
+    :data:`MEDIA_TYPES`."""
 
     open: Callable[[], BinaryIO]
-    ending: str
+    media_type: str
 
 
 Origin = Path | Source
@@ -48,9 +58,9 @@ Origin = Path | Source
 @dataclass(frozen=True, slots=True)
 class Span:
     """A part of a film, by times in its time base. Decoding begins at the keyframe found at ``seek`` (None: where the
-    film begins), looking at ``first``, writing at ``start``; ``end`` is the first picture not to be written, ``last`` the
-    first not to be looked at; None: the film's end. ``packets``: how many pictures are to be written, ``looked``: to be
-    looked at."""
+    film begins), looking at ``first``, writing at ``start``; ``end`` is the first picture not to be written, ``last``
+    the first not to be looked at; None: the film's end. ``packets``: how many pictures are to be written, ``looked``:
+    to be looked at."""
 
     seek: int | None
     first: int
@@ -96,8 +106,8 @@ class Reader:
     be; 0: unknown."""
 
     def __init__(self, path: Origin, max_pixels: int, span: Span | None = None) -> None:
-        """``span``: the part of it that is read; then ``packets`` and ``refused`` count what is to be written alone, and
-        ``cut_short`` is not judged. Raises :class:`FilmError` where the file holds no video or a larger one than
+        """``span``: the part of it that is read; then ``packets`` and ``refused`` count what is to be written alone,
+        and ``cut_short`` is not judged. Raises :class:`FilmError` where the file holds no video or a larger one than
         ``max_pixels``."""
         self._path = path
         self._max_pixels = max_pixels
@@ -211,7 +221,7 @@ class Reader:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Any, Any]]:
-        with open_film(self._path) as container:
+        with open_film(self._path, self._max_pixels) as container:
             stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
             if stream is None or stream.codec_context is None:
                 raise FilmError("holds no video that can be decoded")
@@ -225,7 +235,7 @@ class Reader:
 
 def ending(origin: Origin) -> str:
     """Of a film's name, in small letters: it tells its container."""
-    return (origin.suffix if isinstance(origin, Path) else origin.ending).lower()
+    return origin.suffix.lower() if isinstance(origin, Path) else ENDINGS[origin.media_type]
 
 
 def _stated_end(container: Any, stream: Any) -> Fraction | None:
@@ -240,18 +250,53 @@ def _stated_end(container: Any, stream: Any) -> Fraction | None:
     return None
 
 
-def open_film(path: Origin) -> Any:
+def open_film(path: Origin, max_pixels: int = 2**31 - 1) -> Any:
     """The file as PyAV opens it: as what its name says, since FFmpeg would take a playlist for a film and follow it.
     Raises :class:`FilmError`."""
-    form = FORMATS.get(ending(path))
+    if isinstance(path, Source):
+        return open_file(path.open(), path.media_type, max_pixels)
+    form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise FilmError(f"not one of {' '.join(sorted(FORMATS))}")
-    place: Any = f"file:{path}" if isinstance(path, Path) else path.open()
-    whitelist = "file" if isinstance(path, Path) else "none"
     try:
-        return av.open(place, format=form, options={"protocol_whitelist": whitelist}, metadata_errors="ignore")
+        return av.open(f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
+
+
+class Seekable(Protocol):
+    """What is read of a file."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, offset: int, /) -> int: ...
+
+
+def open_file(file: Seekable, media_type: str, max_pixels: int) -> Any:
+    """The film in a seekable file, as one of :data:`MEDIA_TYPES`; what FFmpeg opens is this file and nothing else,
+    whatever it says. Raises :class:`FilmError`."""
+    options = {
+        "protocol_whitelist": "none",
+        "format_whitelist": DEMUXERS,
+        "enable_drefs": "0",
+        "max_streams": str(MOST_STREAMS),
+        "max_pixels": str(max_pixels),  # of the decoders that look for the streams' forms
+        "threads": "1",
+    }
+    try:
+        return av.open(
+            file,
+            format=MEDIA_TYPES[media_type],
+            options=options,
+            metadata_errors="ignore",
+            io_open=_refuse,
+            timeout=(PATIENCE, PATIENCE),
+        )
+    except (FFmpegError, OSError, ValueError) as error:
+        raise FilmError(f"not a film that can be read ({type(error).__name__})") from None
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
+    raise PermissionError("a film may not open other files")
 
 
 def _shot(frame: Any, after_loss: bool) -> Shot:

@@ -71,7 +71,7 @@ class SourceFile(Part):
         if (self.upload is None) == (self.url is None):
             raise ValueError("name either an upload or a url")
         if self.name is not None and not FILE_NAME.fullmatch(self.name):
-            raise ValueError("name: a file name without folders, up to 200 characters, none of / \\ : * ? \" < > |")
+            raise ValueError('name: a file name without folders, up to 200 characters, none of / \\ : * ? " < > |')
         return self
 
 

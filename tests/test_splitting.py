@@ -120,7 +120,7 @@ def test_a_film_without_keyframes_or_with_motion_is_not_cut(tmp_path: Path) -> N
 
 def test_a_film_read_from_memory_is_the_same(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", pictures(60))
-    source = Source(lambda: io.BytesIO(path.read_bytes()), ".mkv")
+    source = Source(lambda: io.BytesIO(path.read_bytes()), "video/x-matroska")
     film = Film(source, films.ensemble(), films.policy(), Options())
     account = film.mask(tmp_path / "b.mkv", lambda: None)
     assert (account.frames, account.masked) == (60, 60)

@@ -39,7 +39,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("upload", sa.String(32)),
-        sa.Column("url", sa.String(2000)),
+        sa.Column("remote", sa.Boolean, nullable=False),
         sa.Column("media_type", sa.String(40)),
         sa.Column("state", sa.String(20), nullable=False),
         sa.Column("frames_total", sa.Integer),
