@@ -47,7 +47,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def settings(broker: Broker, tmp_path: Path) -> Iterator[Settings]:
+def settings(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings with a topic prefix of this test's own; its topics are deleted afterwards."""
     unique = uuid.uuid4().hex[:12]
     settings = Settings(
@@ -55,7 +55,7 @@ def settings(broker: Broker, tmp_path: Path) -> Iterator[Settings]:
         topic_prefix=f"t{unique}.",
         group_id=f"g{unique}",
         partitions=2,
-        state_dir=tmp_path / "state",
+        state_dir=tmp_path_factory.mktemp("state"),
     )
     yield settings
     delete_topics(settings)

@@ -28,8 +28,42 @@ def test_every_provider_has_its_function():
     assert set(runtime.PROVIDERS) == set(Provider)
 
 
+@pytest.fixture
+def capable(monkeypatch):
+    """A CPU that says of itself that it computes in bfloat16; OpenVINO computes in float32 where it cannot."""
+    capabilities = ["FP32", "BF16"]
+    core = runtime._core()
+    monkeypatch.setattr(runtime, "_core", lambda: Core(core, capabilities))
+    return capabilities
+
+
+class Core:
+    def __init__(self, core, capabilities):
+        self._core, self._capabilities = core, capabilities
+
+    def get_property(self, device, name):
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return self._capabilities
+
+    def __getattr__(self, name):
+        return getattr(self._core, name)
+
+
+def test_bfloat16_gives_nearly_the_same_maps_and_is_refused_where_the_cpu_cannot(graph, capable):
+    picture = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 64)).astype(np.float32)
+    exact = Runtime(graph, options())(picture)
+    for a, b in zip(exact, Runtime(graph, options(provider="openvino_bf16"))(picture), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.1)
+    capable.remove("BF16")
+    with pytest.raises(DetectorError, match=r"does not compute in bfloat16.*set it to openvino"):
+        Runtime(graph, options(provider="openvino_bf16"))
+
+
+EXACT = (Provider.OPENVINO, Provider.ONNXRUNTIME)
+
+
 def test_both_providers_give_the_same_maps_at_any_size(graph):
-    on = [Runtime(graph, options(provider=provider)) for provider in Provider]
+    on = [Runtime(graph, options(provider=provider)) for provider in EXACT]
     for height, width in ((32, 64), (96, 32), (32, 64)):
         picture = np.random.default_rng(width).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
         first, second = (run(picture) for run in on)
@@ -41,7 +75,7 @@ def test_both_providers_give_the_same_maps_at_any_size(graph):
 def test_outputs_are_chosen_by_name_in_the_order_asked_for(graph):
     picture = np.zeros((1, 3, 32, 32), np.float32)
     all_outputs = Runtime(graph, options())(picture)
-    for provider in Provider:
+    for provider in EXACT:
         chosen = Runtime(graph, options(provider=provider), outputs=("539", "537"))(picture)
         np.testing.assert_allclose(chosen[0], all_outputs[2], atol=2e-3)
         np.testing.assert_allclose(chosen[1], all_outputs[0], atol=2e-3)
@@ -55,7 +89,9 @@ def test_the_graph_is_read_when_first_called(tmp_path):
 
 
 def test_an_unknown_provider_is_named_with_the_known_ones(graph):
-    with pytest.raises(DetectorError, match="SFUMATO_DETECTOR_PROVIDER: unknown 'tensorrt'; one of: openvino, onnxr"):
+    with pytest.raises(
+        DetectorError, match="SFUMATO_DETECTOR_PROVIDER: unknown 'tensorrt'; one of: openvino, openvino_bf16, onnxr"
+    ):
         Runtime(graph, options(provider="tensorrt"))
     with pytest.raises(ValueError, match="detector_provider"):
         Settings(detector_provider="tensorrt")
