@@ -23,8 +23,8 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-REFUSED = "Failed to load resource: the server responded with a status of"
-"""Chromium notes each refused request on the console; it is for the page to say what it means."""
+REFUSED = "Failed to load resource: "
+"""How Chromium notes a request that was refused or lost; it is for the page to say what it means."""
 
 
 def scene(shade: int) -> bytes:

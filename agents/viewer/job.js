@@ -18,7 +18,7 @@ export class Job {
     this.said = element("p", { class: "hint", role: "status" });
     this.fault = element("p", { class: "fault" });
     this.cancel = element("button", { type: "button", onclick: () => this.ask() }, "Cancel");
-    this.rows = element("tbody");
+    this.rows = element("tbody", { role: "rowgroup" }); // roles: the phone's layout would take them away
     const title = `Job ${job.id.slice(0, 8)}`;
     this.bar.ariaLabel = `${title}, pictures masked`;
     this.cancel.ariaLabel = `Cancel ${title.toLowerCase()}`;
@@ -26,8 +26,8 @@ export class Job {
       element("div", { class: "heading" }, element("h3", {}, title), this.state,
         element("span", { class: "hint" }, `${moment(job.created_at)} · ${job.purpose} · policy ${job.policy.camera}, version ${job.policy.version}`)),
       this.bar, this.said, this.fault,
-      element("table", {},
-        element("thead", {}, element("tr", {}, ...["File", "State", "Before", "After", "Frames masked", "Result"].map((text) => element("th", { scope: "col" }, text)))),
+      element("table", { role: "table" },
+        element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...["File", "State", "Before", "After", "Frames masked", "Result"].map((text) => element("th", { role: "columnheader" }, text)))),
         this.rows),
       element("p", { class: "buttons" }, this.cancel));
   }
@@ -98,13 +98,13 @@ export class Job {
     const { result } = file;
     const progress = file.frames_total === null || file.frames_total === undefined ? `${file.frames_done}` : `${file.frames_done} of ${file.frames_total}`;
     const trouble = [file.error, file.remedy].filter(Boolean).join("; ") || (file.cut_short ? `Cut short: ${file.cut_short}` : "");
-    return element("tr", {},
-      element("th", { scope: "row", "data-label": "File" }, file.name),
-      element("td", { "data-label": "State" }, file.state, trouble ? element("span", { class: "fault" }, trouble) : null),
-      element("td", { "data-label": "Before" }, file.bytes_before ? bytes(file.bytes_before) : "–"),
-      element("td", { "data-label": "After" }, result ? bytes(result.bytes) : "–"),
-      element("td", { "data-label": "Frames masked" }, result ? accounted(result.account) : progress),
-      element("td", { "data-label": "Result" }, ...(result && this.job.state !== "expired" ? [
+    return element("tr", { role: "row" },
+      element("th", { role: "rowheader", "data-label": "File" }, file.name),
+      element("td", { role: "cell", "data-label": "State" }, file.state, trouble ? element("span", { class: "fault" }, trouble) : null),
+      element("td", { role: "cell", "data-label": "Before" }, file.bytes_before ? bytes(file.bytes_before) : "–"),
+      element("td", { role: "cell", "data-label": "After" }, result ? bytes(result.bytes) : "–"),
+      element("td", { role: "cell", "data-label": "Frames masked" }, result ? accounted(result.account) : progress),
+      element("td", { role: "cell", "data-label": "Result" }, ...(result && this.job.state !== "expired" ? [
         element("button", { type: "button", "aria-label": `Show ${result.name}`, onclick: () => show(result) }, "Show"), " ",
         element("a", { href: result.href, download: result.name, "aria-label": `Download ${result.name}` }, "Download")] : ["–"])));
   }

@@ -98,7 +98,7 @@ export class JobForm {
       this.clear();
       this.created(body);
     } catch (error) {
-      sent.forEach(discard);
+      await Promise.all(sent.map(discard));
       this.rows.forEach((row) => row.reset());
       const stopped = this.abort.signal.aborted;
       say(this.said, stopped ? "Stopped. Nothing is kept." : "");

@@ -5,27 +5,32 @@ import { problem, request } from "./api.js";
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const CHUNK = 8 * 1024 * 1024; // bytes of one PATCH: what is sent again at most
 const SHORTEST_PAUSE = 500, LONGEST_PAUSE = 15_000; // ms between two attempts
-const AGAIN = [409, 423, 429, 500, 502, 503, 504]; // another offset, locked, too much, or out of order for now
+const AGAIN = [408, 409, 423, 429, 500, 502, 503, 504]; // slow, another offset, locked, too many, or out of order for now
 
 // Sends a file; resolves with the upload's address. After a lost connection it asks how much has arrived and goes on
-// from there, until `signal` ends it. progress(bytes that have arrived, whether it waits for the network).
-export async function upload(file, { signal, progress = () => {} }) {
-  const address = await persist(signal, progress, () => 0, () => create(file, signal));
+// from there, until `signal` ends it; what has arrived is then deleted. progress(bytes that have arrived, whether it
+// waits for the network).
+export async function upload(file, { signal, progress }) {
+  const address = await persist(signal, () => progress(0, true), () => create(file, signal));
   let offset = 0, sure = true;
-  while (offset < file.size) {
-    offset = await persist(signal, progress, () => offset, async () => {
-      if (!sure) offset = await arrived(address, signal);
-      sure = false;
-      if (offset < file.size) offset = await send(address, file, offset, signal);
-      sure = true;
-      return offset;
-    });
-    progress(offset, false);
+  try {
+    while (offset < file.size) {
+      await persist(signal, () => progress(offset, true), async () => {
+        if (!sure) offset = await arrived(address, signal);
+        sure = false;
+        if (offset < file.size) offset = await send(address, file, offset, signal);
+        sure = true;
+      });
+      progress(offset, false);
+    }
+  } catch (error) {
+    await discard(address);
+    throw error;
   }
   return address;
 }
 
-// Give it up: what has arrived is deleted.
+// What has arrived is deleted.
 export async function discard(address) {
   await request(address, { method: "DELETE", headers: VERSION }).catch(() => {});
 }
@@ -66,14 +71,14 @@ async function refusal(response) {
 }
 
 // Try until it works; what the bridge refuses for good is thrown.
-async function persist(signal, progress, offset, attempt) {
+async function persist(signal, waits, attempt) {
   for (let pause = SHORTEST_PAUSE; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
     try {
       return await attempt();
     } catch (error) {
       const lost = error instanceof TypeError; // what fetch throws where nothing answers
       if (signal.aborted || !(lost || AGAIN.includes(error.status))) throw error;
-      progress(offset(), true);
+      waits();
       await rest(Math.max(pause, error.pause || 0), signal);
     }
   }
