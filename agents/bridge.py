@@ -21,6 +21,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sfumato.agents import problems
 from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents.api.uploads import Writing
+from sfumato.agents.blobs import Blobs
 from sfumato.agents.bodies import LARGEST, BodyTimeout
 from sfumato.agents.database import Database
 from sfumato.agents.gate import Gate
@@ -29,10 +31,12 @@ from sfumato.agents.keys import Keys
 from sfumato.agents.limits import Limits
 from sfumato.agents.live import Live
 from sfumato.agents.reader import Reader
+from sfumato.agents.sealing import MasterKeys
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
 from sfumato.agents.stills import Stills
 from sfumato.agents.tokens import Tokens
+from sfumato.agents.uploads import Uploads, sweep_regularly
 from sfumato.agents.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -41,7 +45,7 @@ VIEWER = Path(__file__).with_name("viewer")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -51,7 +55,9 @@ def make_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
         reader.start()
+        sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
         yield
+        sweeping.cancel()
         await asyncio.to_thread(reader.close)
         stills.close()
         await asyncio.to_thread(app.state.usage.close)
@@ -68,6 +74,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
     app.state.tokens = Tokens(settings)
+    app.state.uploads = Uploads(settings, database, Blobs(settings), MasterKeys(settings))
+    app.state.writing = Writing()
     _add_middleware(app, settings)
     problems.add_handlers(app)
     for router in ROUTERS:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from sfumato.agents.api import cameras, health, session
+from sfumato.agents.api import cameras, health, session, uploads
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, session.router)
+ROUTERS: tuple[APIRouter, ...] = (health.router, session.router, cameras.router, uploads.router)
