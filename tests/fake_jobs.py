@@ -1,4 +1,4 @@
-"""Jobs and uploads of a bridge as long as the API has none of its own."""
+"""Jobs of a bridge as long as the API has none of its own."""
 
 from __future__ import annotations
 
@@ -16,21 +16,15 @@ from sfumato.schemas.report import Account
 
 
 class Jobs:
-    """What was sent and asked for; ``advance`` plays the worker."""
+    """What was asked for; ``advance`` plays the worker."""
 
     def __init__(self) -> None:
         self.router = APIRouter()
-        self.uploads: dict[str, bytearray] = {}
-        self.lengths: dict[str, int] = {}
         self.requests: list[JobRequest] = []
         self.jobs: dict[str, Job] = {}
         self.result = b""
         self.content_type = "image/jpeg"
         for method, path, do in (
-            ("POST", "/v1/uploads", self.create),
-            ("HEAD", "/v1/uploads/{id}", self.head),
-            ("PATCH", "/v1/uploads/{id}", self.patch),
-            ("DELETE", "/v1/uploads/{id}", self.delete),
             ("GET", "/v1/jobs", self.list),
             ("POST", "/v1/jobs", self.post),
             ("GET", "/v1/jobs/{id}", self.get),
@@ -39,24 +33,6 @@ class Jobs:
             ("GET", "/v1/jobs/{id}/files/{number}", self.file),
         ):
             self.router.add_api_route(path, do, methods=[method])
-
-    async def create(self, request: Request) -> Response:
-        id = secrets.token_hex(16)
-        self.uploads[id], self.lengths[id] = bytearray(), int(request.headers["upload-length"])
-        return Response(status_code=201, headers={"Location": f"/v1/uploads/{id}"})
-
-    async def head(self, id: str) -> Response:
-        return Response(headers={"Upload-Offset": str(len(self.uploads[id]))})
-
-    async def patch(self, id: str, request: Request) -> Response:
-        if int(request.headers["upload-offset"]) != len(self.uploads[id]):
-            return Response(status_code=409)
-        self.uploads[id] += await request.body()
-        return Response(status_code=204, headers={"Upload-Offset": str(len(self.uploads[id]))})
-
-    async def delete(self, id: str) -> Response:
-        del self.uploads[id]
-        return Response(status_code=204)
 
     async def list(self) -> Any:
         return {"items": [job.model_dump(mode="json") for job in reversed(self.jobs.values())], "next": None}
