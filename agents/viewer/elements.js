@@ -18,9 +18,11 @@ export function options(values, chosen) {
   return values.map((value) => element("option", { value, selected: value === chosen }, words(value)));
 }
 
+let fields = 0;
+
 // A field with its label, and a place for what is wrong with it. `path`: the API's name of it, as "targets.face.mask".
 export function field(label, control, path) {
-  const id = `field-${path.replaceAll(".", "-")}`;
+  const id = `field-${++fields}`;
   control.id = id;
   control.dataset.path = path;
   control.setAttribute("aria-describedby", `${id}-fault`);

@@ -51,7 +51,7 @@ export class Job {
     if (!stream || this.events || this.deaf) return;
     this.events = new EventSource(`/v1/jobs/${this.job.id}/events`);
     const told = ({ data }) => this.progress(JSON.parse(data));
-    for (const name of ["message", "progress"]) this.events.addEventListener(name, told);
+    for (const name of ["progress", "ended"]) this.events.addEventListener(name, told);
     this.events.onerror = () => {
       if (this.events?.readyState !== EventSource.CLOSED) return; // it connects again by itself
       this.deaf = true;

@@ -111,7 +111,7 @@ class Editor {
   rest() {
     const kept = Object.entries(this.policy).filter(([name]) => !SHOWN.has(name));
     return element("details", {}, element("summary", {}, "Everything else, kept as it is"),
-      element("pre", { tabindex: 0, "aria-label": "Everything else" }, JSON.stringify(Object.fromEntries(kept), null, 2)));
+      element("pre", { tabindex: 0, role: "region", "aria-label": "Everything else" }, JSON.stringify(Object.fromEntries(kept), null, 2)));
   }
 
   pictures() {
