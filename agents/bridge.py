@@ -1,6 +1,6 @@
-"""The bridge: anonymized frames for browsers, over WebSocket and REST. Reads ``frames.anonymized`` only.
+"""The bridge: anonymized frames for browsers, over WebSocket and REST, and the API.
 
-Endpoints and the WebSocket's format: docs/bridge.md.
+Of the topics with frames it reads ``frames.anonymized`` only. Endpoints and the WebSocket's format: docs/bridge.md.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ from sfumato.agents.headers import SecurityHeaders
 from sfumato.agents.keys import Keys
 from sfumato.agents.limits import Limits
 from sfumato.agents.live import Live
+from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
+from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.sealing import MasterKeys
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
+from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
 from sfumato.agents.tokens import Tokens
 from sfumato.agents.uploads import Uploads, sweep_regularly
@@ -45,7 +48,7 @@ VIEWER = Path(__file__).with_name("viewer")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError, FloorError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -54,11 +57,13 @@ def make_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
+        app.state.standing.start()
         reader.start()
         sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
         yield
         sweeping.cancel()
         await asyncio.to_thread(reader.close)
+        await asyncio.to_thread(app.state.standing.close)
         stills.close()
         await asyncio.to_thread(app.state.usage.close)
         database.close()
@@ -68,6 +73,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.live = live
     app.state.stills = stills
+    app.state.standing = Standing(settings, read_floor(settings))
     app.state.database = database
     app.state.keys = Keys(database)
     app.state.sessions = Sessions(database)
@@ -90,6 +96,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(Gate)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestIds)
 
 
 def _add_viewer(app: FastAPI) -> None:

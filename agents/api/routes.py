@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 
-from sfumato.agents.api import cameras, health, session, uploads
+from sfumato.agents import formats
+from sfumato.agents.api import audit, cameras, health, policies, session, uploads
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, session.router, cameras.router, uploads.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    cameras.router,
+    policies.router,
+    audit.router,
+    session.router,
+    uploads.router,
+)
+
+ROUTES: tuple[formats.Negotiated, ...] = tuple(
+    route for router in ROUTERS for route in router.routes if isinstance(route, formats.Negotiated)
+)
+"""Those whose resources come in every format."""
+
+RESOURCES: tuple[type[BaseModel], ...] = tuple(
+    dict.fromkeys(model for route in ROUTES for model in (formats.returned(route), formats.accepted(route)) if model)
+)
+"""What these take and return."""

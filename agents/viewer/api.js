@@ -1,5 +1,7 @@
 // Calls of the API, under the session's cookie.
 
+const PAGE = 1000; // items asked for at once
+
 const listeners = [];
 
 // What the API refused. `detail` says what to do; `faults`: [[field, text], …] where it names fields.
@@ -41,9 +43,9 @@ export async function all(path) {
   const items = [];
   let next = null;
   do {
-    const query = next === null ? "" : `?cursor=${encodeURIComponent(next)}`;
-    const { body } = await call(path + query);
-    items.push(...(body.items ?? body.cameras));
+    const cursor = next === null ? "" : `&cursor=${encodeURIComponent(next)}`;
+    const { body } = await call(`${path}?limit=${PAGE}${cursor}`);
+    items.push(...body.items);
     next = body.next ?? null;
   } while (next !== null);
   return items;

@@ -185,9 +185,9 @@ const visibility = new IntersectionObserver((entries) => {
 
 async function lookForCameras() {
   try {
-    const response = await request("/v1/cameras", { signal: AbortSignal.timeout(5000) });
+    const response = await request("/v1/cameras?limit=1000", { signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`status ${response.status}`);
-    const { cameras } = await response.json();
+    const { items: cameras } = await response.json();
     if (!timers.length) return; // left in the meantime
     for (const { id, state, age_ms: age } of cameras) {
       if (!tiles.has(id)) add(id);

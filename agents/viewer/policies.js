@@ -40,7 +40,7 @@ async function showList(mine) {
     if (mine !== visit) return false;
     byId("policy-list").replaceChildren(...policies.map(({ camera, version }) =>
       element("a", { href: `#policies/${encodeURIComponent(camera)}`, "data-camera": camera },
-        element("span", {}, camera), element("span", { class: "hint" }, `version ${version}`))));
+        element("span", {}, camera), element("span", { class: "hint" }, version === null ? "not valid" : `version ${version}`))));
     return true;
   } catch (error) {
     if (mine === visit) say(byId("policies-status"), message(error));
@@ -72,6 +72,7 @@ class Editor {
     this.controls = this.fields();
     this.fault = element("p", { class: "fault", role: "alert", tabindex: -1 });
     this.said = element("p", { class: "said", role: "status" });
+    this.unwise = element("ul", { class: "unwise", "aria-label": "Allowed, and yet unwise", hidden: true });
     this.heading = element("h3", {}, policy.camera, " ", this.version = element("span", { class: "hint" }, `version ${policy.version}`));
     this.root = element("form", { novalidate: true, onsubmit: (event) => this.save(event), oninput: touched },
       this.heading,
@@ -81,7 +82,7 @@ class Editor {
       element("fieldset", {}, element("legend", {}, "Time"), element("div", { class: "fields" }, ...this.of("hold", "lookahead"))),
       element("fieldset", {}, element("legend", {}, "Lawfulness"),
         element("div", { class: "fields" }, ...this.of(...Object.keys(TEXTS), "lawful_basis", "retention_hours"))),
-      this.rest(), this.fault,
+      this.rest(), this.fault, this.unwise,
       this.writable ? element("p", { class: "buttons sticky" },
         this.submit = element("button", { class: "primary" }, "Save"),
         this.reload = element("button", { type: "button", hidden: true, onclick: () => enter(policy.camera) }, "Load their version"),
@@ -159,20 +160,29 @@ class Editor {
     this.submit.disabled = true;
     say(this.said, "Saving…");
     try {
-      const path = `/v1/policies/${encodeURIComponent(this.policy.camera)}`;
-      const { body, etag } = await call(path, { method: "PUT", json: this.value, headers: this.etag ? { "If-Match": this.etag } : {} });
+      const json = this.value, path = `/v1/policies/${encodeURIComponent(this.policy.camera)}`;
+      const { body, etag } = await call(path, { method: "PUT", json, headers: { "If-Match": this.etag } });
       Object.assign(this, { policy: body, etag, changed: false });
       this.version.textContent = `version ${body.version}`;
       const link = [...byId("policy-list").querySelectorAll("a")].find(({ dataset }) => dataset.camera === body.camera);
       if (link) link.lastChild.textContent = `version ${body.version}`;
       say(this.said, `Version ${body.version} is saved.`);
       this.watch(body.version);
+      await this.warn(json);
     } catch (error) {
       this.refused(error);
     } finally {
       this.saving = false;
       this.submit.disabled = false;
     }
+  }
+
+  // What is allowed and yet unwise.
+  async warn(policy) {
+    const check = await call("/v1/policies:validate", { method: "POST", json: policy }).catch(() => null);
+    const warnings = check?.body.warnings ?? [];
+    this.unwise.replaceChildren(...warnings.map((text) => element("li", {}, text)));
+    this.unwise.hidden = warnings.length === 0;
   }
 
   // What the page can tell by itself; the API tells the rest.
