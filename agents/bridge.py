@@ -21,6 +21,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sfumato.agents import problems
 from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents.api.uploads import Writing
+from sfumato.agents.blobs import Blobs
 from sfumato.agents.bodies import LARGEST, BodyTimeout
 from sfumato.agents.database import Database
 from sfumato.agents.gate import Gate
@@ -31,11 +33,13 @@ from sfumato.agents.live import Live
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
 from sfumato.agents.request_ids import RequestIds
+from sfumato.agents.sealing import MasterKeys
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
 from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
 from sfumato.agents.tokens import Tokens
+from sfumato.agents.uploads import Uploads, sweep_regularly
 from sfumato.agents.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -44,7 +48,7 @@ VIEWER = Path(__file__).with_name("viewer")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, FloorError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError, FloorError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -55,7 +59,9 @@ def make_app(settings: Settings) -> FastAPI:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
         app.state.standing.start()
         reader.start()
+        sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
         yield
+        sweeping.cancel()
         await asyncio.to_thread(reader.close)
         await asyncio.to_thread(app.state.standing.close)
         stills.close()
@@ -74,6 +80,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
     app.state.tokens = Tokens(settings)
+    app.state.uploads = Uploads(settings, database, Blobs(settings), MasterKeys(settings))
+    app.state.writing = Writing()
     _add_middleware(app, settings)
     problems.add_handlers(app)
     for router in ROUTERS:

@@ -24,6 +24,13 @@ from sfumato.agents.settings import Settings
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_TIMEOUT = 30_000
 """Longest wait of SQLite for another process's transaction, in milliseconds."""
+PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "secure_delete=ON",
+    f"busy_timeout={BUSY_TIMEOUT}",
+)
 
 
 class DatabaseError(RuntimeError):
@@ -98,13 +105,22 @@ class Database:
         with self._readings.begin() as session:
             yield session
 
+    def scrub(self) -> None:
+        """Empty SQLite's log, which still holds what rows were before they were deleted."""
+        if self.engine.dialect.name == "sqlite":
+            connection = self.engine.raw_connection()  # a transaction would hinder it
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
     def close(self) -> None:
         self.engine.dispose()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin as told below
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 

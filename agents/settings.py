@@ -86,6 +86,44 @@ class Settings(BaseSettings):
     """Folder of the database, the files and the keys that seal them, where no other place is set."""
     database_url: str = ""
     """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``; empty: ``sfumato.db`` in the state folder."""
+    files_url: str = ""
+    """``s3://BUCKET/PREFIX``; empty: the folder ``files`` in the state folder."""
+    files_endpoint: str = ""
+    """URL of the S3 service where it is not Amazon's; credentials come from the ``AWS_…`` variables."""
+    sealing_key_file: Path | None = None
+    """The keys that seal uploads; unset: ``sealing.key`` in the state folder, made when first needed."""
+    upload_max_bytes: Annotated[int, Field(ge=1)] = 100_000_000_000
+    """The largest upload."""
+    upload_expiry: Seconds = 86_400.0
+    """Seconds after which an upload is deleted."""
+    max_film_seconds: Seconds = 86_400.0
+    """Uploaded films that last longer are refused."""
+
+    # calls from here to others: source URLs, webhooks, key sets
+    outbound_allow: list[str] = []
+    """Host names, addresses and networks that may be called although they are private."""
+    outbound_http: bool = False
+    """Whether ``http://`` is allowed beside ``https://``."""
+    outbound_ca: Path | None = None
+    """PEM file of certificate authorities that are trusted besides the usual ones."""
+
+    # jobs
+    archive_part_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """Films are masked in parts of about this length, so that several workers share one."""
+    archive_lease: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    """A worker that is not heard of for this long, in seconds, has lost what it worked on to another."""
+    archive_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a piece of work is begun before its file fails."""
+    job_resend: Seconds = 15.0
+    """Work for which no worker came within so many seconds is announced on Kafka again."""
+    job_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours for which results can be fetched; a policy's ``retention_hours`` may make it fewer."""
+    job_deadline_hours: Annotated[float, Field(gt=0)] = 72.0
+    """Hours after which a job that has not ended fails, and its uploads are deleted."""
+    delivery_attempts: Annotated[int, Field(ge=1, le=100)] = 8
+    """How often a webhook or bucket is tried."""
+    delivery_pause: Seconds = 5.0
+    """Seconds before the second attempt; twice as long before each further one, an hour at most."""
 
     rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
     """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
@@ -154,6 +192,10 @@ class Settings(BaseSettings):
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def archiving(self) -> Settings:
+        """As the workers of jobs use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-archive"})
 
     def detector_options(self) -> DetectorOptions:
         return DetectorOptions(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -48,6 +50,18 @@ class Account(_Record):
         if sum(self.reasons.values()) != self.fully_masked + self.dropped:
             raise ValueError("reasons: do not add up to fully_masked + dropped")
         return self
+
+
+def total(accounts: Iterable[Account]) -> Account:
+    """The account of pictures counted in parts."""
+    counts = dict.fromkeys(("frames", "masked", "fully_masked", "dropped", "looked_at"), 0)
+    tallies: dict[str, Counter[str]] = {name: Counter() for name in ("reasons", "boxes", "evidence", "spared")}
+    for account in accounts:
+        for name in counts:
+            counts[name] += getattr(account, name)
+        for name, tally in tallies.items():
+            tally.update(getattr(account, name))
+    return Account.model_validate({**counts, **tallies})
 
 
 class FileRecord(_Record):

@@ -6,9 +6,16 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import audit, cameras, health, policies, session
+from sfumato.agents.api import audit, cameras, health, policies, session, uploads
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, policies.router, audit.router, session.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    cameras.router,
+    policies.router,
+    audit.router,
+    session.router,
+    uploads.router,
+)
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(
     route for router in ROUTERS for route in router.routes if isinstance(route, formats.Negotiated)
