@@ -21,12 +21,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sfumato.agents import problems
 from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents.api.uploads import Writing
+from sfumato.agents.blobs import Blobs
 from sfumato.agents.database import Database
 from sfumato.agents.keys import Keys
 from sfumato.agents.live import Live
 from sfumato.agents.reader import Reader
+from sfumato.agents.sealing import MasterKeys
 from sfumato.agents.settings import Settings
 from sfumato.agents.stills import Stills
+from sfumato.agents.uploads import Uploads, sweep_regularly
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ HEADERS = {
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -53,7 +57,9 @@ def make_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
         reader.start()
+        sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
         yield
+        sweeping.cancel()
         await asyncio.to_thread(reader.close)
         stills.close()
         database.close()
@@ -65,6 +71,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.stills = stills
     app.state.database = database
     app.state.keys = Keys(database)
+    app.state.uploads = Uploads(settings, database, Blobs(settings), MasterKeys(settings))
+    app.state.writing = Writing()
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)
     problems.add_handlers(app)

@@ -23,10 +23,12 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from confluent_kafka import KafkaException
 
+        from sfumato.agents.blobs import BlobError
         from sfumato.agents.broker import BrokerError
         from sfumato.agents.database import DatabaseError
         from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
+        from sfumato.agents.sealing import SealError
         from sfumato.agents.suspensions import SuspensionError
         from sfumato.models.detectors import DetectorError
         from sfumato.models.weights import WeightError
@@ -38,6 +40,8 @@ class _Commands(click.Group):
             TopicError,
             BrokerError,
             DatabaseError,
+            BlobError,
+            SealError,
             PolicyError,
             FloorError,
             DetectorError,

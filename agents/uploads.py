@@ -7,6 +7,7 @@ disk. Blobs without a row are orphans of a crash, of a lost race or of a deleted
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "uploads"
 """Of the names of their blobs: ``uploads/ID/NUMBER-RANDOM``."""
+SWEEP = 60.0
+"""Seconds between two sweeps."""
 IN_FLIGHT = timedelta(minutes=10)
 """A blob without a row that is younger may be one whose row is about to be written."""
 
@@ -282,7 +285,8 @@ class Writer:
         self._id = id
         self._seal = seal
         self._next = segments
-        self._room = room
+        self.room = room
+        """Bytes that may still come."""
         self._at_end = at_end
         self._waiting: list[Segment] = []
         self._buffer = bytearray()
@@ -296,9 +300,9 @@ class Writer:
 
     def take(self, data: bytes) -> None:
         """Only in memory, so quick. Raises :class:`TooLargeError`: more than the upload's length."""
-        if len(data) > self._room:
+        if len(data) > self.room:
             raise TooLargeError("more bytes than Upload-Length, or SFUMATO_UPLOAD_MAX_BYTES, allows")
-        self._room -= len(data)
+        self.room -= len(data)
         self._buffer += data
 
     def flush(self, *, all: bool = False) -> None:
@@ -352,6 +356,16 @@ def _arrived(session: Session, id: str) -> tuple[int, int]:
     wanted = select(func.coalesce(func.sum(Segment.length), 0), func.count()).where(Segment.upload == id)
     offset, segments = session.execute(wanted).one()
     return int(offset), int(segments)
+
+
+async def sweep_regularly(uploads: Uploads) -> None:
+    """Sweep now, and from then on; whatever fails is tried again."""
+    while True:
+        try:
+            await asyncio.to_thread(uploads.sweep)
+        except Exception as error:  # noqa: BLE001 - the store or the database may be away for a while
+            log.error("uploads: the sweep failed: %s", type(error).__name__)
+        await asyncio.sleep(SWEEP)
 
 
 def fill(uploads: Uploads, id: str, chunks: Iterable[bytes]) -> None:
