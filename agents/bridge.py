@@ -24,6 +24,7 @@ from sfumato.agents.api.routes import ROUTERS
 from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.database import Database
+from sfumato.agents.desk import Desk
 from sfumato.agents.keys import Keys
 from sfumato.agents.live import Live
 from sfumato.agents.reader import Reader
@@ -58,8 +59,10 @@ def make_app(settings: Settings) -> FastAPI:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
         reader.start()
         sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
+        app.state.desk.start()
         yield
         sweeping.cancel()
+        await asyncio.to_thread(app.state.desk.close)
         await asyncio.to_thread(reader.close)
         stills.close()
         database.close()
@@ -71,7 +74,9 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.stills = stills
     app.state.database = database
     app.state.keys = Keys(database)
-    app.state.uploads = Uploads(settings, database, Blobs(settings), MasterKeys(settings))
+    blobs, sealing = Blobs(settings), MasterKeys(settings)
+    app.state.uploads = Uploads(settings, database, blobs, sealing)
+    app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
     app.state.writing = Writing()
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)

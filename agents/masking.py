@@ -49,28 +49,36 @@ PART = "video/mp4"
 
 
 class Refused(Exception):
-    """The file cannot be done, now or later: the error and its remedy, both without anything of its content."""
+    """The file cannot be done, now or (``final``) later: the error and its remedy, without anything of its content."""
 
-    def __init__(self, error: str, remedy: str) -> None:
+    def __init__(self, error: str, remedy: str, *, final: bool = True) -> None:
         super().__init__(error)
         self.remedy = remedy
+        self.final = final
 
 
 class Hold:
     """Keeps a lease while work goes on in another thread, and tells that thread when it is lost. A context manager."""
 
-    def __init__(self, claims: Claims, claim: Claim | Errand, lease: float, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        claim: Claim | Errand,
+        lease: float,
+        stopping: threading.Event,
+        goes_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``lease``: its length in seconds. ``goes_on``: called as long as work does."""
         self._claims = claims
         self._claim = claim
         self._lease = lease
         self._stopping = stopping
+        self._goes_on = goes_on
         self._over = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.frames = 0
         """Pictures done so far."""
-        self.seen = 0
-        """Rises as long as work goes on."""
 
     def __enter__(self) -> Hold:
         self._thread.start()
@@ -81,8 +89,8 @@ class Hold:
         self._thread.join()
 
     def check(self) -> None:
-        """Work goes on. Raises :class:`LostError` where it should not."""
-        self.seen += 1
+        """Raises :class:`LostError` where the work should not go on."""
+        self._goes_on()
         if self._lost.is_set() or self._stopping.is_set():
             raise LostError("the lease is lost, or the worker ends")
 
@@ -134,7 +142,7 @@ class Masking:
         except (FilmError, ImageError, ContentError) as error:
             return self._fail(claim, str(error), PLAYS, final=True)
         except Refused as refused:
-            return self._fail(claim, str(refused), refused.remedy, final=True)
+            return self._fail(claim, str(refused), refused.remedy, final=refused.final)
         except NoUploadError:
             return self._fail(claim, "its upload is gone: deleted, or expired", "upload the file again", final=True)
         except SQLAlchemyError:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from sfumato.agents.api import cameras, health, uploads
+from sfumato.agents.api import cameras, health, jobs, uploads
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, uploads.router)
+ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, uploads.router, jobs.router)
