@@ -21,11 +21,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sfumato.agents import problems
 from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents.choose import InForce
 from sfumato.agents.database import Database
 from sfumato.agents.keys import Keys
 from sfumato.agents.live import Live
+from sfumato.agents.lookers import Lookers
+from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
 from sfumato.agents.settings import Settings
+from sfumato.agents.shelf import Shelf
 from sfumato.agents.stills import Stills
 
 log = logging.getLogger(__name__)
@@ -43,11 +47,14 @@ HEADERS = {
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError and FloorError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
     database.migrate()
+    floor = read_floor(settings)
+    in_force = InForce(settings, floor)
+    lookers = Lookers(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,6 +62,8 @@ def make_app(settings: Settings) -> FastAPI:
         reader.start()
         yield
         await asyncio.to_thread(reader.close)
+        await asyncio.to_thread(in_force.close)
+        lookers.close()
         stills.close()
         database.close()
 
@@ -65,6 +74,10 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.stills = stills
     app.state.database = database
     app.state.keys = Keys(database)
+    app.state.floor = floor
+    app.state.in_force = in_force
+    app.state.lookers = lookers
+    app.state.shelf = Shelf(settings.image_kept, settings.image_kept_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)
     problems.add_handlers(app)

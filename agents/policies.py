@@ -137,6 +137,17 @@ class PolicyStore:
         with self._changed:
             return self.register.get(camera, captured_at or now, now)
 
+    def entry(self, camera: str) -> Timetable | NoPolicy | None:
+        """What applies to the camera, whatever the time; None: nothing does."""
+        with self._changed:
+            name = self.register.applies(camera)
+            return None if name is None else self.register.in_force[name]
+
+    def names(self) -> list[str]:
+        """Of what is in force, by the alphabet."""
+        with self._changed:
+            return sorted(self.register.in_force)
+
     def wait_for(self, condition: Callable[[Register], bool], timeout: float) -> bool:
         """Until the condition holds, looked at after each message; False at the timeout, in seconds."""
         with self._changed:

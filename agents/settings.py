@@ -87,6 +87,17 @@ class Settings(BaseSettings):
     database_url: str = ""
     """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``; empty: ``sfumato.db`` in the state folder."""
 
+    image_workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Pictures of the API that a bridge decodes, masks and encodes at once; detection takes them in turn."""
+    image_queue: Annotated[int, Field(ge=0, le=10_000)] = 32
+    """Pictures of the API that may wait for a worker; one more is answered 503."""
+    image_bytes: Annotated[int, Field(ge=1)] = 32_000_000
+    """Largest body of a request that sends a picture."""
+    image_kept: Seconds = 300.0
+    """Masked pictures whose URL was answered are kept in memory for so long, in seconds."""
+    image_kept_bytes: Annotated[int, Field(ge=1)] = 256_000_000
+    """Of all masked pictures that are kept; beyond it the oldest go before their time."""
+
     # bridge
     bridge_host: str = "127.0.0.1"
     bridge_port: Port = 8080

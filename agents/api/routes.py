@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from sfumato.agents.api import cameras, health
+from sfumato.agents.api import cameras, detections, health, images
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    cameras.router,
+    images.router,
+    detections.router,
+)

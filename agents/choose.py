@@ -1,0 +1,121 @@
+"""The policy by which a picture of the API is looked at: one in force, one sent along, or targets and a mask."""
+
+from __future__ import annotations
+
+import logging
+from threading import Lock
+from typing import Annotated
+
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from sfumato.agents.callers import Caller
+from sfumato.agents.mask import USUAL_TARGETS, MaskError, Rules, timeless
+from sfumato.agents.policies import PolicyStore
+from sfumato.agents.settings import Settings
+from sfumato.models.timetable import Timetable
+from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.detection import Target
+from sfumato.schemas.floor import Floor
+from sfumato.schemas.masking import MaskName
+from sfumato.schemas.part import Part
+from sfumato.schemas.policy import CAMERAS, Policy
+
+log = logging.getLogger(__name__)
+
+FIRST_READ = 10.0
+"""Longest wait for the topic of the policies, in seconds."""
+PLAIN = "files"
+"""What the policy is called that :meth:`sfumato.agents.mask.Rules.usual` makes."""
+STILLS = tuple(target for target in Target if target is not Target.MOTION)
+
+
+class Choice(Part):
+    """What the query says. ``policy``: a camera, or the name of a policy in force. ``targets``: comma-separated.
+    ``mask``: the mask of each of them."""
+
+    policy: Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")] | None = None
+    targets: Annotated[str, Field(max_length=200)] | None = None
+    mask: Annotated[str, Field(max_length=50)] | None = None
+
+
+class InForce:
+    """The policies in force; the topic is read when first asked for. Thread-safe."""
+
+    def __init__(self, settings: Settings, floor: Floor) -> None:
+        self._settings = settings
+        self._floor = floor
+        self._opening = Lock()
+        self._store: PolicyStore | None = None
+
+    def find(self, name: str, caller: Caller) -> Policy:
+        """The policy of that camera, or of that name; 422 lists those that the caller may use."""
+        store = self._open()
+        entry = store.entry(name) if caller.sees(name) else None
+        if entry is None:
+            known = ", ".join(filter(caller.sees, store.names())) or "none"
+            raise HTTPException(422, f"policy: no policy in force for it, or not one of your cameras; known: {known}")
+        if not isinstance(entry, Timetable):
+            raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
+        return entry.policy
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _open(self) -> PolicyStore:
+        with self._opening:
+            if self._store is None:
+                store = PolicyStore(self._settings, self._floor)
+                try:
+                    store.start(FIRST_READ)
+                except TimeoutError as error:
+                    log.error("%s", error)
+                    store.close()
+                    raise HTTPException(503, "policy: the policies cannot be read; is the broker up?") from None
+                self._store = store
+            return self._store
+
+
+def choose(choice: Choice, inline: bytes | None, in_force: InForce, floor: Floor, caller: Caller) -> Policy:
+    """The policy that a request asks for, no less than the site's floor; without any: what ``sfumato mask`` does.
+
+    ``inline``: a policy as JSON. 422 where it is not valid, not in force, has schedules or wants motion, and where
+    more than one way is taken.
+    """
+    plain = choice.targets is not None or choice.mask is not None
+    if (choice.policy is not None) + (inline is not None) + plain > 1:
+        raise HTTPException(422, "policy: a name, a policy sent along, or targets and mask: leave all but one out")
+    try:
+        if inline is not None:
+            policy = timeless(_read(inline))
+        elif choice.policy is not None:
+            policy = timeless(in_force.find(choice.policy, caller))
+        else:
+            policy = _plain(choice)
+    except MaskError as error:
+        raise HTTPException(422, f"policy: {error}") from None
+    if problems := floor.problems(policy):
+        raise HTTPException(422, f"policy: {'; '.join(problems)}")
+    if Target.MOTION in policy.targets:
+        raise HTTPException(422, "targets.motion: one picture shows no motion; leave it out, or send a film as a job")
+    return policy
+
+
+def _plain(choice: Choice) -> Policy:
+    try:
+        targets = [Target(name.strip()) for name in choice.targets.split(",")] if choice.targets else USUAL_TARGETS
+    except ValueError:
+        raise HTTPException(422, f"targets: one or more of {', '.join(STILLS)}, comma-separated") from None
+    try:
+        mask = MaskName(choice.mask) if choice.mask else None
+    except ValueError:
+        raise HTTPException(422, f"mask: one of {', '.join(MaskName)}") from None
+    return Rules.usual(targets, mask).policy
+
+
+def _read(inline: bytes) -> Policy:
+    try:
+        return Policy.from_value(inline)
+    except EnvelopeError as error:
+        raise HTTPException(422, f"policy: {str(error).removeprefix('value: ')}") from None
