@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 
+from sfumato.agents import formats
 from sfumato.agents.api import cameras, detections, health, images
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -12,3 +14,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     images.router,
     detections.router,
 )
+
+ROUTES: tuple[formats.Negotiated, ...] = tuple(
+    route for router in ROUTERS for route in router.routes if isinstance(route, formats.Negotiated)
+)
+"""Those whose resources come in every format."""
+
+RESOURCES: tuple[type[BaseModel], ...] = tuple(
+    dict.fromkeys(model for route in ROUTES for model in (formats.returned(route), formats.accepted(route)) if model)
+)
+"""What these take and return."""
