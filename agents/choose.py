@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 FIRST_READ = 10.0
 """Longest wait for the topic of the policies, in seconds."""
-PLAIN = "files"
-"""What the policy is called that :meth:`sfumato.agents.mask.Rules.usual` makes."""
 STILLS = tuple(target for target in Target if target is not Target.MOTION)
 
 
@@ -37,6 +35,13 @@ class Choice(Part):
     policy: Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")] | None = None
     targets: Annotated[str, Field(max_length=200)] | None = None
     mask: Annotated[str, Field(max_length=50)] | None = None
+
+
+class Chosen(NamedTuple):
+    """``named``: whether the caller named or sent it, rather than targets and a mask."""
+
+    policy: Policy
+    named: bool
 
 
 class InForce:
@@ -77,7 +82,7 @@ class InForce:
             return self._store
 
 
-def choose(choice: Choice, inline: bytes | None, in_force: InForce, floor: Floor, caller: Caller) -> Policy:
+def choose(choice: Choice, inline: bytes | None, in_force: InForce, floor: Floor, caller: Caller) -> Chosen:
     """The policy that a request asks for, no less than the site's floor; without any: what ``sfumato mask`` does.
 
     ``inline``: a policy as JSON. 422 where it is not valid, not in force, has schedules or wants motion, and where
@@ -99,7 +104,7 @@ def choose(choice: Choice, inline: bytes | None, in_force: InForce, floor: Floor
         raise HTTPException(422, f"policy: {'; '.join(problems)}")
     if Target.MOTION in policy.targets:
         raise HTTPException(422, "targets.motion: one picture shows no motion; leave it out, or send a film as a job")
-    return policy
+    return Chosen(policy, inline is not None or choice.policy is not None)
 
 
 def _plain(choice: Choice) -> Policy:

@@ -41,7 +41,12 @@ class Found(Part):
     score: Relative
     box: Place
     relative: Share
-    detector: DetectorName | None = None
+
+
+class Detected(Found):
+    """``detector``: which found it; several may find the same object."""
+
+    detector: DetectorName
 
 
 class Detections(Part):
@@ -50,7 +55,7 @@ class Detections(Part):
 
     width: Length
     height: Length
-    objects: tuple[Found, ...]
+    objects: tuple[Detected, ...]
     detectors: tuple[DetectorRecord, ...]
 
 
@@ -80,14 +85,12 @@ class Anonymization(Part):
     detectors: tuple[DetectorRecord, ...]
 
 
-def found(
-    detections: Iterable[Detection], width: int, height: int, detector: DetectorName | None = None
-) -> tuple[Found, ...]:
+def found(detections: Iterable[Detection], width: int, height: int) -> tuple[Found, ...]:
     """The detections of a picture of that size, in pixels."""
-    return tuple(_found(detection, width, height, detector) for detection in detections)
+    return tuple(_found(detection, width, height) for detection in detections)
 
 
-def _found(detection: Detection, width: int, height: int, detector: DetectorName | None) -> Found:
+def _found(detection: Detection, width: int, height: int) -> Found:
     x0, y0, x1, y1 = detection.box
     box = {"left": x0 / width, "top": y0 / height, "right": x1 / width, "bottom": y1 / height}
     return Found(
@@ -95,5 +98,4 @@ def _found(detection: Detection, width: int, height: int, detector: DetectorName
         score=detection.score,
         box=Place(left=x0, top=y0, right=x1, bottom=y1),
         relative=Share(**{side: round(min(max(share, 0.0), 1.0), 5) for side, share in box.items()}),
-        detector=detector,
     )

@@ -17,7 +17,7 @@ from sfumato.agents.lookers import Lookers
 from sfumato.agents.receive import Received
 from sfumato.agents.settings import Settings
 from sfumato.models.engine import SMALLEST_SIDE
-from sfumato.schemas.anonymization import Detections, found
+from sfumato.schemas.anonymization import Detected, Detections, found
 from sfumato.schemas.detection import Evidence
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
@@ -41,7 +41,7 @@ async def detect(
     if choice.mask is not None:
         raise HTTPException(422, "mask: nothing is masked here; leave it out")
     received = await receive.receive(request, settings.image_bytes, "policy")
-    policy = await policy_of(request, caller, choice, received.parts.get("policy"))
+    policy, _ = await policy_of(request, caller, choice, received.parts.get("policy"))
     return await lookers.run(request, _look(lookers, policy, received, settings.max_pixels))
 
 
@@ -53,9 +53,9 @@ def _look(lookers: Lookers, policy: Policy, received: Received, max_pixels: int)
         if min(height, width) < SMALLEST_SIDE:
             raise HTTPException(422, f"image: {width}x{height}; no detector can judge a side under {SMALLEST_SIDE} px")
         objects = [
-            seen
+            Detected(**dict(seen), detector=name)
             for name, (detections,) in chosen.apart([image], [policy])
-            for seen in found((d for d in detections if d.evidence is not Evidence.WEAK), width, height, name)
+            for seen in found((d for d in detections if d.evidence is not Evidence.WEAK), width, height)
         ]
         return Detections(width=width, height=height, objects=tuple(objects), detectors=chosen.records(policy))
 

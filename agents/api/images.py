@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from sfumato.agents import choose, receive
 from sfumato.agents.callers import Caller, needs
-from sfumato.agents.choose import Choice
+from sfumato.agents.choose import Choice, Chosen
 from sfumato.agents.formats import RESOURCE, Negotiated
 from sfumato.agents.formats import choose as preferred
 from sfumato.agents.lookers import Lookers
@@ -66,8 +66,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def policy_of(request: Request, caller: Caller, choice: Choice, inline: bytes | None) -> Policy:
-    """The policy that the request asks for (:func:`sfumato.agents.choose.choose`)."""
+async def policy_of(request: Request, caller: Caller, choice: Choice, inline: bytes | None) -> Chosen:
+    """What the request asks for (:func:`sfumato.agents.choose.choose`)."""
     state = request.app.state
     header = request.headers.get(HEADER)
     if header is not None and inline is not None:
@@ -103,11 +103,11 @@ async def anonymize(
     lookers: Lookers = request.app.state.lookers
     received = await receive.receive(request, settings.image_bytes, "policy")
     _prefer(request, received.content_type)
-    policy = await policy_of(request, caller, choice, received.parts.get("policy"))
-    masked = await lookers.run(request, _mask(lookers, policy, received.payload, settings))
+    chosen = await policy_of(request, caller, choice, received.parts.get("policy"))
+    masked = await lookers.run(request, _mask(lookers, chosen.policy, received.payload, settings))
     if request.state.format in FORMATS:
-        return Response(masked.payload, media_type=received.content_type, headers=_headers(masked, policy, choice))
-    return _describe(request, caller, policy, masked, received.content_type)
+        return Response(masked.payload, media_type=received.content_type, headers=_headers(masked, chosen))
+    return _describe(request, caller, chosen, masked, received.content_type)
 
 
 @router.get(
@@ -143,7 +143,7 @@ def _mask(lookers: Lookers, policy: Policy, payload: bytes, settings: Settings) 
     return work
 
 
-def _headers(masked: Still, policy: Policy, choice: Choice) -> dict[str, str]:
+def _headers(masked: Still, chosen: Chosen) -> dict[str, str]:
     digest = base64.b64encode(hashlib.sha256(masked.payload).digest()).decode()
     headers = {
         "Cache-Control": "no-store",
@@ -155,15 +155,15 @@ def _headers(masked: Still, policy: Policy, choice: Choice) -> dict[str, str]:
         headers["Sfumato-Reason"] = masked.reason
     if masked.account.spared:
         headers["Sfumato-Spared"] = ",".join(masked.account.spared)
-    if policy.camera != choose.PLAIN:
-        headers["Sfumato-Policy-Version"] = str(policy.version)
+    if chosen.named:
+        headers["Sfumato-Policy-Version"] = str(chosen.policy.version)
     return headers
 
 
-def _describe(request: Request, caller: Caller, policy: Policy, masked: Still, content_type: str) -> Anonymization:
+def _describe(request: Request, caller: Caller, chosen: Chosen, masked: Still, content_type: str) -> Anonymization:
     settings: Settings = request.app.state.settings
     id = request.app.state.shelf.put(caller.id, masked.payload, content_type)
-    named = policy.camera != choose.PLAIN
+    policy, named = chosen
     return Anonymization(
         id=id,
         picture=f"/v1/images/{id}",
