@@ -21,6 +21,7 @@ from sfumato.agents.settings import Settings
 from sfumato.models import detectors
 from sfumato.models.detectors import Detector, Image, Smallest
 from sfumato.models.ensemble import Ensemble
+from sfumato.models.recogniser import Recogniser
 from sfumato.schemas.detection import Detection
 from sfumato.schemas.policy import Policy
 
@@ -55,6 +56,7 @@ class Lookers:
         self._taken = 0
         self._late = 0
         self._made: dict[str, Detector] = {}
+        self._recogniser: Recogniser | None = None
         self._making = Lock()
         self.turn = Lock()
         """Held while a detector computes."""
@@ -64,21 +66,27 @@ class Lookers:
         """Whether every thread has been busy with one picture for longer than SFUMATO_DETECTOR_TIMEOUT."""
         return self._late >= self._settings.image_workers
 
-    def detectors(self, policy: Policy) -> list[Detector]:
-        """Those that the policy needs; DetectorError or WeightError says what is missing."""
-        with self._making:
-            options = self._settings.detector_options()
-            for name in needed(self._settings, policy):
-                if name not in self._made:
-                    self._made[name] = detectors.make(name, options)
-            return [self._made[name] for name in needed(self._settings, policy)]
-
     def ensemble(self, policy: Policy) -> Ensemble:
-        """As :meth:`detectors`, together; MaskError where none of them looks for one of the targets."""
-        ensemble = InTurn(self.detectors(policy), self.turn)
+        """The detectors that the policy needs. DetectorError or WeightError says what cannot be loaded, MaskError what
+        none of them looks for."""
+        ensemble = InTurn([self.detector(name) for name in needed(self._settings, policy)], self.turn)
         if missing := ensemble.missing(policy):
             raise MaskError(f"{missing}; targets names what to look for, SFUMATO_DETECTORS what the bridge loads")
         return ensemble
+
+    def detector(self, name: str) -> Detector:
+        """By its name; to be used while :attr:`turn` is held. Raises as :meth:`ensemble`."""
+        with self._making:
+            if name not in self._made:
+                self._made[name] = detectors.make(name, self._settings.detector_options())
+            return self._made[name]
+
+    def recogniser(self) -> Recogniser:
+        """As :meth:`detector`; RecogniserError without the extra ``attack``."""
+        with self._making:
+            if self._recogniser is None:
+                self._recogniser = Recogniser(self._settings.weights_dir)
+            return self._recogniser
 
     async def run(self, request: Request, work: Callable[[], T]) -> T:
         """What ``work`` returns, done by one of the threads.
@@ -95,8 +103,9 @@ class Lookers:
         task.add_done_callback(self._free)
         done = asyncio.wrap_future(task)
         gone = asyncio.ensure_future(_hung_up(request))
+        either: set[asyncio.Future[Any]] = {done, gone}
         try:
-            await asyncio.wait({done, gone}, timeout=self._settings.detector_timeout, return_when="FIRST_COMPLETED")
+            await asyncio.wait(either, timeout=self._settings.detector_timeout, return_when="FIRST_COMPLETED")
             if done.done():
                 return done.result()
             if task.cancel():

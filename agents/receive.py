@@ -1,4 +1,4 @@
-"""Pictures out of requests: the body as it is, or the parts of a form. In memory alone, so that nothing raw is written."""
+"""Pictures out of requests: the body as it is, or a form's parts. In memory alone: nothing raw is written anywhere."""
 
 from __future__ import annotations
 

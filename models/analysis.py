@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.models import images
 from sfumato.models.boxes import Box
 from sfumato.models.centerface import CenterFace, Points
 from sfumato.models.detectors import Image
@@ -20,12 +21,17 @@ from sfumato.schemas.detection import Detection
 
 MOST_FACES = 50
 """Of one picture; the largest."""
-LOOK = 128
-"""Side to which the box of a face is brought before its sharpness is measured, in pixels."""
+LOOK = 32
+"""Side to which the box of a face is brought before its sharpness is measured, in pixels: so small that what is finer
+than a recogniser needs does not count."""
 PATCH = 0.16
 """Side of what is looked at around each of the five points, as a share of the box's longer side."""
 FLAT = 4.0
 """Standard deviation of the brightness (0 to 255) below which nothing is to be seen around a point."""
+LEAST_AROUND = 0.05
+"""Share of a picture that no face covers, below which nobody can tell whether two show the same scene."""
+AGREES, LEFT = 8, 0.25
+"""Pixels whose channels differ by so much at most, of 255, agree; so many of those around the faces must."""
 CRITERIA = Criteria()
 
 MODEL = np.array(
@@ -75,8 +81,7 @@ def sharpness(picture: Image, box: Box) -> float:
     face at one size, divided by the variance of its brightness, so that neither distance nor contrast counts."""
     x0, y0, x1, y1 = _inside(box, picture)
     grey = cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_BGR2GRAY)
-    shrinks = min(grey.shape) > LOOK
-    look = cv2.resize(grey, (LOOK, LOOK), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    look = images.resize(grey, LOOK, LOOK)
     spread = float(look.var())
     return float(cv2.Laplacian(look, cv2.CV_64F).var()) / spread if spread > 1.0 else 0.0
 
@@ -108,6 +113,19 @@ def occlusion(picture: Image, points: Points, box: Box) -> float:
         x0, y0, x1, y1 = _inside((x - half, y - half, x + half, y + half), picture)
         hidden += float(cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_BGR2GRAY).std()) < FLAT
     return hidden / len(points)
+
+
+def same_scene(picture: Image, masked: Image, faces: Sequence[Box]) -> bool:
+    """Whether one picture is the other, masked: around the faces :data:`LEFT` of the pixels agree. So that a residual
+    is measured, and not whether two pictures show the same person."""
+    around = np.ones(picture.shape[:2], bool)
+    for box in faces:
+        x0, y0, x1, y1 = _inside(box, picture)
+        around[y0:y1, x0:x1] = False
+    if around.mean() < LEAST_AROUND:
+        return False
+    differences = cv2.absdiff(picture, masked).max(axis=2)[around]
+    return bool((differences <= AGREES).mean() >= LEFT)
 
 
 def _hindrances(found: dict[str, Any]) -> list[Hindrance]:

@@ -24,6 +24,9 @@ WEIGHTS = ("face_recogniser", "face_landmarks")
 CHIP, AROUND = 150, 0.25
 """Side of an aligned face, in pixels, and how much around it is in it: what dlib's network was trained on."""
 
+WIDER, LOWER = 1.3, 0.6
+"""A square so many times as wide as a detector's box, its middle so far down in it: as dlib's own boxes lie."""
+
 Template = NDArray[np.float64]
 """What identifies a face: shape (128,). Belongs nowhere but in memory."""
 
@@ -50,8 +53,10 @@ class Recogniser:
 
     def landmarks(self, picture: Image, box: Box) -> Any:
         """Where eyes and nose of the face in a box are: dlib's ``full_object_detection``."""
-        x0, y0, x1, y1 = (round(side) for side in box)
-        return self._landmarks(_rgb(picture), self._dlib.rectangle(x0, y0, x1, y1))
+        x, y = (box[0] + box[2]) / 2, box[1] + LOWER * (box[3] - box[1])
+        half = WIDER * (box[2] - box[0]) / 2
+        sides = (round(side) for side in (x - half, y - half, x + half, y + half))
+        return self._landmarks(_rgb(picture), self._dlib.rectangle(*sides))
 
     def template(self, picture: Image, landmarks: Any) -> Template:
         """Of the face with these landmarks."""

@@ -6,13 +6,14 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import cameras, detections, health, images
+from sfumato.agents.api import analyses, cameras, detections, health, images
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     cameras.router,
     images.router,
     detections.router,
+    analyses.router,
 )
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(
