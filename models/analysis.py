@@ -83,7 +83,8 @@ def sharpness(picture: Image, box: Box) -> float:
     grey = cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_BGR2GRAY)
     look = images.resize(grey, LOOK, LOOK)
     spread = float(look.var())
-    return float(cv2.Laplacian(look, cv2.CV_64F).var()) / spread if spread > 1.0 else 0.0
+    edges = cv2.Laplacian(look, cv2.CV_64F)[1:-1, 1:-1]  # at the border it would see the reflection
+    return float(edges.var()) / spread if spread > 1.0 else 0.0
 
 
 def pose(points: Points, box: Box) -> Pose:

@@ -32,7 +32,7 @@ class Criteria(Part):
     125 pixels per metre that EN 62676-4 wants for recognition. The others: ``docs/analyses.md``."""
 
     least_eye_distance: Positive = 8.0
-    least_sharpness: Positive = 0.07
+    least_sharpness: Positive = 0.035
     most_yaw: Angle = 60.0
     most_pitch: Angle = 45.0
     most_occlusion: Relative = 0.4

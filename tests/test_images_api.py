@@ -45,6 +45,7 @@ POLICY = {
     "targets": {"face": {"mask": "solid"}},
     "zones": [{"name": "window", "polygon": [[0.0, 0.0], [0.25, 0.0], [0.25, 0.25], [0.0, 0.25]]}],
 }
+NIGHT = {"name": "night", "from": "22:00", "to": "06:00", "full_mask": True}
 SECRET = b"planted-0451"
 
 
@@ -271,6 +272,7 @@ def hostile(face: np.ndarray) -> dict[str, tuple[bytes, str, int]]:
         frames[0].save(file, kind, save_all=True, append_images=frames[1:])
         animated[kind] = file.getvalue()
     script = b"<script>" + SECRET + b"</script>"
+    comment = b"\xff\xfe" + struct.pack(">H", len(script) + 2) + script
     return {
         "nothing": (b"", "image/jpeg", 400),
         "bomb": (bomb(), "image/png", 413),
@@ -282,11 +284,7 @@ def hostile(face: np.ndarray) -> dict[str, tuple[bytes, str, int]]:
         "head alone": (jpeg[:30], "image/jpeg", 422),
         "animated webp": (animated["WEBP"], "image/webp", 422),
         "animated png": (animated["PNG"], "image/png", 422),
-        "page in a comment": (
-            jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(script) + 2) + script + jpeg[2:],
-            "image/jpeg",
-            422,
-        ),
+        "page in a comment": (jpeg[:2] + comment + jpeg[2:], "image/jpeg", 422),
         "page behind": (png + script, "image/png", 422),
         "bytes behind": (png + SECRET, "image/png", 422),
         "bytes behind webp": (webp + SECRET, "image/webp", 422),
