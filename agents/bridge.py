@@ -28,6 +28,7 @@ from sfumato.agents.live import Live
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
+from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.settings import Settings
 from sfumato.agents.shelf import Shelf
 from sfumato.agents.stills import Stills
@@ -80,6 +81,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.shelf = Shelf(settings.image_kept, settings.image_kept_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.middleware("http")(_add_headers)
+    app.add_middleware(RequestIds)  # the last one added is the outermost
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -29,7 +29,7 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import xml_form
+from sfumato.agents import deprecation, xml_form
 from sfumato.agents.protobuf_form import ProtobufError, protobuf
 from sfumato.agents.shapes import Record
 from sfumato.agents.xml_form import XmlError
@@ -42,19 +42,37 @@ RESOURCE = (JSON, XML, PROTOBUF)
 ALIASES = {"text/xml": XML, "application/protobuf": PROTOBUF, "text/json": JSON}
 
 
+Settle = Callable[[Response | None], Coroutine[Any, Any, None]]
+"""What a dependency may leave in ``request.state.settle``: told the answer in JSON, None where the endpoint failed."""
+
+
+class AlreadyAnswered(Exception):
+    """Raised by a dependency: this is the answer; the endpoint is not called."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
+
+
 class Negotiated(APIRoute):
     """A route whose resources are JSON, XML or Protobuf, as asked for."""
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        options["deprecated"] = options.get("deprecated") or deprecation.find(endpoint) is not None or None
+        super().__init__(path, endpoint, **options)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, model, taken = super().get_route_handler(), returned(self), accepted(self)
-        offered = offers(self)
+        offered, ending = offers(self), deprecation.find(self.endpoint)
 
         async def negotiate(request: Request) -> Response:
             if offered:
                 request.state.format = _choose_or_refuse(request, offered)
             if taken is not None:
                 request = _Body(request, taken)
-            response = await handle(request)
+            response = await _answer(handle, request)
+            if ending is not None:
+                response.headers.update(ending.headers(request.path_params))
             if len(offered) > 1:
                 response.headers.add_vary_header("Accept")
             if model is not None and response.headers.get("content-type") == JSON:
@@ -62,6 +80,24 @@ class Negotiated(APIRoute):
             return response
 
         return negotiate
+
+
+async def _answer(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
+    try:
+        response = await handle(request)
+    except AlreadyAnswered as answered:
+        return answered.response
+    except Exception:
+        await _settle(request, None)
+        raise
+    await _settle(request, response)
+    return response
+
+
+async def _settle(request: Request, response: Response | None) -> None:
+    settle: Settle | None = getattr(request.state, "settle", None)
+    if settle is not None:
+        await settle(response)
 
 
 def returned(route: APIRoute) -> type[BaseModel] | None:

@@ -121,14 +121,8 @@ SINGLES: dict[type, Kind] = {
 
 
 def record_name(model: type[BaseModel]) -> str:
-    """The model's name in XML and Protobuf; ``Page[Policy]`` is ``PolicyPage``."""
-    generic = model.__pydantic_generic_metadata__
-    if generic["origin"] is None:
-        return model.__name__.lstrip("_")
-    arguments = "".join(
-        record_name(a) if isinstance(a, type) and issubclass(a, BaseModel) else "" for a in generic["args"]
-    )
-    return arguments + generic["origin"].__name__
+    """The model's name in XML and Protobuf."""
+    return re.sub(r"\W", "", model.__name__).lstrip("_")
 
 
 def records(roots: typing.Iterable[type[BaseModel]]) -> list[Record]:
