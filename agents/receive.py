@@ -17,6 +17,8 @@ from sfumato.schemas.outcome import Reason
 FORM = "multipart/form-data"
 ACCEPTED = (*FORMATS, FORM)
 MOST_PARTS = 8
+LARGEST = 1_000_000_000
+"""Bytes of a body that SFUMATO_IMAGE_BYTES can allow at most."""
 STATUS = {Reason.EMPTY: 400, Reason.TOO_LARGE: 413}
 """By the reason for which a picture is refused; any other: 422."""
 

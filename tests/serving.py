@@ -44,5 +44,6 @@ class Api:
         self._server.should_exit = True
         self._thread.join(20)
         self.app.state.lookers.close()
+        self.app.state.usage.close()
         self.app.state.database.close()
         assert not self._thread.is_alive()

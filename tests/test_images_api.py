@@ -354,6 +354,16 @@ def test_a_picture_too_small_to_judge_is_all_grey(api):
     assert (told["outcome"], told["reason"], told["objects"]) == ("fully_masked", "too_small", [])
 
 
+def test_each_picture_counts_as_a_frame_of_its_caller(api, face):
+    with api.caller() as caller:
+        kind = {"Content-Type": "image/png"}
+        for path in ("images:anonymize?targets=face", "detections?targets=face", "analyses"):
+            assert caller.post(f"/v1/{path}", content=encoded(face), headers=kind).is_success
+        assert caller.post("/v1/detections", content=b"", headers=kind).status_code == 400
+    usage = api.app.state.usage
+    assert 3 in [usage.today(f"key:{key.id}").frames for key in api.app.state.keys.list()]
+
+
 def test_nothing_of_a_picture_is_written(api, face):
     """Neither the raw picture nor the masked one, in whatever way it was sent."""
     payload = encoded(face) + b""

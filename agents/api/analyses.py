@@ -63,6 +63,7 @@ class Options(Part):
     "/analyses",
     summary="Judge the faces of a picture, without recognising anybody",
     responses={**REFUSALS, 501: {"description": "There is no recogniser here; the extra `attack` brings one"}},
+    max_body_size=receive.LARGEST,
     openapi_extra=body(**MASKED_PART),
 )
 async def analyse(
@@ -81,7 +82,9 @@ async def analyse(
         if kept is None:
             raise HTTPException(422, "masked: not, or no longer, there, or not yours; send it as the part `masked`")
         masked = kept.payload
-    return await lookers.run(request, _analyse(lookers, received, masked, settings.max_pixels))
+    analysed = await lookers.run(request, _analyse(lookers, received, masked, settings.max_pixels))
+    request.app.state.usage.add(caller.id, frames=1 if masked is None else 2)
+    return analysed
 
 
 def _analyse(lookers: Lookers, received: Received, masked: bytes | None, max_pixels: int) -> Callable[[], Analysis]:

@@ -13,8 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from sfumato.agents import hls, viewers
+from sfumato.agents.callers import Caller, needs
 from sfumato.agents.live import Camera, Live
 from sfumato.agents.stills import Stills
+from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1/cameras", tags=["cameras"])
 
@@ -39,11 +41,13 @@ def _stills(connection: HTTPConnection) -> Stills:
 
 
 LiveCameras = Annotated[Live, Depends(_live)]
+Watching = Annotated[Caller, needs(Scope.CAMERAS_READ)]
 
 
 @router.get("", summary="The cameras seen since the bridge started")
-async def cameras(live: LiveCameras) -> dict[str, Any]:
-    return {"cameras": [describe(camera) for _, camera in sorted(live.cameras.items())]}
+async def cameras(live: LiveCameras, caller: Watching) -> dict[str, Any]:
+    """Those that are the caller's; the others are 404 everywhere, as if they were not there."""
+    return {"cameras": [describe(camera) for id, camera in sorted(live.cameras.items()) if caller.sees(id)]}
 
 
 @router.get(
@@ -52,10 +56,10 @@ async def cameras(live: LiveCameras) -> dict[str, Any]:
     responses={200: {"content": {"image/jpeg": {}}}, 404: {"description": "The camera has sent nothing yet"}},
     response_class=Response,
 )
-async def snapshot(camera: str, live: LiveCameras, stills: Annotated[Stills, Depends(_stills)]) -> Response:
-    if camera not in live.cameras:
-        raise HTTPException(404, NO_FRAME)
-    still = await stills.newest(live.cameras[camera])
+async def snapshot(
+    camera: str, live: LiveCameras, stills: Annotated[Stills, Depends(_stills)], caller: Watching
+) -> Response:
+    still = await stills.newest(_seen(live, camera, caller))
     if still is None:
         raise HTTPException(503, "its newest frame cannot be decoded; wait for the next keyframe")
     frame = still.arrival.frame
@@ -64,7 +68,9 @@ async def snapshot(camera: str, live: LiveCameras, stills: Annotated[Stills, Dep
 
 
 @router.websocket("/{camera}/live")
-async def watch(socket: WebSocket, camera: str) -> None:
+async def watch(socket: WebSocket, camera: str, caller: Watching) -> None:
+    if not caller.sees(camera):
+        raise HTTPException(404, NO_FRAME)
     await viewers.watch(socket, camera, _live(socket), _stills(socket))
 
 
@@ -74,8 +80,8 @@ async def watch(socket: WebSocket, camera: str) -> None:
     responses={200: {"content": {hls.PLAYLIST: {}}}, **MISSING},
     response_class=Response,
 )
-async def playlist(camera: str, live: LiveCameras) -> Response:
-    shown = _filmed(live, camera)
+async def playlist(camera: str, live: LiveCameras, caller: Watching) -> Response:
+    shown = _filmed(live, camera, caller)
     shown.hls.want()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FIRST_SEGMENTS):
@@ -92,8 +98,8 @@ async def playlist(camera: str, live: LiveCameras) -> Response:
     responses={200: {"content": {hls.SEGMENT: {}}}, **MISSING},
     response_class=Response,
 )
-async def initialization(camera: str, breaks: int, live: LiveCameras) -> Response:
-    return await _muxed(_filmed(live, camera).hls.find_break(breaks), 0)
+async def initialization(camera: str, breaks: int, live: LiveCameras, caller: Watching) -> Response:
+    return await _muxed(_filmed(live, camera, caller).hls.find_break(breaks), 0)
 
 
 @router.get(
@@ -102,8 +108,8 @@ async def initialization(camera: str, breaks: int, live: LiveCameras) -> Respons
     responses={200: {"content": {hls.SEGMENT: {}}}, **MISSING},
     response_class=Response,
 )
-async def segment(camera: str, number: int, live: LiveCameras) -> Response:
-    return await _muxed(_filmed(live, camera).hls.find(number), 1)
+async def segment(camera: str, number: int, live: LiveCameras, caller: Watching) -> Response:
+    return await _muxed(_filmed(live, camera, caller).hls.find(number), 1)
 
 
 async def _muxed(segment: hls.Segment | None, part: int) -> Response:
@@ -116,11 +122,17 @@ async def _muxed(segment: hls.Segment | None, part: int) -> Response:
     return Response(parts[part], media_type=hls.SEGMENT, headers={"Cache-Control": "no-store"})
 
 
-def _filmed(live: Live, id: str) -> Camera:
-    """The camera whose newest frame is H.264, else 404."""
+def _seen(live: Live, id: str, caller: Caller) -> Camera:
+    """The camera, else 404; also where it is not the caller's."""
     camera = live.cameras.get(id)
-    if camera is None:
+    if camera is None or not caller.sees(id):
         raise HTTPException(404, NO_FRAME)
+    return camera
+
+
+def _filmed(live: Live, id: str, caller: Caller) -> Camera:
+    """The camera whose newest frame is H.264, else 404."""
+    camera = _seen(live, id, caller)
     if camera.newest.frame.unit is None:
         raise HTTPException(404, NO_VIDEO)
     return camera

@@ -17,7 +17,8 @@ from sfumato.agents.lookers import Lookers
 from sfumato.agents.receive import Received
 from sfumato.agents.settings import Settings
 from sfumato.models.engine import SMALLEST_SIDE
-from sfumato.schemas.anonymization import Detected, Detections, found
+from sfumato.schemas.anonymization import Detected, Detections
+from sfumato.schemas.anonymization import found as described
 from sfumato.schemas.detection import Evidence
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
@@ -29,6 +30,7 @@ router = APIRouter(prefix="/v1", tags=["images"], route_class=Negotiated)
     "/detections",
     summary="Find faces, licence plates, people and text in a picture",
     responses=REFUSALS,
+    max_body_size=receive.LARGEST,
     openapi_extra=body(**POLICY_PART),
 )
 async def detect(
@@ -42,7 +44,9 @@ async def detect(
         raise HTTPException(422, "mask: nothing is masked here; leave it out")
     received = await receive.receive(request, settings.image_bytes, "policy")
     policy, _ = await policy_of(request, caller, choice, received.parts.get("policy"))
-    return await lookers.run(request, _look(lookers, policy, received, settings.max_pixels))
+    found = await lookers.run(request, _look(lookers, policy, received, settings.max_pixels))
+    request.app.state.usage.add(caller.id, frames=1)
+    return found
 
 
 def _look(lookers: Lookers, policy: Policy, received: Received, max_pixels: int) -> Callable[[], Detections]:
@@ -55,7 +59,7 @@ def _look(lookers: Lookers, policy: Policy, received: Received, max_pixels: int)
         objects = [
             Detected(**dict(seen), detector=name)
             for name, (detections,) in chosen.apart([image], [policy])
-            for seen in found((d for d in detections if d.evidence is not Evidence.WEAK), width, height)
+            for seen in described((d for d in detections if d.evidence is not Evidence.WEAK), width, height)
         ]
         return Detections(width=width, height=height, objects=tuple(objects), detectors=chosen.records(policy))
 

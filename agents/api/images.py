@@ -92,6 +92,7 @@ def ensemble(lookers: Lookers, policy: Policy) -> Ensemble:
     summary="Mask a picture",
     response_model=Anonymization,
     responses={200: {"content": {kind: PICTURE for kind in FORMATS}}, **REFUSALS},
+    max_body_size=receive.LARGEST,
     openapi_extra=body(**POLICY_PART),
 )
 async def anonymize(
@@ -105,6 +106,7 @@ async def anonymize(
     _prefer(request, received.content_type)
     chosen = await policy_of(request, caller, choice, received.parts.get("policy"))
     masked = await lookers.run(request, _mask(lookers, chosen.policy, received.payload, settings))
+    request.app.state.usage.add(caller.id, frames=1)
     if request.state.format in FORMATS:
         return Response(masked.payload, media_type=received.content_type, headers=_headers(masked, chosen))
     return _describe(request, caller, chosen, masked, received.content_type)

@@ -6,11 +6,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import analyses, cameras, detections, health, images
+from sfumato.agents.api import analyses, cameras, detections, health, images, session
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     cameras.router,
+    session.router,
     images.router,
     detections.router,
     analyses.router,
