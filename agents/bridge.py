@@ -31,12 +31,14 @@ from sfumato.agents.headers import SecurityHeaders
 from sfumato.agents.keys import Keys
 from sfumato.agents.limits import Limits
 from sfumato.agents.live import Live
+from sfumato.agents.lookers import Lookers
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
 from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.sealing import MasterKeys
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
+from sfumato.agents.shelf import Shelf
 from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
 from sfumato.agents.tokens import Tokens
@@ -49,11 +51,12 @@ VIEWER = Path(__file__).with_name("viewer")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError, FloorError."""
+    """The ASGI application. Raises DatabaseError, BlobError, SealError, FloorError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
     database.migrate()
+    lookers = Lookers(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,6 +70,7 @@ def make_app(settings: Settings) -> FastAPI:
         await asyncio.to_thread(app.state.desk.close)
         await asyncio.to_thread(reader.close)
         await asyncio.to_thread(app.state.standing.close)
+        lookers.close()
         stills.close()
         await asyncio.to_thread(app.state.usage.close)
         database.close()
@@ -79,6 +83,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.standing = Standing(settings, read_floor(settings))
     app.state.database = database
     app.state.keys = Keys(database)
+    app.state.lookers = lookers
+    app.state.shelf = Shelf(settings.image_kept, settings.image_kept_bytes)
     app.state.sessions = Sessions(database)
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)

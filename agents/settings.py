@@ -125,6 +125,16 @@ class Settings(BaseSettings):
     delivery_pause: Seconds = 5.0
     """Seconds before the second attempt; twice as long before each further one, an hour at most."""
 
+    image_workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Pictures of the API that a bridge decodes, masks and encodes at once; detection takes them in turn."""
+    image_queue: Annotated[int, Field(ge=0, le=10_000)] = 32
+    """Pictures of the API that may wait for a worker; one more is answered 503."""
+    image_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 32_000_000
+    """Largest body of a request that sends a picture."""
+    image_kept: Seconds = 300.0
+    """Masked pictures whose URL was answered are kept in memory for so long, in seconds."""
+    image_kept_bytes: Annotated[int, Field(ge=1)] = 256_000_000
+    """Of all masked pictures that are kept; beyond it the oldest go before their time."""
     rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
     """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
     rate_limit_url: str = ""

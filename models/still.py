@@ -20,12 +20,19 @@ from sfumato.schemas.report import Account
 
 @dataclass(frozen=True, slots=True)
 class Still:
-    """The masked file, the size of its picture in pixels, and what became of it."""
+    """The masked file, the size of its picture in pixels, and what became of it. ``detections``: what was masked;
+    none where all of it is grey."""
 
     payload: bytes
     width: int
     height: int
     account: Account
+    detections: tuple[Detection, ...] = ()
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why all of it is grey; None where it is not."""
+        return next(iter(self.account.reasons), None)
 
 
 def mask(payload: bytes, ensemble: Ensemble, policy: Policy, *, max_pixels: int, quality: int) -> Still:
@@ -46,7 +53,7 @@ def mask(payload: bytes, ensemble: Ensemble, policy: Policy, *, max_pixels: int,
     if reason is not None:
         image, found = np.full_like(image, GREY), ()
     encoded = images.encode_as(image, content_type, quality)
-    return Still(encoded, image.shape[1], image.shape[0], _account(found, spared, reason))
+    return Still(encoded, image.shape[1], image.shape[0], _account(found, spared, reason), found)
 
 
 def _find(image: Image, ensemble: Ensemble, policy: Policy) -> tuple[tuple[Detection, ...], Reason | None]:

@@ -162,12 +162,17 @@ class Policy(Part):
         return Message(key.encode(), self.model_dump_json().encode(), event.headers())
 
     @classmethod
-    def from_message(cls, key: bytes | None, value: bytes) -> Policy:
-        """Read a message of ``policies``; :class:`EnvelopeError` where it breaks the contract."""
+    def from_value(cls, value: bytes) -> Policy:
+        """Read a policy as JSON; :class:`EnvelopeError` names the fields at fault and the remedies."""
         try:
-            policy = cls.model_validate_json(value)
+            return cls.model_validate_json(value)
         except ValidationError as error:
             raise EnvelopeError("value", remedies(error)) from None
+
+    @classmethod
+    def from_message(cls, key: bytes | None, value: bytes) -> Policy:
+        """Read a message of ``policies``; :class:`EnvelopeError` where it breaks the contract."""
+        policy = cls.from_value(value)
         if key not in (policy.camera.encode(), f"{policy.camera}@{policy.version}".encode()):
             raise EnvelopeError("key", "differs from camera")
         return policy

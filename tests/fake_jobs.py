@@ -44,7 +44,9 @@ class Jobs:
 
     def add(self, *names: str, purpose: str = "tests") -> str:
         id = secrets.token_hex(16)
-        files = tuple(JobFile(number=i, name=n, state=JobState.QUEUED, bytes_before=3_000_000) for i, n in enumerate(names))
+        files = tuple(
+            JobFile(number=i, name=n, state=JobState.QUEUED, bytes_before=3_000_000) for i, n in enumerate(names)
+        )
         used = PolicyUsed(camera="files", version=1)
         request = JobRequest.model_validate({"files": [{"upload": id}], "purpose": purpose})
         self.jobs[id] = Job(
@@ -57,7 +59,9 @@ class Jobs:
         """So many frames of each file; all of them: it has ended."""
         job, ended = self.jobs[id], done == total
         state = JobState.SUCCEEDED if ended else JobState.RUNNING
-        account = Account(frames=total, masked=total - 2, fully_masked=2, dropped=0, looked_at=total, reasons={"damaged": 2})
+        account = Account(
+            frames=total, masked=total - 2, fully_masked=2, dropped=0, looked_at=total, reasons={"damaged": 2}
+        )
         files = []
         for file in job.files:
             result = Result(

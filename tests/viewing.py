@@ -51,9 +51,9 @@ def opened(browser: Browser, bridge: Bridge, *scopes: Scope, place: str = "", wi
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
         "console",
-        lambda message: problems.append(message.text)
-        if message.type == "error" and not message.text.startswith(REFUSED)
-        else None,
+        lambda message: (
+            problems.append(message.text) if message.type == "error" and not message.text.startswith(REFUSED) else None
+        ),
     )
     page.goto(f"http://{bridge.address}/#key={secret(bridge.settings, *scopes)}")
     page.get_by_role("button", name="Sign out").wait_for()

@@ -18,6 +18,8 @@ router = APIRouter(tags=["health"])
 async def healthz(request: Request) -> dict[str, str]:
     if not request.app.state.reader.is_alive():
         raise HTTPException(503, "the thread that reads Kafka has ended; restart the bridge")
+    if request.app.state.lookers.stuck:
+        raise HTTPException(503, "the detectors do not come back; restart the bridge")
     return {"status": "ok"}
 
 
