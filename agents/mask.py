@@ -251,7 +251,8 @@ class Masker:
         account = film.mask(part, lambda: tick(1))
         width, height = film.form.size
         sound = self._options.sound and film.form.sounds > 0
-        return {"account": account, "width": width, "height": height, "sound": sound, "cut_short": film.cut_short}
+        told = {"account": account, "width": width, "height": height, "metadata": film.metadata}
+        return told | {"sound": sound, "cut_short": film.cut_short}
 
     def _still(self, job: Job, part: Path, tick: Callable[[int], None]) -> dict[str, Any]:
         masked = still.mask(
@@ -260,10 +261,12 @@ class Masker:
             self._rules.policy,
             max_pixels=self._options.max_pixels,
             quality=self._quality,
+            pseudonymize=self._options.pseudonymize,
         )
         part.write_bytes(masked.payload)
         tick(1)
-        return {"account": masked.account, "width": masked.width, "height": masked.height}
+        told = {"account": masked.account, "width": masked.width, "height": masked.height}
+        return told | {"metadata": masked.metadata}
 
 
 class Run:
