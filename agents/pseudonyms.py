@@ -9,6 +9,8 @@ reversible without a table by whoever holds the secret. Destroying the file make
 from __future__ import annotations
 
 import base64
+import json
+import logging
 import os
 import re
 import secrets
@@ -24,6 +26,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sfumato.agents.settings import Settings
 from sfumato.schemas.metadata import NAMES, Metadata, MetadataField, Period
+from sfumato.schemas.pseudonym import Reveal
+
+log = logging.getLogger(__name__)
 
 SECRET = 32
 """Bytes of a period's secret."""
@@ -114,7 +119,7 @@ class Pseudonyms:
         except FileNotFoundError:
             return None
         if len(secret) != SECRET:
-            raise PseudonymError(f"{self._path(period)}: damaged; restore it, or destroy the period")
+            raise UnknownPseudonymError("period: its secret is damaged; restore its file in the state folder")
         return secret
 
     def _secret(self, period: str) -> bytes:
@@ -136,8 +141,14 @@ class Pseudonyms:
         _sync(self._folder)
         made = self._read(period)
         if made is None:
-            raise PseudonymError(f"{self._path(period)}: was destroyed while it was made")
+            raise UnknownPseudonymError("period: its secret was destroyed while it was made")
         return made
+
+
+def record(asked: Reveal, caller: str, purpose: str, outcome: str) -> None:
+    """The audit record of a reveal: who, which, why, with what outcome; never the value. One line of JSON in the log."""
+    told = asked.model_dump() | {"caller": caller, "purpose": purpose, "outcome": outcome}
+    log.info("pseudonym reveal: %s", json.dumps(told))
 
 
 UNKNOWN = "pseudonym: not one of this recipient and period"

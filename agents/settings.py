@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -86,6 +86,16 @@ class Settings(BaseSettings):
     """Folder of the database, the files and the keys that seal them, where no other place is set."""
     database_url: str = ""
     """``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``; empty: ``sfumato.db`` in the state folder."""
+
+    # content credentials
+    c2pa_certificate: Path | None = None
+    """PEM of the chain that signs C2PA manifests, the signing certificate first; unset: a self-made one, untrusted."""
+    c2pa_key: Path | None = None
+    """PEM (PKCS #8) of its private key."""
+    c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
+    """Of that key, by C2PA's names."""
+    c2pa_timestamp_url: str = ""
+    """Timestamp authority (RFC 3161) that is asked for each manifest; empty: none, and nothing is sent anywhere."""
 
     # bridge
     bridge_host: str = "127.0.0.1"

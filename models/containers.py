@@ -76,7 +76,7 @@ def chunks(payload: bytes, content_type: str) -> Iterator[Piece]:
     """Of a PNG up to its end, or of a WebP."""
     at, png = (8, True) if content_type == "image/png" else (12, False)
     if not png:
-        payload = payload[: 8 + struct.unpack_from("<I", payload, 4)[0]]
+        payload = payload[: 8 + int.from_bytes(payload[4:8], "little")]
     while at + 8 <= len(payload):
         if png:
             length, name = struct.unpack_from(">I4s", payload, at)
@@ -163,14 +163,15 @@ def _webp_chunk(name: bytes, body: bytes) -> bytes:
 
 def _webp_header(piece: Piece) -> bytes:
     """The ``VP8X`` payload of a simple WebP: flags, and width and height less one in 24 bits each."""
-    flags = 0
+    flags, width, height = 0, 0, 0
     if piece.name == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", piece.body, 6))
     else:
         (bits,) = struct.unpack_from("<I", piece.body, 1)
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         flags = 0x10 if bits >> 28 & 1 else 0  # transparency
-    return bytes([flags, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    sides = struct.pack("<II", width - 1, height - 1)
+    return bytes([flags, 0, 0, 0]) + sides[0:3] + sides[4:7]
 
 
 def bare(payload: bytes, content_type: str, exif: bytes | None) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from xml.sax.saxutils import escape
 
-from defusedxml import ElementTree  # type: ignore[import-untyped]
+from defusedxml import ElementTree
 
 from sfumato.models.metadata import Coordinates, Found, Values, place, text
 from sfumato.schemas.metadata import MetadataField

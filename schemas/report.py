@@ -54,8 +54,8 @@ class Account(_Record):
 class FileRecord(_Record):
     """One input file. ``error``: why there is no output; ``cut_short``: the input ended before it said it would, and
     what could be read is in the output. ``sound``: whether the audio was kept. ``metadata``: by name what stayed and
-    what was removed. ``credentials``: whether the output carries a signed C2PA manifest; null: not asked for. ``seconds``:
-    how long it took."""
+    what was removed. ``credentials``: whether the output carries a signed C2PA manifest; null: not asked for.
+    ``seconds``: how long it took."""
 
     input: str
     kind: Kind | None = None

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from sfumato.agents.api import cameras, health
+from sfumato.agents.api import cameras, health, pseudonyms
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router)
+ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, pseudonyms.router)
