@@ -28,12 +28,13 @@ from sfumato.schemas.credential import LABEL, Statement
 
 CONTENT_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "video/mp4", "video/quicktime"})
 """What a manifest can be embedded in. WebM and Matroska have no place for one in C2PA 2."""
+ACTIONS = "c2pa.actions.v2"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
 """IPTC's word that comes closest to a capture that an algorithm masked."""
 BUILDING: dict[str, Any] = {
     "version": 1,
     "verify": {"verify_after_sign": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
-    "builder": {"thumbnail": {"enabled": False}, "created_assertion_labels": [LABEL]},
+    "builder": {"thumbnail": {"enabled": False}, "created_assertion_labels": [LABEL, ACTIONS]},
 }
 VALID = timedelta(days=365)
 """Of a certificate that is made here."""
@@ -97,7 +98,7 @@ class Credentials:
         return {
             "claim_generator_info": [self._agent],
             "assertions": [
-                {"label": "c2pa.actions.v2", "data": {"actions": actions, "allActionsIncluded": True}},
+                {"label": ACTIONS, "data": {"actions": actions, "allActionsIncluded": True}},
                 {"label": LABEL, "data": told},
             ],
         }

@@ -171,7 +171,7 @@ class Rules:
 
 
 def metadata(keep: str | None, recipient: str | None) -> Metadata | None:
-    """What the options ``--keep-metadata`` and ``--recipient`` ask for. A field without a treatment gets the strongest."""
+    """What ``--keep-metadata`` and ``--recipient`` ask for. A field without a treatment gets the strongest."""
     if keep is None:
         if recipient is not None:
             raise MaskError("--recipient: goes with --keep-metadata serial=pseudonym and the like")
@@ -184,9 +184,8 @@ def metadata(keep: str | None, recipient: str | None) -> Metadata | None:
             strongest = Treatment.PSEUDONYM if field in NAMES else Treatment.COARSEN if field in MEASURES else "exact"
             chosen[field] = Treatment(treatment or strongest)
     except ValueError:
-        raise MaskError(
-            f"--keep-metadata: fields {', '.join(MetadataField)}, each with = and one of {', '.join(Treatment)}, or without"
-        ) from None
+        fields, treatments = ", ".join(MetadataField), ", ".join(Treatment)
+        raise MaskError(f"--keep-metadata: fields of {fields}; each alone, or with = and one of {treatments}") from None
     try:
         return Metadata(keep=chosen, recipient=recipient)
     except ValidationError as error:

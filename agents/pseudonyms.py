@@ -146,7 +146,7 @@ class Pseudonyms:
 
 
 def record(asked: Reveal, caller: str, purpose: str, outcome: str) -> None:
-    """The audit record of a reveal: who, which, why, with what outcome; never the value. One line of JSON in the log."""
+    """The audit record of a reveal: who, which, why, with what outcome; never the value. One JSON line in the log."""
     told = asked.model_dump() | {"caller": caller, "purpose": purpose, "outcome": outcome}
     log.info("pseudonym reveal: %s", json.dumps(told))
 

@@ -116,7 +116,7 @@ def _known_zone(name: str) -> str:
 class Metadata(Part):
     """``keep``: the fields that stay, with the treatment of each; empty: none. ``grid``: of coordinates, which are
     moved to the centre of their cell. ``grain``: times are moved to its beginning in ``time_zone`` (IANA).
-    ``recipient``: whom the file is for, and ``period``: pseudonyms differ between recipients and between periods (UTC)."""
+    ``recipient``: whom the file is for, and ``period``: pseudonyms differ between recipients and periods (UTC)."""
 
     keep: dict[MetadataField, Treatment] = Field(default_factory=dict)
     grid: Grid = Grid(degrees=0.01)
