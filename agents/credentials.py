@@ -33,8 +33,19 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnh
 """IPTC's word that comes closest to a capture that an algorithm masked."""
 BUILDING: dict[str, Any] = {
     "version": 1,
-    "verify": {"verify_after_sign": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
+    "verify": {"verify_after_sign": False, "remote_manifest_fetch": False, "ocsp_fetch": False},
+    "core": {
+        "merkle_tree_chunk_size_in_kb": 1024,
+        "merkle_tree_max_proofs": 0,
+        "backing_store_memory_threshold_in_mb": 16,
+    },
     "builder": {"thumbnail": {"enabled": False}, "created_assertion_labels": [LABEL, ACTIONS]},
+}
+"""Films are hashed in pieces of a mebibyte and, from 16 MB on, kept in a nameless temporary file on the way (TMPDIR).
+By its own defaults the library holds up to half a gigabyte in memory for either."""
+READING: dict[str, Any] = {
+    "version": 1,
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
 }
 VALID = timedelta(days=365)
 """Of a certificate that is made here."""
@@ -58,6 +69,7 @@ class Credentials:
         try:
             told = c2pa.C2paSignerInfo(settings.c2pa_algorithm, chain, key, settings.c2pa_timestamp_url or None)
             self._context = c2pa.Context.from_dict(BUILDING, signer=c2pa.Signer.from_info(told))
+            self._reading = c2pa.Context.from_dict(READING)
         except c2pa.C2paError as error:
             raise CredentialsError(f"SFUMATO_C2PA_CERTIFICATE, _KEY or _ALGORITHM: {type(error).__name__}") from None
 
@@ -84,8 +96,14 @@ class Credentials:
         try:
             with c2pa.Builder.from_json(json.dumps(self._manifest(statement)), self._context) as builder:
                 builder.sign(content_type, source, target)
+            # The library does not do it by itself, and has made manifests that its own reader refuses.
+            target.seek(0)
+            with c2pa.Reader(content_type, target, context=self._reading) as read:
+                state = read.get_validation_state()
         except c2pa.C2paError as error:
             raise CredentialsError(f"the manifest could not be made: {type(error).__name__}") from None
+        if state not in ("Valid", "Trusted"):
+            raise CredentialsError("the manifest that was made is not valid; the file is not signed")
 
     def _manifest(self, statement: Statement) -> dict[str, Any]:
         told = statement.model_dump(mode="json", exclude_none=True)
