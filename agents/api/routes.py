@@ -15,6 +15,7 @@ from sfumato.agents.api import (
     images,
     jobs,
     policies,
+    pseudonyms,
     session,
     uploads,
 )
@@ -30,6 +31,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     images.router,
     detections.router,
     analyses.router,
+    pseudonyms.router,
 )
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(
