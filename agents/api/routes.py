@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from sfumato.agents.api import cameras, health, session
+from sfumato.agents.api import cameras, health, keys, session, usage
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, session.router)
+ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, session.router, keys.router, usage.router)
