@@ -27,8 +27,20 @@ def key() -> None:
 @key.command()
 @click.option("--name", required=True, help="Whose key it is; shown in lists.")
 @click.option("--purpose", required=True, help="What its calls are for; in the audit of each call.")
-@click.option("--role", "roles", multiple=True, type=click.Choice([*Role]), help="A set of scopes; may be repeated.")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice([*Scope]), help="One scope; may be repeated.")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice([role.value for role in Role]),
+    help="A set of scopes; may be repeated.",
+)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="One scope; may be repeated.",
+)
 @click.option("--camera", "cameras", multiple=True, metavar="PATTERN", help="A camera it opens, or '*'; repeatable.")
 @click.option("--days", type=click.IntRange(min=1, max=36_500), help="Days until it ends; else it does not end.")
 @click.option("--rate", type=int, help="Requests a minute, 100 to 10,000.")
