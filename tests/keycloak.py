@@ -129,7 +129,7 @@ def distribution() -> Path:
         unpacked = Path(scratch) / f"keycloak-{VERSION}"
         (unpacked / "bin" / "kc.sh").chmod(0o755)
         # Built once, so that each start is quick.
-        subprocess.run([unpacked / "bin" / "kc.sh", "build", "--db=dev-mem"], check=True)
+        subprocess.run([unpacked / "bin" / "kc.sh", "build", "--db=dev-mem"], check=True, stdout=subprocess.DEVNULL)
         try:
             unpacked.rename(folder)
         except OSError:
