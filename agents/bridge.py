@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sfumato.agents import calls, metrics, problems, tls
 from sfumato.agents.api.routes import ROUTERS
-from sfumato.agents.bodies import LARGEST, BodyTimeout
+from sfumato.agents.bodies import Bodies
 from sfumato.agents.calls import CallAudit, Calls
 from sfumato.agents.database import Database
 from sfumato.agents.gate import Gate
@@ -70,7 +70,7 @@ def make_app(settings: Settings) -> FastAPI:
         database.close()
 
     # FastAPI's documentation pages load from another site, so they are off; the schema itself is served.
-    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan, max_body_size=LARGEST)
+    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.settings = settings
     app.state.live = live
     app.state.stills = stills
@@ -91,7 +91,7 @@ def make_app(settings: Settings) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one meets a request first."""
-    app.add_middleware(BodyTimeout, timeout=settings.body_timeout)
+    app.add_middleware(Bodies, timeout=settings.body_timeout)
     app.add_middleware(Gate)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.add_middleware(CallAudit)

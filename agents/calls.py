@@ -10,18 +10,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from fastapi.routing import iter_route_contexts
 from starlette.requests import HTTPConnection
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato.agents import gate, metrics
 from sfumato.agents.callers import Caller
+from sfumato.agents.endpoints import template
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.call import Call
@@ -142,7 +139,7 @@ class _Taking:
             caller=caller.id[:1000] if caller else None,
             purpose=caller.purpose if caller else None,
             method="WS" if self._scope["type"] == "websocket" else self._scope["method"][:20],
-            route=route(self._scope),
+            route=template(self._scope),
             path=self._scope["path"][:500],
             status=self._status,
             request_id=request_id,
@@ -153,15 +150,6 @@ def is_audited(scope: Scope) -> bool:
     """The API's calls: all but the page, its files and the health of the process."""
     path = scope["path"]
     return path not in gate.PUBLIC | gate.HEALTH and not path.startswith(gate.PUBLIC_FOLDERS)
-
-
-def route(scope: Scope) -> str | None:
-    """The path of the endpoint, with names for its parts; None where there is none."""
-    contexts: Iterable[Any] = iter_route_contexts(scope["app"].routes)
-    for context in contexts:
-        if context.matches(scope)[0] is Match.FULL:
-            return str(context.path_format or context.path)
-    return None
 
 
 def log_lines() -> None:
