@@ -14,10 +14,12 @@ from sfumato.agents.api import (
     health,
     images,
     jobs,
+    keys,
     policies,
     pseudonyms,
     session,
     uploads,
+    usage,
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -28,6 +30,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     uploads.router,
     jobs.router,
     session.router,
+    keys.router,
+    usage.router,
     images.router,
     detections.router,
     analyses.router,
