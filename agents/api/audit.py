@@ -32,7 +32,8 @@ LINES = "application/x-ndjson"
 CSV = "text/csv"
 COLUMNS = (
     "id", "camera", "epoch", "sequence", "outcome", "reason", "detail", "captured_at", "time_source", "audited_at",
-    "policy", "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes", "output_sha256",
+    "policy", "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes",
+    "output_sha256",
 )  # fmt: skip
 """Of the CSV; what is nested is in the JSON lines alone."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
