@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from sfumato.agents import calls, metrics, problems, tls
-from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents import calls, metrics, openapi, problems, tls
+from sfumato.agents.api.routes import ROUTERS, ROUTES
 from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.bodies import Bodies
@@ -110,6 +111,7 @@ def make_app(settings: Settings) -> FastAPI:
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.openapi = partial(openapi.document, ROUTES)  # type: ignore[method-assign]
     _add_viewer(app)
     return app
 
