@@ -247,6 +247,7 @@ def test_without_the_right_to_write_it_is_read_only(browser, bridge):
 def test_without_cameras_zones_are_drawn_on_a_blank_picture(browser, bridge):
     with opened(browser, bridge, Scope.POLICIES_READ, Scope.POLICIES_WRITE, place="Policies") as page:
         page.get_by_role("link", name="north version 3").click()
+        expect(page.get_by_role("heading", name="north version 3")).to_be_visible()
         expect(page.get_by_text("zones are drawn on a blank picture")).to_be_visible()
         page.get_by_role("button", name="Add a rectangle").click()
         assert len(save(page).zones) == 2
