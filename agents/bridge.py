@@ -1,6 +1,6 @@
-"""The bridge: anonymized frames for browsers, over WebSocket and REST. Reads ``frames.anonymized`` only.
+"""The bridge: anonymized frames for browsers, over WebSocket and REST, and the API.
 
-Endpoints and the WebSocket's format: docs/bridge.md.
+Of the topics with frames it reads ``frames.anonymized`` only. Endpoints and the WebSocket's format: docs/bridge.md.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -23,32 +23,33 @@ from sfumato.agents import problems
 from sfumato.agents.api.routes import ROUTERS
 from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
+from sfumato.agents.bodies import LARGEST, BodyTimeout
 from sfumato.agents.database import Database
 from sfumato.agents.desk import Desk
+from sfumato.agents.gate import Gate
+from sfumato.agents.headers import SecurityHeaders
 from sfumato.agents.keys import Keys
+from sfumato.agents.limits import Limits
 from sfumato.agents.live import Live
+from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
+from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
+from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
+from sfumato.agents.tokens import Tokens
 from sfumato.agents.uploads import Uploads, sweep_regularly
+from sfumato.agents.usage import Usage
 
 log = logging.getLogger(__name__)
 
 VIEWER = Path(__file__).with_name("viewer")
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, FloorError, BlobError, SealError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -57,6 +58,7 @@ def make_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
+        app.state.standing.start()
         reader.start()
         sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
         app.state.desk.start()
@@ -64,27 +66,42 @@ def make_app(settings: Settings) -> FastAPI:
         sweeping.cancel()
         await asyncio.to_thread(app.state.desk.close)
         await asyncio.to_thread(reader.close)
+        await asyncio.to_thread(app.state.standing.close)
         stills.close()
+        await asyncio.to_thread(app.state.usage.close)
         database.close()
 
     # FastAPI's documentation pages load from another site, so they are off; the schema itself is served.
-    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan, max_body_size=LARGEST)
     app.state.settings = settings
     app.state.live = live
     app.state.stills = stills
+    app.state.standing = Standing(settings, read_floor(settings))
     app.state.database = database
     app.state.keys = Keys(database)
     blobs, sealing = Blobs(settings), MasterKeys(settings)
     app.state.uploads = Uploads(settings, database, blobs, sealing)
     app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
     app.state.writing = Writing()
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
-    app.middleware("http")(_add_headers)
+    app.state.sessions = Sessions(database)
+    app.state.usage = Usage(database)
+    app.state.limits = Limits(settings)
+    app.state.tokens = Tokens(settings)
+    _add_middleware(app, settings)
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
     _add_viewer(app)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """The last one meets a request first."""
+    app.add_middleware(BodyTimeout, timeout=settings.body_timeout)
+    app.add_middleware(Gate)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestIds)
 
 
 def _add_viewer(app: FastAPI) -> None:
@@ -93,13 +110,6 @@ def _add_viewer(app: FastAPI) -> None:
         return FileResponse(VIEWER / "index.html")
 
     app.mount("/viewer", StaticFiles(directory=VIEWER), name="viewer")
-
-
-async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    response.headers.update(HEADERS)
-    response.headers.setdefault("Cache-Control", "no-cache")
-    return response
 
 
 class Server(uvicorn.Server):

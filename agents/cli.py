@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sfumato.agents.policy_commands import policy
+from sfumato.agents.request_ids import FORMAT, RequestFilter
 from sfumato.agents.settings import SettingsError, load
 
 
@@ -61,7 +62,9 @@ class _Commands(click.Group):
 @click.version_option(package_name="sfumato")
 def main() -> None:
     """Anonymize a city's camera fleet in flight. Settings: environment variables SFUMATO_… (docs/settings.md)."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RequestFilter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format=FORMAT)
 
 
 @main.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -125,11 +125,34 @@ class Settings(BaseSettings):
     delivery_pause: Seconds = 5.0
     """Seconds before the second attempt; twice as long before each further one, an hour at most."""
 
+    rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
+    """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
+    rate_limit_url: str = ""
+    """``redis://…`` of the Redis or Valkey that several bridges share their rate limits through; empty: in memory."""
+    oidc_issuer: str = ""
+    """The identity provider whose access tokens are taken, exactly as in their ``iss``; empty: none are."""
+    oidc_audience: str = ""
+    """What their ``aud`` must name."""
+    oidc_jwks_url: str = ""
+    """Where its public keys are; empty: as its ``/.well-known/openid-configuration`` says."""
+
     # bridge
     bridge_host: str = "127.0.0.1"
     bridge_port: Port = 8080
     bridge_allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
     """Host names viewers may use; others are refused (DNS rebinding)."""
+    tls: Literal["", "self-made"] = ""
+    """``self-made``: HTTPS with a certificate made into the state folder, for trying."""
+    tls_certificate: Path | None = None
+    """PEM file of the certificate and those that vouch for it."""
+    tls_key: Path | None = None
+    """PEM file of its private key."""
+    behind_proxy: bool = False
+    """A reverse proxy with TLS stands in front, and alone reaches the bridge: its ``X-Forwarded-…`` are believed."""
+    cors_origins: list[str] = []
+    """Origins whose pages may call the API with a key of their own, e.g. ``https://dam.example``."""
+    body_timeout: Seconds = 20.0
+    """Longest wait for the next part of a request's body, and for its headers, in seconds."""
 
     # all
     metrics_host: str = "127.0.0.1"
@@ -143,6 +166,22 @@ class Settings(BaseSettings):
         if max(self.gop_hold, self.camera_idle) * 2 > self.stall_timeout:
             raise ValueError("stall_timeout: wants to be twice gop_hold and camera_idle at least")
         return self
+
+    @model_validator(mode="after")
+    def _access(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate, tls_key: set both, or neither")
+        if self.tls_certificate is not None and self.tls:
+            raise ValueError("tls: leave it out where tls_certificate is set")
+        if bool(self.oidc_issuer) != bool(self.oidc_audience):
+            raise ValueError("oidc_issuer, oidc_audience: set both, or neither")
+        if self.oidc_jwks_url and not self.oidc_issuer:
+            raise ValueError("oidc_issuer: missing, and oidc_jwks_url is set")
+        return self
+
+    @property
+    def has_tls(self) -> bool:
+        return bool(self.tls) or self.tls_certificate is not None
 
     def detector_names(self) -> list[str]:
         return self.detectors.split(",")

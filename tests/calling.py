@@ -14,7 +14,7 @@ def secret(settings: Settings, *scopes: Scope, cameras: Iterable[str] = ("*",)) 
     """A new key with these scopes, none given: all; in the database of these settings."""
     database = Database(settings)
     database.migrate()
-    new = Keys(database).create("test", scopes or tuple(Scope), cameras=cameras, purpose="tests")
+    new = Keys(database).create("test", scopes or tuple(Scope), cameras=cameras, purpose="tests", rate=10_000)
     database.close()
     return new.secret
 

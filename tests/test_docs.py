@@ -80,7 +80,7 @@ def test_outside_consumers_decode_h264_from_any_keyframe(topics, tmp_path):
     environment |= {"FOLDER": str(tmp_path), "COUNT": str(len(expected))}
     _, program = blocks("contracts.md", "python")
     subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, check=True, timeout=90)
-    assert {path.name for path in tmp_path.iterdir()} == {f"north-1-{n}.png" for n in expected}
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"north-1-{n}.png" for n in expected}
     for n in expected:
         with Image.open(tmp_path / f"north-1-{n}.png") as saved:
             assert np.asarray(saved).mean() == pytest.approx(shade(n), abs=5)
@@ -90,7 +90,8 @@ def test_outside_consumers_decode_h264_from_any_keyframe(topics, tmp_path):
 def test_the_websocket_example_saves_a_picture(topics, tmp_path):
     with Bridge(topics) as bridge:
         bridge.publish(frame("north", 0))
-        environment = {**os.environ, "BRIDGE": bridge.address, "CAMERA": "north", "FILE": str(tmp_path / "live.jpg")}
+        environment = {**os.environ, "BRIDGE": bridge.address, "KEY": bridge.key, "CAMERA": "north"}
+        environment["FILE"] = str(tmp_path / "live.jpg")
         (program,) = blocks("bridge.md", "python")
         printed = subprocess.run(
             [sys.executable, "-c", program], env=environment, check=True, timeout=60, capture_output=True, text=True

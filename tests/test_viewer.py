@@ -41,6 +41,7 @@ def page(bridge) -> Iterator[Page]:
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        bridge.sign_in(page)
         page.goto(f"http://{bridge.address}/")
         yield page
         browser.close()

@@ -111,6 +111,8 @@ def test_a_bridge_that_goes_is_noticed_and_found_again(topics, tmp_path):
         page = browser.new_page()
         with start() as first:
             first.wait_for("/readyz", 200)
+            signed_in = page.request.post(f"http://{first.address}/v1/session", data={"key": first.key})
+            assert signed_in.status == 201
             page.goto(f"http://{first.address}/")
             publish(topics, frame("north", 0, scene(200)))
             expect(tile(page, "north").locator(".outcome")).to_have_text("masked", timeout=10_000)

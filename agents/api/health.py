@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+
+from sfumato.agents.callers import Caller, needs
+from sfumato.schemas.scope import Scope
 
 router = APIRouter(tags=["health"])
 
@@ -24,5 +29,5 @@ async def readyz(request: Request) -> dict[str, str]:
 
 
 @router.get("/metrics", include_in_schema=False)
-async def exported() -> Response:
+async def exported(caller: Annotated[Caller, needs(Scope.METRICS_READ)]) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
