@@ -357,10 +357,3 @@ class JobEnded(Part):
         if key != ended.job.encode():
             raise EnvelopeError("key", "differs from job")
         return ended
-
-
-class JobPage(Part):
-    """``next``: the cursor of what follows; null: nothing does."""
-
-    items: tuple[Job, ...]
-    next: str | None = None
