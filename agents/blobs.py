@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 import obstore
 from obstore.exceptions import BaseError
@@ -32,6 +33,11 @@ STAGED = re.compile(r".*#\d+")
 """What obstore calls a file in the folder while it writes it."""
 STAGED_FOR = 3600.0
 """Seconds after which a file that is still being written belongs to a process that died."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 class BlobError(OSError):
@@ -70,10 +76,11 @@ class Blobs:
             raise _failed(error) from None
         self._sync(name)
 
-    def put_file(self, name: str, file: IO[bytes] | Path | Iterator[bytes]) -> None:
+    def put_file(self, name: str, file: Readable | Path | Iterator[bytes]) -> None:
         """Keep what is read from a file to its end, in constant memory."""
+        pieces = iter(partial(file.read, PART), b"") if isinstance(file, Readable) else file
         try:
-            obstore.put(self._store, _checked(name), file, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
+            obstore.put(self._store, _checked(name), pieces, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
         except BaseError as error:
             raise _failed(error) from None
         self._sync(name)

@@ -25,6 +25,7 @@ from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.bodies import LARGEST, BodyTimeout
 from sfumato.agents.database import Database
+from sfumato.agents.desk import Desk
 from sfumato.agents.gate import Gate
 from sfumato.agents.headers import SecurityHeaders
 from sfumato.agents.keys import Keys
@@ -48,7 +49,7 @@ VIEWER = Path(__file__).with_name("viewer")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, BlobError, SealError, FloorError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, FloorError, BlobError, SealError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -60,8 +61,10 @@ def make_app(settings: Settings) -> FastAPI:
         app.state.standing.start()
         reader.start()
         sweeping = asyncio.create_task(sweep_regularly(app.state.uploads))
+        app.state.desk.start()
         yield
         sweeping.cancel()
+        await asyncio.to_thread(app.state.desk.close)
         await asyncio.to_thread(reader.close)
         await asyncio.to_thread(app.state.standing.close)
         stills.close()
@@ -76,12 +79,14 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.standing = Standing(settings, read_floor(settings))
     app.state.database = database
     app.state.keys = Keys(database)
+    blobs, sealing = Blobs(settings), MasterKeys(settings)
+    app.state.uploads = Uploads(settings, database, blobs, sealing)
+    app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
+    app.state.writing = Writing()
     app.state.sessions = Sessions(database)
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
     app.state.tokens = Tokens(settings)
-    app.state.uploads = Uploads(settings, database, Blobs(settings), MasterKeys(settings))
-    app.state.writing = Writing()
     _add_middleware(app, settings)
     problems.add_handlers(app)
     for router in ROUTERS:

@@ -85,7 +85,7 @@ class Claims:
             with self._database.begin() as session:
                 now = datetime.now(UTC)
                 errand = session.scalar(_due_deliveries(now).limit(1))
-                found = errand or session.scalar(_due_parts(now).limit(1))
+                found: DeliveryRow | PartRow | None = errand or session.scalar(_due_parts(now).limit(1))
                 if found is None:
                     return None
                 # Job first, as everywhere: two that lock in different orders would wait for each other.
@@ -135,11 +135,17 @@ class Claims:
                 row.frames = frames
                 job.version += 1
 
+    def adopt(self, claim: Claim, upload: str) -> None:
+        """The upload that a file is fetched into: from now on it is deleted with the job's others. Raises
+        :class:`LostError`."""
+        with self._database.begin() as session:
+            self._own(session, claim)
+            _file(session, claim).upload = upload
+
     def describe(
         self,
         claim: Claim,
         *,
-        upload: str | None,
         media_type: str,
         bytes_before: int,
         sha256_before: str,
@@ -150,7 +156,7 @@ class Claims:
         with self._database.begin() as session:
             _, job = self._own(session, claim)
             file = _file(session, claim)
-            file.upload, file.media_type = upload, media_type
+            file.media_type = media_type
             file.bytes_before, file.sha256_before = bytes_before, sha256_before
             file.frames_total, file.cut_short = frames_total, cut_short
             job.version += 1
@@ -397,15 +403,12 @@ class Housekeeping:
                 .values(sealed=None)
             )
 
-    def expired(self) -> list[tuple[str, list[str]]]:
-        """Jobs whose results' time is over, and the blobs of these."""
-        now, found = datetime.now(UTC), []
+    def expired(self) -> list[str]:
+        """Jobs whose results' time is over."""
+        now = datetime.now(UTC)
         with self._database.begin() as session:
-            wanted = select(JobRow).where(JobRow.cleared, JobRow.expires_at <= now, JobRow.state != JobState.EXPIRED)
-            for job in session.scalars(wanted):
-                files = session.scalars(select(FileRow).where(FileRow.job == job.id))
-                found.append((job.id, [file.blob for file in files if file.blob]))
-        return found
+            wanted = select(JobRow.id).where(JobRow.cleared, JobRow.expires_at <= now, JobRow.state != JobState.EXPIRED)
+            return list(session.scalars(wanted))
 
     def expire(self, job: str) -> None:
         """The results are deleted."""
@@ -439,7 +442,7 @@ class Housekeeping:
             return session.get(JobRow, job) is not None
 
 
-def _due_parts(now: datetime) -> Select[tuple[PartRow]]:
+def _due_parts(now: datetime) -> Select[PartRow]:
     free = or_(PartRow.leased_until.is_(None), PartRow.leased_until < now)
     return (
         select(PartRow)
@@ -449,7 +452,7 @@ def _due_parts(now: datetime) -> Select[tuple[PartRow]]:
     )
 
 
-def _due_deliveries(now: datetime) -> Select[tuple[DeliveryRow]]:
+def _due_deliveries(now: datetime) -> Select[DeliveryRow]:
     free = or_(DeliveryRow.leased_until.is_(None), DeliveryRow.leased_until < now)
     return (
         select(DeliveryRow)
@@ -459,7 +462,7 @@ def _due_deliveries(now: datetime) -> Select[tuple[DeliveryRow]]:
     )
 
 
-def _parts(claim: Claim) -> Select[tuple[PartRow]]:
+def _parts(claim: Claim) -> Select[PartRow]:
     return select(PartRow).where(PartRow.job == claim.job, PartRow.file == claim.file)
 
 

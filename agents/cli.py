@@ -123,6 +123,13 @@ def inspect(workers: int) -> None:
     _run_workers("sfumato.agents.app:inspector", workers)
 
 
+@main.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+def archive(workers: int) -> None:
+    """Mask the files of jobs: supervised Faust workers that share jobs and long films (docs/jobs.md)."""
+    _run_workers("sfumato.agents.app:archivist", workers)
+
+
 def _run_workers(app: str, workers: int) -> None:
     """Supervise so many workers of a Faust app; ends the process."""
     from sfumato.agents import provision

@@ -209,7 +209,7 @@ class Jobs:
         with self._database.begin() as session:
             return _find(session, id, owner).version
 
-    def list(
+    def page(
         self, owner: str, limit: int, before: tuple[datetime, str] | None = None, state: JobState | None = None
     ) -> list[Job]:
         """The owner's jobs, newest first; ``before``: only those created before this moment and id."""
@@ -232,6 +232,12 @@ class Jobs:
             elif row.state != JobState.CANCELLED:
                 raise JobError(f"the job has {row.state} already; DELETE removes its results")
             return view(session, row)
+
+    def uploads(self, id: str) -> list[str]:
+        """The uploads that the job's files were read from."""
+        with self._database.begin() as session:
+            found = session.scalars(select(FileRow.upload).where(FileRow.job == id, FileRow.upload.is_not(None)))
+            return [upload for upload in found if upload is not None]
 
     def delete(self, id: str, owner: str | None = None) -> None:
         """Forget the job; its results, parts and uploads have to be deleted before. Raises :class:`NoJobError`, and

@@ -114,8 +114,8 @@ class Sweeper(threading.Thread):
         self._housekeeping.overdue()
         for job, uploads, kept in self._housekeeping.uncleared():
             self.clear(job, uploads, kept)
-        for job, blobs in self._housekeeping.expired():
-            self._blobs.delete(*blobs)
+        for job in self._housekeeping.expired():
+            self._blobs.delete(*(blob.name for blob in self._blobs.list(f"jobs/{job}")))
             self._housekeeping.expire(job)
         for job in self._housekeeping.untold():
             self._tell(job)

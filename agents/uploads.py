@@ -12,9 +12,10 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, delete, func, select
 from sqlalchemy.exc import IntegrityError
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.database import Base, Database, Instant
+from sfumato.agents.outbound import Outbound
 from sfumato.agents.sealing import DETAILS, KEY, MOST_SEGMENTS, SEGMENT, MasterKeys, Part, Seal, SealedReader
 from sfumato.agents.settings import Settings
 from sfumato.models import content
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "uploads"
 """Of the names of their blobs: ``uploads/ID/NUMBER-RANDOM``."""
+IMPORT = 6 * 3600.0
+"""Seconds in which a source URL must have sent everything."""
 SWEEP = 60.0
 """Seconds between two sweeps."""
 IN_FLIGHT = timedelta(minutes=10)
@@ -366,6 +370,37 @@ async def sweep_regularly(uploads: Uploads) -> None:
         except Exception as error:  # noqa: BLE001 - the store or the database may be away for a while
             log.error("uploads: the sweep failed: %s", type(error).__name__)
         await asyncio.sleep(SWEEP)
+
+
+def import_url(
+    uploads: Uploads,
+    outbound: Outbound,
+    url: str,
+    owner: str,
+    *,
+    most: int,
+    seconds: float = IMPORT,
+    arrived: Callable[[int], None] = lambda count: None,
+) -> str:
+    """Fetch a URL into a new upload: its id, complete and looked at. ``arrived`` is told the bytes so far, and ends it
+    by raising. Raises OutboundError, ContentError, :class:`TooLargeError`; nothing of it stays then."""
+    name = unquote(urlsplit(url).path.rpartition("/")[2])[:255]
+    id = uploads.create(owner, None, {"filename": name} if name else {}).id
+
+    def chunks() -> Iterator[bytes]:
+        count = 0
+        for chunk in outbound.download(url, most=most, seconds=seconds):
+            count += len(chunk)
+            arrived(count)
+            yield chunk
+
+    try:
+        fill(uploads, id, chunks())
+        uploads.complete(id)
+    except BaseException:
+        uploads.delete(id)
+        raise
+    return id
 
 
 def fill(uploads: Uploads, id: str, chunks: Iterable[bytes]) -> None:

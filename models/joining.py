@@ -17,9 +17,14 @@ from sfumato.models.reading import FORMATS, FilmError, Form, Origin, open_film
 from sfumato.models.writing import Sound, create_film
 
 
+class DifferentError(FilmError):
+    """Two parts were encoded differently, so that they cannot follow one another."""
+
+
 def join(parts: Sequence[Origin], target: Path, ending: str, form: Form, sound: Origin | None) -> None:
     """``ending`` chooses the container of ``target``. ``sound``: the film whose audio streams are copied. Raises
-    :class:`~sfumato.models.reading.FilmError` where there is no part, or where two were encoded differently."""
+    :class:`~sfumato.models.reading.FilmError` where there is no part, and
+    :class:`DifferentError`."""
     if not parts:
         raise FilmError("no picture came of it")
     heard = Sound(sound) if sound is not None else None
@@ -46,7 +51,7 @@ def _join(parts: Sequence[Origin], output: Any, form: Form, heard: Sound | None)
                 if heard is not None:
                     heard.join(output)
             elif _look(video) != look:
-                raise FilmError("its parts were encoded differently")
+                raise DifferentError("its parts were encoded differently")
             for packet in _packets(source, video, form):
                 if latest is not None and packet.dts <= latest:
                     packet.dts = latest + 1  # uneven times: the encoder's guess of when decoding begins

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import av
 from av.error import FFmpegError
@@ -48,7 +48,7 @@ class Source:
     """A film that lies in no file of its own: ``open`` gives it anew for each pass, seekable. ``media_type``: one of
     :data:`MEDIA_TYPES`."""
 
-    open: Callable[[], BinaryIO]
+    open: Callable[[], Seekable]
     media_type: str
 
 

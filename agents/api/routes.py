@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import audit, cameras, health, policies, session, uploads
+from sfumato.agents.api import audit, cameras, health, jobs, policies, session, uploads
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
@@ -15,6 +15,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     audit.router,
     session.router,
     uploads.router,
+    jobs.router,
 )
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(
