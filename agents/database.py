@@ -99,12 +99,6 @@ class Database:
         with self._sessions.begin() as session:
             yield session
 
-    @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A transaction that only reads: on SQLite it neither waits for writers nor holds them up."""
-        with self._readings.begin() as session:
-            yield session
-
     def scrub(self) -> None:
         """Empty SQLite's log, which still holds what rows were before they were deleted."""
         if self.engine.dialect.name == "sqlite":
@@ -113,6 +107,12 @@ class Database:
                 connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 connection.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads: on SQLite it neither waits for writers nor holds them up."""
+        with self._readings.begin() as session:
+            yield session
 
     def close(self) -> None:
         self.engine.dispose()

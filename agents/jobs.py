@@ -36,8 +36,8 @@ from sfumato.schemas.job import (
     JobOptions,
     JobRequest,
     JobState,
-    Place,
     PolicyUsed,
+    Reached,
     Result,
     Step,
 )
@@ -313,7 +313,7 @@ def view(session: Session, row: JobRow) -> Job:
         policy=PolicyUsed(camera=row.policy["camera"], version=row.policy["version"]),
         options=JobOptions.model_validate(row.request["options"]),
         steps=row.steps,
-        destinations=tuple(Place.model_validate(_place(each)) for each in row.request["destinations"]),
+        destinations=tuple(Reached.model_validate(_place(each)) for each in row.request["destinations"]),
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -404,7 +404,7 @@ def _secrets(request: JobRequest) -> dict[str, Any]:
 
 
 def _place(destination: dict[str, Any]) -> dict[str, Any]:
-    return {name: destination.get(name) for name in Place.model_fields}
+    return {name: destination.get(name) for name in Reached.model_fields}
 
 
 def _in_use(session: Session, uploads: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import AnyUrl, AwareDatetime, BaseModel
+from pydantic import AnyUrl, AwareDatetime, BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 
@@ -117,6 +117,7 @@ SINGLES: dict[type, Kind] = {
     UUID: Kind.TEXT,
     timedelta: Kind.TEXT,
     AnyUrl: Kind.TEXT,
+    SecretStr: Kind.TEXT,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sfumato.schemas.anonymization import Length, Place, Share
+from sfumato.schemas.anonymization import Length, Rectangle, Share
 from sfumato.schemas.audit import DetectorRecord, Sha256
 from sfumato.schemas.part import Part, Relative, Text
 
@@ -76,7 +76,7 @@ class Residual(Part):
 class Face(Part):
     """``score``: the detector's. ``residual``: where a masked picture was given."""
 
-    box: Place
+    box: Rectangle
     relative: Share
     score: Relative
     measures: Measures

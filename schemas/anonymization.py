@@ -16,7 +16,7 @@ from sfumato.schemas.part import Part, Relative
 Length = Annotated[int, Field(ge=0)]
 
 
-class Place(Part):
+class Rectangle(Part):
     """A box in pixels of the upright picture: ``left`` and ``top`` inclusive, ``right`` and ``bottom`` exclusive."""
 
     left: float
@@ -39,7 +39,7 @@ class Found(Part):
 
     target: Target
     score: Relative
-    box: Place
+    box: Rectangle
     relative: Share
 
 
@@ -96,6 +96,6 @@ def _found(detection: Detection, width: int, height: int) -> Found:
     return Found(
         target=detection.target,
         score=detection.score,
-        box=Place(left=x0, top=y0, right=x1, bottom=y1),
+        box=Rectangle(left=x0, top=y0, right=x1, bottom=y1),
         relative=Share(**{side: round(min(max(share, 0.0), 1.0), 5) for side, share in box.items()}),
     )

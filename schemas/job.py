@@ -215,7 +215,7 @@ class Delivery(Part):
     error: str | None = None
 
 
-class Place(Part):
+class Reached(Part):
     """A destination without its secrets."""
 
     type: str
@@ -243,7 +243,7 @@ class Job(Part):
     policy: PolicyUsed
     options: JobOptions
     steps: tuple[Step, ...]
-    destinations: tuple[Place, ...]
+    destinations: tuple[Reached, ...]
     created_at: AwareDatetime
     started_at: AwareDatetime | None = None
     ended_at: AwareDatetime | None = None
@@ -357,10 +357,3 @@ class JobEnded(Part):
         if key != ended.job.encode():
             raise EnvelopeError("key", "differs from job")
         return ended
-
-
-class JobPage(Part):
-    """``next``: the cursor of what follows; null: nothing does."""
-
-    items: tuple[Job, ...]
-    next: str | None = None

@@ -49,8 +49,13 @@ def bridge(topics) -> Iterator[Bridge]:
 @pytest.fixture
 def page(browser, bridge) -> Iterator[Page]:
     with opened(browser, bridge, place="Policies") as page:
-        shown(page)
+        choose(page)
         yield page
+
+
+def choose(page: Page) -> None:
+    page.get_by_role("link", name="north version 3").click()
+    shown(page)
 
 
 def shown(page: Page, version: int = 3) -> None:
@@ -217,7 +222,7 @@ def test_what_the_api_refuses_is_shown_at_its_field(page):
 
 def test_somebody_elses_change_is_not_overwritten(browser, bridge, page):
     with opened(browser, bridge, place="Policies") as other:
-        shown(other)
+        choose(other)
         other.get_by_label("Purpose").fill("Crowd safety")
         save(other)
     page.get_by_label("Purpose").fill("Mine")
@@ -230,7 +235,7 @@ def test_somebody_elses_change_is_not_overwritten(browser, bridge, page):
 
 def test_without_the_right_to_write_it_is_read_only(browser, bridge):
     with opened(browser, bridge, Scope.POLICIES_READ, Scope.CAMERAS_READ, place="Policies") as page:
-        shown(page)
+        choose(page)
         expect(page.get_by_text("Changing it wants the scope policies:write.")).to_be_visible()
         expect(page.get_by_role("button", name="Save")).to_have_count(0)
         expect(page.get_by_role("button", name="Draw a zone")).to_have_count(0)
@@ -241,13 +246,27 @@ def test_without_the_right_to_write_it_is_read_only(browser, bridge):
 
 def test_without_cameras_zones_are_drawn_on_a_blank_picture(browser, bridge):
     with opened(browser, bridge, Scope.POLICIES_READ, Scope.POLICIES_WRITE, place="Policies") as page:
+        page.get_by_role("link", name="north version 3").click()
+        expect(page.get_by_role("heading", name="north version 3")).to_be_visible()
         expect(page.get_by_text("zones are drawn on a blank picture")).to_be_visible()
         page.get_by_role("button", name="Add a rectangle").click()
         assert len(save(page).zones) == 2
 
 
+def test_what_is_unwise_is_said(page):
+    page.get_by_role("group", name="face", exact=True).get_by_label("Mask").select_option("blur")
+    save(page)
+    expect(page.get_by_role("list", name="Allowed, and yet unwise")).to_contain_text("a blur can be undone")
+
+
+def test_a_pattern_is_shown_on_any_of_its_cameras(page):
+    page.get_by_role("link", name="* version 1").click()
+    expect(page.get_by_role("heading", name="* version 1")).to_be_visible()
+    expect(page.get_by_label("Drawn on the picture of")).to_have_value("north")
+
+
 @pytest.mark.parametrize("width", [375, 1280])
 def test_it_fits_and_everything_has_a_name(browser, bridge, width):
     with opened(browser, bridge, place="Policies", width=width) as page:
-        shown(page)
+        choose(page)
         assert faults(page) == []

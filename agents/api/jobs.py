@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import re
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from sfumato.agents import conditions, paging
 from sfumato.agents.callers import Caller, needs
+from sfumato.agents.conditions import IfNoneMatch
 from sfumato.agents.desk import Desk, RequestError
+from sfumato.agents.formats import Negotiated
+from sfumato.agents.idempotency import Idempotent
 from sfumato.agents.jobs import JobError, NoJobError
-from sfumato.schemas.job import Job, JobPage, JobReport, JobRequest, JobState, Progress
+from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress
+from sfumato.schemas.page import Page
+from sfumato.schemas.part import Part
 from sfumato.schemas.scope import Scope
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Negotiated)
 
 LOOKED_AT = 0.4
 """Seconds between two looks at a job that somebody watches."""
 PING = 15
 """Seconds after which a silent stream of events says that it is there."""
+
+
+class Place(Part):
+    """Where a page goes on: after this job."""
+
+    created_at: AwareDatetime
+    id: str
+
+
 MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such job of yours"}}
 
 
@@ -48,7 +63,7 @@ Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
     summary="Hand in a job",
     responses={409: {"description": "An upload belongs to another job"}, 422: {"description": "Names the field"}},
 )
-def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk) -> Job:
+def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None) -> Job:
     try:
         job = desk.create(caller.id, wanted)
     except RequestError as error:
@@ -63,19 +78,32 @@ def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk
 def listed(
     caller: Reader,
     desk: TheDesk,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
     state: JobState | None = None,
-) -> JobPage:
-    jobs = desk.jobs.page(caller.id, limit + 1, _opened(cursor) if cursor else None, state)
+) -> Page[Job]:
+    place = paging.read(cursor, Place)
+    before = (place.created_at, place.id) if place is not None else None
+    jobs = desk.jobs.page(caller.id, limit + 1, before, state)
     last = jobs[limit - 1] if len(jobs) > limit else None
-    return JobPage(items=tuple(jobs[:limit]), next=_cursor(last) if last else None)
+    following = paging.write(Place(created_at=last.created_at, id=last.id)) if last is not None else None
+    return Page(items=tuple(jobs[:limit]), next=following)
 
 
-@router.get("/{job}", summary="A job with its files", responses=MISSING)
-def get(job: str, response: Response, caller: Reader, desk: TheDesk) -> Job:
+@router.get(
+    "/{job}",
+    summary="A job with its files",
+    response_model=Job,
+    responses={**MISSING, 304: {"description": "It is the one of If-None-Match"}},
+)
+def get(
+    job: str, request: Request, response: Response, caller: Reader, desk: TheDesk, _: IfNoneMatch = None
+) -> Job | Response:
     found = _found(desk, job, caller)
-    response.headers["ETag"] = f'"{found.version}"'
+    tag = {"ETag": conditions.etag(request, f"{found.id}/{found.version}")}
+    if conditions.unchanged(request, f"{found.id}/{found.version}"):
+        return Response(status_code=304, headers=tag)
+    response.headers.update(tag)
     return found
 
 
@@ -240,18 +268,3 @@ def _disposition(name: str) -> str:
     """RFC 6266, with the name in ASCII for those who know no other."""
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-def _cursor(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()} {job.id}".encode()).decode()
-
-
-def _opened(cursor: str) -> tuple[datetime, str]:
-    try:
-        at, id = base64.urlsafe_b64decode(cursor.encode()).decode().split(" ")
-        moment = datetime.fromisoformat(at)
-    except (ValueError, binascii.Error):
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise HTTPException(400, "cursor: not one of this list; take `next` as it was given, or leave it out")
-    return moment, id

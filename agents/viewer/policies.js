@@ -9,6 +9,7 @@ import { Zones } from "./zones.js";
 const BASES = ["consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"];
 const TEXTS = { controller: "Controller", purpose: "Purpose", dpia: "Impact assessment (DPIA)" };
 const SHOWN = new Set(["camera", "version", ...Object.keys(TEXTS), "lawful_basis", "retention_hours", "targets", "zones", "hold", "lookahead"]);
+const AGAIN = 3000; // ms until a list that could not be had is asked for again
 const IN_FORCE = 15_000, LOOK = 1000; // ms: how long frames under the new version are waited for, and between two looks
 
 let editor = null;
@@ -16,7 +17,7 @@ let visit = 0; // counts, so that an answer that comes late changes nothing
 
 export async function enter(camera) {
   const mine = ++visit;
-  if (!(await showList(mine))) return;
+  if (!(await showList(mine))) return void setTimeout(() => mine === visit && enter(camera), AGAIN);
   const links = [...byId("policy-list").querySelectorAll("a")];
   const chosen = links.find((link) => link.dataset.camera === camera) ?? (camera ? null : links[0]);
   for (const link of links) link.ariaCurrent = link === chosen ? "true" : null;
@@ -38,6 +39,7 @@ async function showList(mine) {
   try {
     const policies = await all("/v1/policies");
     if (mine !== visit) return false;
+    say(byId("policies-status"), "");
     byId("policy-list").replaceChildren(...policies.map(({ camera, version }) =>
       element("a", { href: `#policies/${encodeURIComponent(camera)}`, "data-camera": camera },
         element("span", {}, camera), element("span", { class: "hint" }, version === null ? "not valid" : `version ${version}`))));
