@@ -1,6 +1,6 @@
-"""The bridge: anonymized frames for browsers, over WebSocket and REST. Reads ``frames.anonymized`` only.
+"""The bridge: anonymized frames for browsers, over WebSocket and REST, and the API.
 
-Endpoints and the WebSocket's format: docs/bridge.md.
+Of the topics with frames it reads ``frames.anonymized`` only. Endpoints and the WebSocket's format: docs/bridge.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from sfumato.agents import problems
 from sfumato.agents.api.routes import ROUTERS
 from sfumato.agents.bodies import LARGEST, BodyTimeout
-from sfumato.agents.choose import InForce
 from sfumato.agents.database import Database
 from sfumato.agents.gate import Gate
 from sfumato.agents.headers import SecurityHeaders
@@ -36,6 +35,7 @@ from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
 from sfumato.agents.shelf import Shelf
+from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
 from sfumato.agents.tokens import Tokens
 from sfumato.agents.usage import Usage
@@ -51,18 +51,17 @@ def make_app(settings: Settings) -> FastAPI:
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
     database.migrate()
-    floor = read_floor(settings)
-    in_force = InForce(settings, floor)
     lookers = Lookers(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reader = reader = Reader(settings, live, asyncio.get_running_loop())
+        app.state.standing.start()
         reader.start()
         yield
         await asyncio.to_thread(reader.close)
-        await asyncio.to_thread(in_force.close)
         lookers.close()
+        await asyncio.to_thread(app.state.standing.close)
         stills.close()
         await asyncio.to_thread(app.state.usage.close)
         database.close()
@@ -72,10 +71,9 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.live = live
     app.state.stills = stills
+    app.state.standing = Standing(settings, read_floor(settings))
     app.state.database = database
     app.state.keys = Keys(database)
-    app.state.floor = floor
-    app.state.in_force = in_force
     app.state.lookers = lookers
     app.state.shelf = Shelf(settings.image_kept, settings.image_kept_bytes)
     app.state.sessions = Sessions(database)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from threading import Lock
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -11,20 +9,16 @@ from starlette.exceptions import HTTPException
 
 from sfumato.agents.callers import Caller
 from sfumato.agents.mask import USUAL_TARGETS, MaskError, Rules, timeless
-from sfumato.agents.policies import PolicyStore
-from sfumato.agents.settings import Settings
+from sfumato.agents.policies import Register
+from sfumato.agents.standing import Standing
+from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.detection import Target
-from sfumato.schemas.floor import Floor
 from sfumato.schemas.masking import MaskName
 from sfumato.schemas.part import Part
 from sfumato.schemas.policy import CAMERAS, Policy
 
-log = logging.getLogger(__name__)
-
-FIRST_READ = 10.0
-"""Longest wait for the topic of the policies, in seconds."""
 STILLS = tuple(target for target in Target if target is not Target.MOTION)
 
 
@@ -44,45 +38,7 @@ class Chosen(NamedTuple):
     named: bool
 
 
-class InForce:
-    """The policies in force; the topic is read when first asked for. Thread-safe."""
-
-    def __init__(self, settings: Settings, floor: Floor) -> None:
-        self._settings = settings
-        self._floor = floor
-        self._opening = Lock()
-        self._store: PolicyStore | None = None
-
-    def find(self, name: str, caller: Caller) -> Policy:
-        """The policy of that camera, or of that name; 422 lists those that the caller may use."""
-        store = self._open()
-        entry = store.entry(name) if caller.sees(name) else None
-        if entry is None:
-            known = ", ".join(filter(caller.sees, store.names())) or "none"
-            raise HTTPException(422, f"policy: no policy in force for it, or not one of your cameras; known: {known}")
-        if not isinstance(entry, Timetable):
-            raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
-        return entry.policy
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-
-    def _open(self) -> PolicyStore:
-        with self._opening:
-            if self._store is None:
-                store = PolicyStore(self._settings, self._floor)
-                try:
-                    store.start(FIRST_READ)
-                except TimeoutError as error:
-                    log.error("%s", error)
-                    store.close()
-                    raise HTTPException(503, "policy: the policies cannot be read; is the broker up?") from None
-                self._store = store
-            return self._store
-
-
-def choose(choice: Choice, inline: bytes | None, in_force: InForce, floor: Floor, caller: Caller) -> Chosen:
+def choose(choice: Choice, inline: bytes | None, standing: Standing, caller: Caller) -> Chosen:
     """The policy that a request asks for, no less than the site's floor; without any: what ``sfumato mask`` does.
 
     ``inline``: a policy as JSON. 422 where it is not valid, not in force, has schedules or wants motion, and where
@@ -95,16 +51,33 @@ def choose(choice: Choice, inline: bytes | None, in_force: InForce, floor: Floor
         if inline is not None:
             policy = timeless(_read(inline))
         elif choice.policy is not None:
-            policy = timeless(in_force.find(choice.policy, caller))
+            policy = timeless(_find(choice.policy, standing, caller))
         else:
             policy = _plain(choice)
     except MaskError as error:
         raise HTTPException(422, f"policy: {error}") from None
-    if problems := floor.problems(policy):
+    if problems := standing.floor.problems(policy):
         raise HTTPException(422, f"policy: {'; '.join(problems)}")
     if Target.MOTION in policy.targets:
         raise HTTPException(422, "targets.motion: one picture shows no motion; leave it out, or send a film as a job")
     return Chosen(policy, inline is not None or choice.policy is not None)
+
+
+def _find(name: str, standing: Standing, caller: Caller) -> Policy:
+    """The policy of that camera, or of that name; 422 lists those that the caller may use."""
+    seen = caller.sees(name)
+
+    def look(register: Register) -> tuple[list[str], Timetable | NoPolicy | None]:
+        applying = register.applies(name) if seen else None
+        return sorted(register.in_force), None if applying is None else register.in_force[applying]
+
+    names, entry = standing.policies.look(look)
+    if entry is None:
+        known = ", ".join(filter(caller.sees, names)) or "none"
+        raise HTTPException(422, f"policy: no policy in force for it, or not one of your cameras; known: {known}")
+    if not isinstance(entry, Timetable):
+        raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
+    return entry.policy
 
 
 def _plain(choice: Choice) -> Policy:

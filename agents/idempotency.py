@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import authenticate
+from sfumato.agents.callers import Caller
 from sfumato.agents.database import Base, Database, Instant
 from sfumato.agents.formats import AlreadyAnswered
 from sfumato.agents.problems import Refusal
@@ -127,7 +127,7 @@ async def _claim(
 ) -> None:
     if idempotency_key is None:
         return
-    caller = await authenticate(request)
+    caller: Caller = request.state.caller  # the gate's
     body_hash = hashlib.sha256(await request.body()).digest()
     claim = Claim(caller.id, idempotency_key.strip('"'), f"{request.method} {request.url.path}", body_hash)
     answer = await asyncio.to_thread(Answers(request.app.state.database).begin, claim)

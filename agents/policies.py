@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -29,6 +30,8 @@ from sfumato.schemas.policy import CAMERAS, Policy, applicable
 from sfumato.schemas.topics import POLICIES
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +140,10 @@ class PolicyStore:
         with self._changed:
             return self.register.get(camera, captured_at or now, now)
 
-    def entry(self, camera: str) -> Timetable | NoPolicy | None:
-        """What applies to the camera, whatever the time; None: nothing does."""
+    def look(self, question: Callable[[Register], T]) -> T:
+        """What the register says now; nothing changes meanwhile."""
         with self._changed:
-            name = self.register.applies(camera)
-            return None if name is None else self.register.in_force[name]
-
-    def names(self) -> list[str]:
-        """Of what is in force, by the alphabet."""
-        with self._changed:
-            return sorted(self.register.in_force)
+            return question(self.register)
 
     def wait_for(self, condition: Callable[[Register], bool], timeout: float) -> bool:
         """Until the condition holds, looked at after each message; False at the timeout, in seconds."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Annotated, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -175,6 +176,23 @@ class Policy(Part):
         if key not in (policy.camera.encode(), f"{policy.camera}@{policy.version}".encode()):
             raise EnvelopeError("key", "differs from camera")
         return policy
+
+
+def covers(patterns: Iterable[str], name: str) -> bool:
+    """Whether every camera that ``name``, an id or a pattern, stands for is one of a single pattern's. Where that is
+    hard to say: no."""
+    return any(_covers(pattern, name) for pattern in patterns)
+
+
+@lru_cache(4096)
+def _covers(pattern: str, name: str) -> bool:
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return _covers(pattern[1:], name) or (name != "" and _covers(pattern, name[1:]))
+    if not name or name[0] == "*" or (pattern[0] != "?" and pattern[0] != name[0]):
+        return False
+    return _covers(pattern[1:], name[1:])
 
 
 def specificity(pattern: str) -> tuple[int, int, str]:

@@ -121,7 +121,7 @@ class Bridge:
         pytest.fail(f"timed out; refused: {metric(self, 'sfumato_bridge_refused_messages_total')}")
 
     def shown(self) -> dict[str, dict[str, object]]:
-        return {camera["id"]: camera for camera in self.get("/v1/cameras").json()["cameras"]}
+        return {camera["id"]: camera for camera in self.get("/v1/cameras").json()["items"]}
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def unpack(message: bytes) -> tuple[dict[str, object], bytes]:
 
 
 def test_cameras_snapshots_and_live_frames(bridge):
-    assert bridge.get("/v1/cameras").json() == {"cameras": []}
+    assert bridge.get("/v1/cameras").json() == {"items": [], "next": None}
     masked = frame("north", 0, picture(40))
     refused = frame("south", 5, outcome=Outcome.FULLY_MASKED, reason=Reason.NO_POLICY, policy_version=None)
     bridge.publish(masked, refused)

@@ -15,9 +15,12 @@ from sfumato.agents import conditions, problems
 from sfumato.agents.database import Database
 from sfumato.agents.deprecation import deprecated
 from sfumato.agents.formats import Negotiated
+from sfumato.agents.gate import Gate
 from sfumato.agents.idempotency import LARGEST, Answer, Idempotent
 from sfumato.agents.keys import Keys
+from sfumato.agents.limits import Limits
 from sfumato.agents.settings import Settings
+from sfumato.agents.usage import Usage
 from sfumato.schemas.part import Part
 from tests.calling import bearer, secret
 
@@ -39,6 +42,9 @@ def app(tmp_path):
     app.state.database = Database(settings)
     app.state.database.migrate()
     app.state.keys = Keys(app.state.database)
+    app.state.limits = Limits(settings)
+    app.state.usage = Usage(app.state.database)
+    app.add_middleware(Gate)
     app.state.secret = secret(settings)
     app.state.other = secret(settings)
 

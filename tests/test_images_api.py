@@ -210,6 +210,7 @@ def test_the_sites_floor_holds(tmp_path, face):
 def test_a_policy_in_force_is_named_by_its_camera_and_only_by_who_sees_it(topics, face):
     policies.publish(topics, [Policy.model_validate({**POLICY, "camera": "north-*"})])
     with Bridge(topics) as bridge:
+        bridge.wait_until(lambda: bridge.app.state.standing.ready)
         kind, path = {"Content-Type": "image/png"}, f"http://{bridge.address}/v1/images:anonymize"
         mine = kind | bearer(secret(topics, cameras=["north-*"]))
         answer = httpx.post(f"{path}?policy=north-1", content=encoded(face), headers=mine, timeout=60)

@@ -73,7 +73,7 @@ async def policy_of(request: Request, caller: Caller, choice: Choice, inline: by
     if header is not None and inline is not None:
         raise HTTPException(422, f"policy: sent along as a part and as {HEADER}; leave one out")
     given = header.encode() if header is not None else inline
-    return await asyncio.to_thread(choose.choose, choice, given, state.in_force, state.floor, caller)
+    return await asyncio.to_thread(choose.choose, choice, given, state.standing, caller)
 
 
 def ensemble(lookers: Lookers, policy: Policy) -> Ensemble:

@@ -6,11 +6,13 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import analyses, cameras, detections, health, images, session
+from sfumato.agents.api import analyses, audit, cameras, detections, health, images, policies, session
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     cameras.router,
+    policies.router,
+    audit.router,
     session.router,
     images.router,
     detections.router,

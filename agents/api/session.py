@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 
 from sfumato.agents import callers, sessions
 from sfumato.agents.callers import Caller, needs
+from sfumato.agents.formats import Negotiated
 from sfumato.agents.sessions import Sessions
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.session import Session, SignIn
 
-router = APIRouter(prefix="/v1/session", tags=["session"])
+router = APIRouter(prefix="/v1/session", tags=["session"], route_class=Negotiated)
 
 
 @router.post(

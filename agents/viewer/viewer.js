@@ -157,9 +157,9 @@ const visibility = new IntersectionObserver((entries) => {
 
 async function lookForCameras() {
   try {
-    const response = await fetch("/v1/cameras", { signal: AbortSignal.timeout(5000) });
+    const response = await fetch("/v1/cameras?limit=1000", { signal: AbortSignal.timeout(5000) });
     if (!response.ok) throw new Error(`status ${response.status}`);
-    for (const { id, state, age_ms: age } of (await response.json()).cameras) {
+    for (const { id, state, age_ms: age } of (await response.json()).items) {
       if (!tiles.has(id)) add(id);
       Object.assign(tiles.get(id), { told: state, heard: performance.now() - age });
     }
