@@ -51,7 +51,7 @@ def choose(choice: Choice, inline: bytes | None, standing: Standing, caller: Cal
         if inline is not None:
             policy = timeless(_read(inline))
         elif choice.policy is not None:
-            policy = timeless(_in_force(choice.policy, standing, caller))
+            policy = timeless(_find(choice.policy, standing, caller))
         else:
             policy = _plain(choice)
     except MaskError as error:
@@ -61,6 +61,23 @@ def choose(choice: Choice, inline: bytes | None, standing: Standing, caller: Cal
     if Target.MOTION in policy.targets:
         raise HTTPException(422, "targets.motion: one picture shows no motion; leave it out, or send a film as a job")
     return Chosen(policy, inline is not None or choice.policy is not None)
+
+
+def _find(name: str, standing: Standing, caller: Caller) -> Policy:
+    """The policy of that camera, or of that name; 422 lists those that the caller may use."""
+    seen = caller.sees(name)
+
+    def look(register: Register) -> tuple[list[str], Timetable | NoPolicy | None]:
+        applying = register.applies(name) if seen else None
+        return sorted(register.in_force), None if applying is None else register.in_force[applying]
+
+    names, entry = standing.policies.look(look)
+    if entry is None:
+        known = ", ".join(filter(caller.sees, names)) or "none"
+        raise HTTPException(422, f"policy: no policy in force for it, or not one of your cameras; known: {known}")
+    if not isinstance(entry, Timetable):
+        raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
+    return entry.policy
 
 
 def _plain(choice: Choice) -> Policy:
@@ -73,24 +90,6 @@ def _plain(choice: Choice) -> Policy:
     except ValueError:
         raise HTTPException(422, f"mask: one of {', '.join(MaskName)}") from None
     return Rules.usual(targets, mask).policy
-
-
-def _in_force(name: str, standing: Standing, caller: Caller) -> Policy:
-    """The policy of that camera, or of that name; 422 lists those that the caller may use."""
-
-    def find(register: Register) -> Timetable | NoPolicy | None:
-        applies = register.applies(name) if caller.sees(name) else None
-        return None if applies is None else register.in_force[applies]
-
-    entry = standing.policies.look(find)
-    if entry is None:
-        known = sorted(filter(caller.sees, standing.policies.look(lambda register: list(register.in_force))))
-        raise HTTPException(
-            422, f"policy: no policy in force for it, or not one of your cameras; known: {', '.join(known) or 'none'}"
-        )
-    if isinstance(entry, NoPolicy):
-        raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
-    return entry.policy
 
 
 def _read(inline: bytes) -> Policy:

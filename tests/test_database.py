@@ -24,7 +24,7 @@ def database(tmp_path: Path):
 
 
 def test_migrations_make_what_the_models_declare(database):
-    assert bridge.ROUTERS  # imports every module that declares a table
+    assert routes.ROUTERS  # imports every module that declares a table
     database.migrate()  # a second time is nothing
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

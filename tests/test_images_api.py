@@ -7,7 +7,10 @@ import hashlib
 import io
 import json
 import logging
+import os
+import re
 import struct
+import subprocess
 import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
@@ -26,7 +29,7 @@ from sfumato.agents import mask as masking
 from sfumato.agents import policies
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.settings import Settings, load
-from sfumato.models import images, still
+from sfumato.models import images, recogniser, still
 from sfumato.models.regions import regions
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
@@ -207,6 +210,7 @@ def test_the_sites_floor_holds(tmp_path, face):
 def test_a_policy_in_force_is_named_by_its_camera_and_only_by_who_sees_it(topics, face):
     policies.publish(topics, [Policy.model_validate({**POLICY, "camera": "north-*"})])
     with Bridge(topics) as bridge:
+        bridge.wait_until(lambda: bridge.app.state.standing.ready)
         kind, path = {"Content-Type": "image/png"}, f"http://{bridge.address}/v1/images:anonymize"
         mine = kind | bearer(secret(topics, cameras=["north-*"]))
         answer = httpx.post(f"{path}?policy=north-1", content=encoded(face), headers=mine, timeout=60)
@@ -373,6 +377,30 @@ def test_nothing_of_a_picture_is_written(api, face):
     for file in Path(api.settings.state_dir).rglob("*"):
         assert file.name.startswith("sfumato.db"), file
         assert payload[40:200] not in file.read_bytes()
+
+
+@pytest.mark.parametrize("page", ["images.md", "analyses.md"])
+def test_the_curl_lines_of_the_documents_work(api, face, page, tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    lines = re.findall(r"^    (curl (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    (tmp_path / "street.jpg").write_bytes(encoded(face, "JPEG"))
+    (tmp_path / "masked.jpg").write_bytes(anonymize(api.client, encoded(face, "JPEG")).content)
+    (tmp_path / "street.png").write_bytes(encoded(face))
+    (tmp_path / "policy.json").write_text(json.dumps(POLICY))
+    list(fetch_weights(load(), *recogniser.WEIGHTS))
+    key = api.client.headers["authorization"].removeprefix("Bearer ")
+    environment = {**os.environ, "SFUMATO": f"http://{api.address}", "KEY": key}
+    for line in lines:
+        command = line.replace("curl -s", "curl -sS --fail-with-body")
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if "-o " not in line:
+            assert json.loads(done.stdout)["width"] == 176
+    assert len(lines) >= 2
+    if page == "images.md":
+        for name in ("masked.jpg", "masked.png"):
+            with Image.open(tmp_path / name) as shown:
+                assert shown.size == (176, 144)
 
 
 def test_a_missing_weight_is_no_caller_s_fault_and_its_place_is_not_told(tmp_path, face):
