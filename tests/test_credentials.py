@@ -116,7 +116,7 @@ def test_a_signed_film_plays_and_a_changed_byte_breaks_it(credentials, tmp_path,
         assert len(shown) == 20
         assert all((a == b.to_ndarray()).all() for a, b in zip(shown, before.decode(video=0), strict=True))
     changed = bytearray(target.read_bytes())
-    changed[changed.index(b"mdat") + 200] ^= 1
+    changed[-400] ^= 1  # the pictures are the last box
     broken = reader(content_type, bytes(changed), root_of(credentials.chain))
     assert broken.get_validation_state() == "Invalid"
     assert "assertion.bmffHash.mismatch" in codes(broken)
@@ -252,7 +252,7 @@ def test_films_are_signed_in_constant_memory(tmp_path):
 def test_a_manifest_that_its_own_reader_refuses_is_no_signature(credentials, tmp_path):
     """The library makes an invalid one of a film with two boxes of pictures, which no writer here makes."""
     small = write(tmp_path / "small.mp4", [scene(n) for n in range(20)])
-    more = (8 + 40_000_000).to_bytes(4, "big") + b"mdat" + bytes(40_000_000)
+    more = (8 + 3_000_000).to_bytes(4, "big") + b"mdat" + bytes(3_000_000)
     (tmp_path / "odd.mp4").write_bytes(small.read_bytes() + more)
     with pytest.raises(CredentialsError, match="is not valid"):
         credentials.sign_file("video/mp4", tmp_path / "odd.mp4", tmp_path / "signed.mp4", statement())

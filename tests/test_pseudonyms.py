@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -15,7 +16,6 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
 
 from sfumato.agents.bridge import make_app
 from sfumato.agents.cli import main
@@ -138,10 +138,16 @@ def test_a_destroyed_period_is_irreversible_and_the_others_are_not(tmp_path, mon
 
 def call(folder: Path, body: dict[str, str], *scopes: Scope) -> httpx.Response:
     """Ask the API, without its Kafka reader."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            return await client.post("/v1/pseudonyms:reveal", json=body, headers=headers)
+
     settings = Settings(state_dir=folder, bridge_allowed_hosts=["testserver"])
     app = make_app(settings)
     headers = bearer(secret(settings, *scopes))
-    return TestClient(app).post("/v1/pseudonyms:reveal", json=body, headers=headers)
+    return asyncio.run(ask())
 
 
 def body(made: str, **changed: str) -> dict[str, str]:
