@@ -1,5 +1,6 @@
 """The Faust apps and their agents: ``faust -A sfumato.agents.app worker`` or ``sfumato anonymize``; and for the second
-look ``faust -A sfumato.agents.app:inspector worker`` or ``sfumato inspect``.
+look ``faust -A sfumato.agents.app:inspector worker`` or ``sfumato inspect``; for jobs ``…:archivist`` or ``sfumato
+archive``.
 
 The values below were measured against message loss and latency; see docs/decisions/0004-offsets.md.
 """
@@ -10,9 +11,9 @@ import tempfile
 
 import faust
 
-from sfumato.agents import anonymize, inspect, transport
+from sfumato.agents import anonymize, archive, inspect, transport
 from sfumato.agents.settings import Settings, load
-from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW
+from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, JOBS
 
 BUFFERED_EVENTS = 64
 """Frames read ahead of the agent. Faust's default, 4,096, would be 400 MB of pictures."""
@@ -59,3 +60,12 @@ frames_anonymized = inspector.topic(settings.topic(FRAMES_ANONYMIZED), value_typ
 @inspector.agent(frames_anonymized, name="inspect", concurrency=1)
 async def inspect_frames(stream: faust.Stream[bytes]) -> None:
     await inspect.run(inspector, stream, settings.inspecting())
+
+
+archivist = make_app(settings.archiving())
+jobs = archivist.topic(settings.topic(JOBS), value_type=bytes, key_type=bytes)
+
+
+@archivist.agent(jobs, name="archive", concurrency=1)
+async def mask_files(stream: faust.Stream[bytes]) -> None:
+    await archive.run(archivist, stream, settings.archiving())

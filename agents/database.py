@@ -79,6 +79,8 @@ class Database:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        reading = self.engine.execution_options(reading=True, postgresql_readonly=True)
+        self._readings = sessionmaker(reading, expire_on_commit=False)
 
     def migrate(self) -> None:
         """Bring the tables up to date; safe where several processes start at once."""
@@ -106,6 +108,12 @@ class Database:
             finally:
                 connection.close()
 
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads: on SQLite it neither waits for writers nor holds them up."""
+        with self._readings.begin() as session:
+            yield session
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -117,4 +125,6 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer would fail at once instead of waiting
+    """A reader that turned writer would fail at once instead of waiting, so who may write says so from the start."""
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -38,6 +38,12 @@ INSPECT_ASSIGNED = Gauge("sfumato_inspect_assigned_partitions", "Partitions of f
 INSPECT_LAG = Gauge("sfumato_inspect_lag_frames", "Published frames that wait in this worker's partitions.")
 CAMERA_SUSPENDED = Gauge("sfumato_camera_suspended", "1: fully masked until a person lifts it.", ["camera"])
 
+# archive
+ARCHIVED = Counter("sfumato_archive_pieces", "Pieces of jobs, by stage and what became of them.", ["stage", "outcome"])
+ARCHIVED_FRAMES = Counter("sfumato_archive_frames", "Pictures of jobs' files, by outcome.", ["outcome"])
+ARCHIVE_ASSIGNED = Gauge("sfumato_archive_assigned_partitions", "Partitions of jobs assigned to this worker.")
+ARCHIVE_LAG = Gauge("sfumato_archive_lag_messages", "Announcements of work that wait in this worker's partitions.")
+
 # bridge
 VIEWERS = Gauge("sfumato_bridge_viewers", "Viewers connected by WebSocket.")
 BRIDGE_FRAMES = Counter("sfumato_bridge_frames", "Frames taken from frames.anonymized.", ["camera"])
@@ -45,6 +51,8 @@ BRIDGE_LEFT_OUT = Counter(
     "sfumato_bridge_left_out_frames", "Frames seen before, and units that wait for a keyframe.", ["camera"]
 )
 BRIDGE_REFUSED = Counter("sfumato_bridge_refused_messages", "Messages of frames.anonymized that break its contract.")
+API_CALLS = Counter("sfumato_api_calls", "Calls of the API, by status.", ["status"])
+CALLS_UNPUBLISHED = Counter("sfumato_calls_unpublished", "Audit records of calls that are in the log alone.")
 
 
 def count(audit: AuditEvent) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -29,6 +30,8 @@ from sfumato.schemas.policy import CAMERAS, Policy, applicable
 from sfumato.schemas.topics import POLICIES
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,11 @@ class PolicyStore:
         now = now or datetime.now(UTC)
         with self._changed:
             return self.register.get(camera, captured_at or now, now)
+
+    def look(self, question: Callable[[Register], T]) -> T:
+        """What the register says now; nothing changes meanwhile."""
+        with self._changed:
+            return question(self.register)
 
     def wait_for(self, condition: Callable[[Register], bool], timeout: float) -> bool:
         """Until the condition holds, looked at after each message; False at the timeout, in seconds."""

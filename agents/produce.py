@@ -48,20 +48,21 @@ class Producer:
         self._poller = threading.Thread(target=self._poll, name=f"{client_id}-delivery", daemon=True)
         self._poller.start()
 
-    def send(self, topic: Topic, message: Message, on_delivery: OnDelivery) -> None:
-        """Queue one message. Raises BufferError when the queue is full, KafkaException when it is too large."""
+    def send(self, topic: Topic, message: Message, on_delivery: OnDelivery, partition: int = -1) -> None:
+        """Queue one message; ``partition`` -1: that of its key. Raises BufferError when the queue is full, KafkaException when it is too large."""
         self._producer.produce(
             self._settings.topic(topic),
             value=message.value,
             key=message.key,
             headers=message.headers,
+            partition=partition,
             on_delivery=lambda error, _: on_delivery(error),
         )
 
-    def try_send(self, topic: Topic, message: Message, on_delivery: OnDelivery) -> bool:
+    def try_send(self, topic: Topic, message: Message, on_delivery: OnDelivery, partition: int = -1) -> bool:
         """As :meth:`send`, but False instead of BufferError when the queue is full."""
         try:
-            self.send(topic, message, on_delivery)
+            self.send(topic, message, on_delivery, partition)
         except BufferError:
             return False
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     """A worker that has work but commits nothing for this long exits and is restarted."""
 
     # inspect
-    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
-    """The detectors that look a second time, comma-separated; those that did not mask are preferred."""
+    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "mtcnn,centerface"
+    """The detectors that look a second time, comma-separated; one that also masked looks at a larger scale."""
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
@@ -107,11 +107,72 @@ class Settings(BaseSettings):
     outbound_ca: Path | None = None
     """PEM file of certificate authorities that are trusted besides the usual ones."""
 
+    # jobs
+    archive_part_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """Films are masked in parts of about this length, so that several workers share one."""
+    archive_lease: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    """A worker that is not heard of for this long, in seconds, has lost what it worked on to another."""
+    archive_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a piece of work is begun before its file fails."""
+    job_resend: Seconds = 15.0
+    """Work for which no worker came within so many seconds is announced on Kafka again."""
+    job_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours for which results can be fetched; a policy's ``retention_hours`` may make it fewer."""
+    job_deadline_hours: Annotated[float, Field(gt=0)] = 72.0
+    """Hours after which a job that has not ended fails, and its uploads are deleted."""
+    delivery_attempts: Annotated[int, Field(ge=1, le=100)] = 8
+    """How often a webhook or bucket is tried."""
+    delivery_pause: Seconds = 5.0
+    """Seconds before the second attempt; twice as long before each further one, an hour at most."""
+
+    image_workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Pictures of the API that a bridge decodes, masks and encodes at once; detection takes them in turn."""
+    image_queue: Annotated[int, Field(ge=0, le=10_000)] = 32
+    """Pictures of the API that may wait for a worker; one more is answered 503."""
+    image_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 32_000_000
+    """Largest body of a request that sends a picture."""
+    image_kept: Seconds = 300.0
+    """Masked pictures whose URL was answered are kept in memory for so long, in seconds."""
+    image_kept_bytes: Annotated[int, Field(ge=1)] = 256_000_000
+    """Of all masked pictures that are kept; beyond it the oldest go before their time."""
+    rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
+    """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
+    rate_limit_url: str = ""
+    """``redis://…`` of the Redis or Valkey that several bridges share their rate limits through; empty: in memory."""
+    oidc_issuer: str = ""
+    """The identity provider whose access tokens are taken, exactly as in their ``iss``; empty: none are."""
+    oidc_audience: str = ""
+    """What their ``aud`` must name."""
+    oidc_jwks_url: str = ""
+    """Where its public keys are; empty: as its ``/.well-known/openid-configuration`` says."""
+
+    # content credentials
+    c2pa_certificate: Path | None = None
+    """PEM of the chain that signs C2PA manifests, the signing certificate first; unset: a self-made one, untrusted."""
+    c2pa_key: Path | None = None
+    """PEM (PKCS #8) of its private key."""
+    c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
+    """Of that key, by C2PA's names."""
+    c2pa_timestamp_url: str = ""
+    """Timestamp authority (RFC 3161) that is asked for each manifest; empty: none, and nothing is sent anywhere."""
+
     # bridge
     bridge_host: str = "127.0.0.1"
     bridge_port: Port = 8080
     bridge_allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
     """Host names viewers may use; others are refused (DNS rebinding)."""
+    tls: Literal["", "self-made"] = ""
+    """``self-made``: HTTPS with a certificate made into the state folder, for trying."""
+    tls_certificate: Path | None = None
+    """PEM file of the certificate and those that vouch for it."""
+    tls_key: Path | None = None
+    """PEM file of its private key."""
+    behind_proxy: bool = False
+    """A reverse proxy with TLS stands in front, and alone reaches the bridge: its ``X-Forwarded-…`` are believed."""
+    cors_origins: list[str] = []
+    """Origins whose pages may call the API with a key of their own, e.g. ``https://dam.example``."""
+    body_timeout: Seconds = 20.0
+    """Longest wait for the next part of a request's body, and for its headers, in seconds."""
 
     # all
     metrics_host: str = "127.0.0.1"
@@ -126,12 +187,35 @@ class Settings(BaseSettings):
             raise ValueError("stall_timeout: wants to be twice gop_hold and camera_idle at least")
         return self
 
+    @model_validator(mode="after")
+    def _access(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate, tls_key: set both, or neither")
+        if self.tls_certificate is not None and self.tls:
+            raise ValueError("tls: leave it out where tls_certificate is set")
+        if bool(self.oidc_issuer) != bool(self.oidc_audience):
+            raise ValueError("oidc_issuer, oidc_audience: set both, or neither")
+        if self.oidc_jwks_url and not self.oidc_issuer:
+            raise ValueError("oidc_issuer: missing, and oidc_jwks_url is set")
+        return self
+
+    @property
+    def has_tls(self) -> bool:
+        return bool(self.tls) or self.tls_certificate is not None
+
     def detector_names(self) -> list[str]:
         return self.detectors.split(",")
+
+    def inspector_names(self) -> list[str]:
+        return self.inspect_detectors.split(",")
 
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def archiving(self) -> Settings:
+        """As the workers of jobs use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-archive"})
 
     def detector_options(self) -> DetectorOptions:
         return DetectorOptions(

@@ -36,11 +36,14 @@ class Watchdog(threading.Thread):
         *,
         assigned: Gauge = metrics.ASSIGNED,
         lag: Gauge = metrics.LAG,
+        progress: Callable[[], int] = lambda: 0,
     ) -> None:
+        """``progress``: a number that rises while the worker gets on with what takes long; then nothing is stuck."""
         super().__init__(name="watchdog", daemon=True)
         self._app = app
         self._assigned, self._lag = assigned, lag
         self._leave = leave
+        self._made = progress
         self._timeout = settings.stall_timeout
         self._stall = Stall(settings.stall_timeout)
         self._consumer = Consumer(
@@ -61,6 +64,7 @@ class Watchdog(threading.Thread):
                 self._stall.reset()  # the broker is away: nobody can commit
                 continue
             self._lag.set(lag)
+            committed[-1] = self._made()
             if self._stall.seen(committed, lag, time.monotonic()):
                 self._leave(f"{lag} frames wait but nothing was committed for {self._timeout:g} s")
 

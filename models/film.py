@@ -15,19 +15,21 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sfumato.models import looking, masks, planes
+from sfumato.models import film_metadata, looking, masks, metadata, planes
 from sfumato.models.ahead import ahead
 from sfumato.models.detectors import Image
 from sfumato.models.engine import MOST_DETECTIONS, SMALLEST_SIDE
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY
 from sfumato.models.looking import Sight, Watcher
+from sfumato.models.metadata import Pseudonymize
 from sfumato.models.mover import Mover
 from sfumato.models.planes import Planes
-from sfumato.models.reading import Form, Reader, Shot
+from sfumato.models.reading import FORMATS, FilmError, Form, Origin, Reader, Shot, Span, ending
 from sfumato.models.tracks import Timeline
 from sfumato.models.writing import Writer
 from sfumato.schemas.detection import Detection, Evidence, Target, dump_boxes, load_boxes
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Damaged, Policy
 from sfumato.schemas.report import Account
@@ -48,13 +50,15 @@ Tick = Callable[[], None]
 @dataclass(frozen=True, slots=True)
 class Options:
     """``every_frame``: detectors look at each picture. ``batch``: pictures looked at together at most. ``crf``: the
-    encoder's constant quality, None: as usual for it. ``sound``: the audio is copied."""
+    encoder's constant quality, None: as usual for it. ``sound``: the audio is copied. ``pseudonymize``: None removes
+    what should have a pseudonym."""
 
     max_pixels: int = 40_000_000
     every_frame: bool = False
     batch: int = 8
     crf: int | None = None
     sound: bool = False
+    pseudonymize: Pseudonymize | None = None
 
 
 @dataclass(slots=True)
@@ -66,59 +70,81 @@ class Findings:
     reasons: dict[int, tuple[Reason, str | None]] = field(default_factory=dict)
     looked_at: int = 0
 
-    def enter(self, pts: int, sight: Sight) -> None:
+    def enter(self, pts: int, sight: Sight, counts: bool) -> None:
         if sight.reason is not None:
             self.reasons.setdefault(len(self.pts), (sight.reason, sight.detail))
-        self.looked_at += sight.looked
+        self.looked_at += sight.looked and counts
         self.pts.append(pts)
+
+
+def pace(form: Form, options: Options) -> tuple[int, int]:
+    """Of how many pictures one is looked at in any case, and how many of those together."""
+    step = 1 if options.every_frame else looking.step(float(form.rate))
+    return step, max(1, min(options.batch, BATCH_PIXELS // (form.size[0] * form.size[1])))
 
 
 class Film:
     """One film on its way. Raises :class:`~sfumato.models.reading.FilmError` where it cannot be read at all."""
 
-    def __init__(self, path: Path, ensemble: Ensemble, policy: Policy, options: Options) -> None:
+    def __init__(
+        self, path: Origin, ensemble: Ensemble, policy: Policy, options: Options, span: Span | None = None
+    ) -> None:
+        """``span``: the part of it that is masked, without sound, by itself (:mod:`~sfumato.models.splitting`)."""
         self._path = path
         self._ensemble = ensemble
         self._policy = policy
         self._options = options
-        self._reader = Reader(path, options.max_pixels)
+        self._span = span
+        self._reader = Reader(path, options.max_pixels, span)
         self.form: Form = self._reader.form
         self.estimate = self._reader.estimate
         """How many pictures it may hold; 0: unknown."""
         self.cut_short: str | None = None
+        self.metadata = MetadataRecord()
 
     def mask(self, target: Path, tick: Tick) -> Account:
-        """Write the masked film to ``target``, in the container that the input's name asks for."""
+        """Write the masked film to ``target``, in the container that the input's name asks for; of a part without
+        pictures nothing is written."""
         findings = self.look(tick)
         self.cut_short = self._reader.cut_short
-        sound = self._path if self._options.sound and self.form.sounds else None
+        part = self._span is not None
+        sound = self._path if self._options.sound and self.form.sounds and not part else None
         ledger = Ledger(findings.looked_at)
-        with Writer(target, self._path.suffix.lower(), self.form, self._options.crf, sound) as writer:
+        kind = ending(self._path)
+        tags = {} if part else self.tags(FORMATS[kind])
+        with Writer(target, kind, self.form, self._options.crf, sound, tags, part=part) as writer:
             with closing(ahead(self._painted(findings), AHEAD)) as painted:
                 for shot, done in painted:
                     ledger.enter(done)
                     if done.planes is not None:
                         writer.add(done.planes, shot.pts, shot.duration)
                     tick()
-            writer.finish()
+            if ledger.written or not part:
+                writer.finish()
+        if self._span is not None and self._span.packets != self._reader.packets:
+            raise FilmError(f"a part holds {self._reader.packets} pictures instead of {self._span.packets}")
         ledger.close(self._reader.packets, self._reader.refused)
         return ledger.account()
+
+    def tags(self, container: str) -> dict[str, str]:
+        """The metadata to write into the container, as the policy says; what became of it is in ``metadata``."""
+        told = film_metadata.read(self._path)
+        values, self.metadata = metadata.treat(told, self._policy.metadata, self._options.pseudonymize)
+        return film_metadata.tags(values, container)
 
     def look(self, tick: Tick = lambda: None) -> Findings:
         """The first pass: what is to be masked in each picture."""
         findings = Findings()
         timeline = Timeline(self._policy.hold, self._policy.lookahead)
         inside: deque[float] = deque()
-        step = 1 if self._options.every_frame else looking.step(float(self.form.rate))
-        pixels = self.form.size[0] * self.form.size[1]
-        batch = max(1, min(self._options.batch, BATCH_PIXELS // pixels))
+        step, batch = pace(self.form, self._options)
         damage, mover = Damage(findings), self._mover()
         with closing(ahead(self._reader.shots(), AHEAD)) as shots:
             for shot, sight in Watcher(self._sights, step, batch).watch(shots):
                 time = float(shot.pts * self.form.time_base)
                 sight = _moving(mover, shot, time, sight)
                 damage.follow(len(findings.pts), shot)
-                findings.enter(shot.pts, sight)
+                findings.enter(shot.pts, sight, self._span is None or self._span.holds(shot.pts))
                 size = shot.planes.size if shot.planes is not None else self.form.size
                 timeline.append(time, size, sight.detections)
                 inside.append(time)
@@ -169,6 +195,11 @@ class Film:
                 while number < len(findings.pts) and findings.pts[number] < shot.pts:
                     number += 1
                 known = number < len(findings.pts) and findings.pts[number] == shot.pts
+                if self._span is not None and not self._span.holds(shot.pts):
+                    number += known
+                    if shot.pts >= self._span.start:
+                        break
+                    continue
                 reason = findings.reasons.get(number) if known else (Reason.DAMAGED, "not seen before")
                 yield shot, self._paint(shot, reason, findings.boxes[number] if known else "[]")
                 number += known
@@ -242,6 +273,11 @@ class Ledger:
         self._boxes: Counter[Target] = Counter()
         self._evidence: Counter[Evidence] = Counter()
         self._spared: Counter[str] = Counter()
+
+    @property
+    def written(self) -> int:
+        """How many pictures were not dropped."""
+        return self._outcomes[Outcome.MASKED] + self._outcomes[Outcome.FULLY_MASKED]
 
     def enter(self, done: Painted) -> None:
         self._outcomes[done.outcome] += 1

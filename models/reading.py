@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +24,8 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".we
 """FFmpeg's container by the ending of a file's name; :mod:`sfumato.models.writing` has an encoder for each."""
 MEDIA_TYPES = {"video/mp4": "mp4", "video/quicktime": "mov", "video/x-matroska": "matroska", "video/webm": "webm"}
 """FFmpeg's container by media type."""
+ENDINGS = {"video/mp4": ".mp4", "video/quicktime": ".mov", "video/x-matroska": ".mkv", "video/webm": ".webm"}
+"""The usual ending of a name by media type."""
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """What FFmpeg may take a file for, by its names; the containers that name other files or URLs are not among them."""
 MOST_STREAMS = 32
@@ -40,6 +42,38 @@ TOLERANCE = Fraction(1)
 
 class FilmError(ValueError):
     """A film that cannot be read or written; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A film that lies in no file of its own: ``open`` gives it anew for each pass, seekable. ``media_type``: one of
+    :data:`MEDIA_TYPES`."""
+
+    open: Callable[[], Seekable]
+    media_type: str
+
+
+Origin = Path | Source
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a film, by times in its time base. Decoding begins at the keyframe found at ``seek`` (None: where the
+    film begins), looking at ``first``, writing at ``start``; ``end`` is the first picture not to be written, ``last``
+    the first not to be looked at; None: the film's end. ``packets``: how many pictures are to be written, ``looked``:
+    to be looked at."""
+
+    seek: int | None
+    first: int
+    start: int
+    end: int | None
+    last: int | None
+    packets: int
+    looked: int
+
+    def holds(self, pts: int) -> bool:
+        """Whether a picture is to be written."""
+        return self.start <= pts and (self.end is None or pts < self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +106,13 @@ class Reader:
     pass that was made last, and ``lost_at_end`` whether its last pictures were lost. ``estimate``: how many there may
     be; 0: unknown."""
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        """Raises :class:`FilmError` where the file holds no video or a larger one than ``max_pixels``."""
+    def __init__(self, path: Origin, max_pixels: int, span: Span | None = None) -> None:
+        """``span``: the part of it that is read; then ``packets`` and ``refused`` count what is to be written alone,
+        and ``cut_short`` is not judged. Raises :class:`FilmError` where the file holds no video or a larger one than
+        ``max_pixels``."""
         self._path = path
         self._max_pixels = max_pixels
+        self._span = span
         self.packets = 0
         self.refused = 0
         self.lost_at_end = False
@@ -86,20 +123,37 @@ class Reader:
     def shots(self) -> Iterator[Shot]:
         """One pass over the film. Raises :class:`FilmError` where nothing can be read; what is lost is skipped."""
         self.packets, self.refused, self.cut_short = 0, 0, None
-        with self._open() as (container, stream):
+        with self.opened() as (container, stream):
             lost, end = False, None
+            first, last = self._seek(container, stream)
             for frame in self._frames(container, stream):
                 if frame is None:
                     lost = True
                     continue
+                if first is not None and (frame.pts is None or frame.pts < first):
+                    lost = False  # shown before the keyframe and may rest on what was not read
+                    continue
+                if last is not None and frame.pts is not None and frame.pts >= last:
+                    return
                 yield (shot := _shot(frame, lost))
                 lost, end = False, (shot.pts + shot.duration) * stream.time_base
             self.lost_at_end = lost
-            self._judge_length(container, stream, end or Fraction(0))
+            if self._span is None:
+                self._judge_length(container, stream, end or Fraction(0))
+
+    def _seek(self, container: Any, stream: Any) -> tuple[int | None, int | None]:
+        """Go to the span's keyframe; the first time to be looked at, and the first that is not any more."""
+        span = self._span
+        if span is None:
+            return None, None
+        if span.seek is not None:
+            container.seek(span.seek, stream=stream)
+        return span.first, span.last
 
     def _frames(self, container: Any, stream: Any) -> Iterator[av.VideoFrame | None]:
         """Pictures, and None where some were lost."""
         packets = container.demux(stream)
+        latest = self._span.first if self._span is not None else None
         while True:
             try:
                 packet = next(packets)
@@ -109,11 +163,15 @@ class Reader:
                 self.cut_short = f"reading stopped ({type(error).__name__})"
                 packet = None
             if packet is not None and packet.size:
-                self.packets += 1
+                if latest is not None and (packet.pts is None or packet.pts > latest):
+                    raise FilmError("cannot be read from its middle")
+                latest = None
+                counts = self._span is None or (packet.pts is not None and self._span.holds(packet.pts))
+                self.packets += counts
                 try:
                     yield from stream.decode(packet)
                 except FFmpegError:
-                    self.refused += 1
+                    self.refused += counts
                     yield None
             else:
                 yield from self._rest(stream)
@@ -141,7 +199,7 @@ class Reader:
             self.cut_short = f"it says {float(stated):.1f} seconds and ends after {float(end):.1f}"
 
     def _form(self) -> Form:
-        with self._open() as (container, stream):
+        with self.opened() as (container, stream):
             context = stream.codec_context
             if not 0 < context.width * context.height <= self._max_pixels:
                 raise FilmError(f"{context.width}x{context.height}: more than {self._max_pixels} pixels")
@@ -163,8 +221,8 @@ class Reader:
         return frame
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[Any, Any]]:
-        with open_film(self._path) as container:
+    def opened(self) -> Iterator[tuple[Any, Any]]:
+        with open_film(self._path, self._max_pixels) as container:
             stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
             if stream is None or stream.codec_context is None:
                 raise FilmError("holds no video that can be decoded")
@@ -174,6 +232,11 @@ class Reader:
             if context.name in NOTICE:
                 context.options = {**context.options, "err_detect": NOTICE[context.name]}
             yield container, stream
+
+
+def ending(origin: Origin) -> str:
+    """Of a film's name, in small letters: it tells its container."""
+    return origin.suffix.lower() if isinstance(origin, Path) else ENDINGS[origin.media_type]
 
 
 def _stated_end(container: Any, stream: Any) -> Fraction | None:
@@ -188,9 +251,11 @@ def _stated_end(container: Any, stream: Any) -> Fraction | None:
     return None
 
 
-def open_film(path: Path) -> Any:
+def open_film(path: Origin, max_pixels: int = 2**31 - 1) -> Any:
     """The file as PyAV opens it: as what its name says, since FFmpeg would take a playlist for a film and follow it.
     Raises :class:`FilmError`."""
+    if isinstance(path, Source):
+        return open_file(path.open(), path.media_type, max_pixels)
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise FilmError(f"not one of {' '.join(sorted(FORMATS))}")

@@ -1,9 +1,9 @@
-"""A film file of pictures that come one by one, at the times they come with; and, if wanted, sound. Nothing else."""
+"""A film file of pictures that come one by one, at the times they come with; if wanted, sound and tags; no more."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -15,12 +15,14 @@ from av.error import FFmpegError
 
 from sfumato.models import planes
 from sfumato.models.planes import Planes
-from sfumato.models.reading import FORMATS, FilmError, Form, open_film
+from sfumato.models.reading import FORMATS, FilmError, Form, Origin, open_film
 
 X264 = ("libx264", {"preset": "veryfast"}, 20)
 VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "6", "row-mt": "1"}, 31)
 ENCODERS = {"mp4": X264, "mov": X264, "matroska": X264, "webm": VP9}
 """By container: the encoder with its options and usual CRF (constant quality)."""
+PART = ".mp4"
+"""The ending of a part: MP4 counts in any time base, Matroska in milliseconds alone."""
 FINEST_CLOCK = 10_000
 """Ticks per second at least of an MP4's movie as a whole."""
 
@@ -28,14 +30,27 @@ FINEST_CLOCK = 10_000
 class Writer:
     """A context manager; what was not finished with :meth:`finish` is not a whole film."""
 
-    def __init__(self, path: Path, ending: str, form: Form, crf: int | None, sound: Path | None) -> None:
-        """``ending`` chooses the container. ``sound``: the file whose audio streams are copied."""
+    def __init__(
+        self,
+        path: Path,
+        ending: str,
+        form: Form,
+        crf: int | None,
+        sound: Origin | None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        part: bool = False,
+    ) -> None:
+        """``ending`` chooses container and encoder; ``part``: the container is one that keeps the times of each of them
+        (:mod:`~sfumato.models.joining`). ``sound``: the film whose audio streams are copied. ``tags``: metadata of the
+        file, by :func:`sfumato.models.film_metadata.tags`."""
         self._path = path
-        self._container = FORMATS[ending]
-        self._codec, self._options, usual = ENCODERS[self._container]
+        self._container = FORMATS[PART if part else ending]
+        self._codec, self._options, usual = ENCODERS[FORMATS[ending]]
         self._crf = usual if crf is None else crf
         self._form = form
         self._sound = Sound(sound) if sound else None
+        self._tags = dict(tags or {})
         self._output: Any = None
         self._stream: Any = None
         self._pts: int | None = None
@@ -84,12 +99,7 @@ class Writer:
             self._output.mux(packet)
 
     def _open(self, first: Planes) -> None:
-        options = {}
-        if self._container in ("mp4", "mov"):
-            ticks = self._form.time_base.denominator
-            ticks *= math.ceil(FINEST_CLOCK / ticks)  # FFmpeg's own 1000 would move a film that begins later than at 0
-            options = {"movflags": "faststart", "movie_timescale": str(ticks)}
-        self._output = av.open(f"file:{self._path}", "w", format=self._container, options=options)
+        self._output = create_film(self._path, self._container, self._form.time_base, self._tags)
         self._stream = stream = self._output.add_stream(self._codec, rate=self._form.rate)
         context = stream.codec_context
         context.width, context.height = self._form.size
@@ -106,10 +116,23 @@ class Writer:
             self._sound.join(self._output)
 
 
+def create_film(path: Path, container: str, time_base: Fraction, tags: Mapping[str, str] | None = None) -> Any:
+    """A new file as PyAV writes it, for pictures in this time base; ``tags``: its metadata."""
+    options = {}
+    if container in ("mp4", "mov"):
+        ticks = time_base.denominator
+        ticks *= math.ceil(FINEST_CLOCK / ticks)  # FFmpeg's own 1000 would move a film that begins later than at 0
+        flags = "faststart+use_metadata_tags" if tags else "faststart"
+        options = {"movflags": flags, "movie_timescale": str(ticks)}
+    output = av.open(f"file:{path}", "w", format=container, options=options)
+    output.metadata.update(tags or {})
+    return output
+
+
 class Sound:
     """The audio streams of a file, copied as they are, without their names and languages."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Origin) -> None:
         self._input: Any = open_film(path)
         self._streams: dict[int, Any] = {}
         self._packets: Iterator[Any] = iter(())

@@ -39,16 +39,17 @@ SETTLE_TIMEOUT = 30.0
 class Viewer(threading.Thread):
     """A viewer like the page's: one WebSocket, counting the pictures it was shown."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str) -> None:
         super().__init__(name="viewer", daemon=True)
         self.pictures = 0
         self._url = url
+        self._headers = {"Authorization": f"Bearer {key}"}
         self._closing = threading.Event()
 
     def run(self) -> None:
         while not self._closing.is_set():
             try:
-                with connect(self._url, origin=None, open_timeout=5) as socket:
+                with connect(self._url, origin=None, additional_headers=self._headers, open_timeout=5) as socket:
                     while not self._closing.is_set():
                         try:
                             self.pictures += isinstance(socket.recv(timeout=0.5), bytes)
@@ -95,14 +96,15 @@ def run(options: argparse.Namespace, folder: Path, ending: threading.Event) -> d
     with Stack(options.broker, folder, bridge_port=options.port) as stack, TopicReader(stack.settings) as reader:
         stack.publish(*demonstration_policies(table["ids"]))
         stack.start("anonymize", "--workers", str(options.workers))
+        key = stack.key  # made before the bridge starts, which else would make one itself
         stack.start("bridge")
         stack.wait_for_worker()
         stack.wait_for_bridge()
         stack.start("ingest", "--cameras", str(folder / "cameras.toml"), metrics_port=0)
-        say(f"watch it at {stack.bridge_url}/   (Ctrl-C ends it)")
-        viewers = [
-            Viewer(f"{stack.bridge_url.replace('http', 'ws')}/v1/cameras/{c}/live?video=h264") for c in table["ids"]
-        ]
+        # What stands behind # never leaves the browser; the page signs in with it.
+        say(f"watch it at {stack.bridge_url}/#key={key}   (Ctrl-C ends it)")
+        live = stack.bridge_url.replace("http", "ws") + "/v1/cameras"
+        viewers = [Viewer(f"{live}/{camera}/live?video=h264", key) for camera in table["ids"]]
         peak = watch(stack, reader, viewers, options.seconds, ending)
         return result(stack, reader, viewers, peak)
 

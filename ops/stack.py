@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sfumato.agents import policies, provision
 from sfumato.agents.broker import EmbeddedBroker, free_port
+from sfumato.agents.database import Database
+from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
 from sfumato.schemas.policy import Policy
+from sfumato.schemas.scope import Scope
 
 STOP_TIMEOUT = 40.0
 
@@ -84,7 +88,8 @@ class Stack:
 
     def start(self, verb: str, *arguments: str, name: str = "", **overrides: Any) -> None:
         """Start ``sfumato VERB``; its log is ``VERB.log`` in the stack's folder. ``name``: of a second one."""
-        settings = self.settings.model_copy(update=overrides)
+        # The bridge's metrics are at its own port, and metrics_port is the anonymizer's.
+        settings = self.settings.model_copy(update={**({"metrics_port": 0} if verb == "bridge" else {}), **overrides})
         with self.log(name or verb).open("ab") as log:
             self._processes[name or verb] = subprocess.Popen(
                 [sys.executable, "-m", "sfumato.agents.cli", verb, *arguments],
@@ -159,6 +164,16 @@ class Stack:
 
         self.wait_for("bridge", timeout, ready)
 
+    @cached_property
+    def key(self) -> str:
+        """An API key that opens everything of the bridge."""
+        database = Database(self.settings)
+        database.migrate()
+        try:
+            return Keys(database).create("stack", Scope, purpose="demonstration", rate=10_000).secret
+        finally:
+            database.close()
+
     @property
     def bridge_url(self) -> str:
         return f"http://127.0.0.1:{self.settings.bridge_port}"
@@ -169,7 +184,10 @@ class Stack:
 
     def _samples(self, port: int) -> Iterator[tuple[str, float]]:
         try:
-            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2).read().decode()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics")
+            if port == self.settings.bridge_port:
+                request.add_header("Authorization", f"Bearer {self.key}")
+            text = urllib.request.urlopen(request, timeout=2).read().decode()
         except (OSError, urllib.error.URLError):
             return
         for family in text_string_to_metric_families(text):

@@ -1,7 +1,9 @@
-"""What ``sfumato mask`` did to each file: counts, boxes by class, hashes. No pixels, nothing of the files' metadata."""
+"""What ``sfumato mask`` did to each file: counts, boxes by class, hashes; no pixels, no metadata's value."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sfumato.schemas.audit import DetectorRecord, Sha256
 from sfumato.schemas.detection import Evidence, Target
 from sfumato.schemas.masking import Masking
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Reason
 
 Count = Annotated[int, Field(ge=0)]
@@ -50,9 +53,23 @@ class Account(_Record):
         return self
 
 
+def total(accounts: Iterable[Account]) -> Account:
+    """The account of pictures counted in parts."""
+    counts = dict.fromkeys(("frames", "masked", "fully_masked", "dropped", "looked_at"), 0)
+    tallies: dict[str, Counter[str]] = {name: Counter() for name in ("reasons", "boxes", "evidence", "spared")}
+    for account in accounts:
+        for name in counts:
+            counts[name] += getattr(account, name)
+        for name, tally in tallies.items():
+            tally.update(getattr(account, name))
+    return Account.model_validate({**counts, **tallies})
+
+
 class FileRecord(_Record):
     """One input file. ``error``: why there is no output; ``cut_short``: the input ended before it said it would, and
-    what could be read is in the output. ``sound``: whether the audio was kept. ``seconds``: how long it took."""
+    what could be read is in the output. ``sound``: whether the audio was kept. ``metadata``: by name what stayed and
+    what was removed. ``credentials``: whether the output carries a signed C2PA manifest; null: not asked for.
+    ``seconds``: how long it took."""
 
     input: str
     kind: Kind | None = None
@@ -63,6 +80,8 @@ class FileRecord(_Record):
     width: Count | None = None
     height: Count | None = None
     sound: bool = False
+    metadata: MetadataRecord | None = None
+    credentials: bool | None = None
     input_bytes: Count | None = None
     input_sha256: Sha256 | None = None
     output_bytes: Count | None = None

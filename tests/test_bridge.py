@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from playwright.sync_api import Page
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -29,6 +30,7 @@ from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, Topic
+from tests.calling import bearer, secret
 
 
 def picture(shade: int = 90, size: tuple[int, int] = (64, 36)) -> bytes:
@@ -55,11 +57,12 @@ def frame(
 
 
 class Bridge:
-    """A bridge in a thread of this process, and a producer beside it."""
+    """A bridge in a thread of this process, a key that opens all of it, and a producer beside it."""
 
     def __init__(self, settings: Settings, until: str = "/readyz") -> None:
         self.settings = settings
         self._until = until
+        self.key = secret(settings)
         self.app = make_app(settings)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -67,7 +70,7 @@ class Bridge:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._producer = Producer(settings, client_id="test")
-        self._client = httpx.Client(base_url=f"http://{self.address}", timeout=10)
+        self._client = httpx.Client(base_url=f"http://{self.address}", timeout=10, headers=bearer(self.key))
 
     def __enter__(self) -> Bridge:
         self._thread.start()
@@ -102,7 +105,12 @@ class Bridge:
             return 0  # not listening yet
 
     def watch(self, camera: str, query: str = "", **options: object):  # type: ignore[no-untyped-def]
+        options = {"additional_headers": bearer(self.key), **options}
         return connect(f"ws://{self.address}/v1/cameras/{camera}/live{query}", **options)
+
+    def sign_in(self, page: Page) -> None:
+        """A page of this bridge then holds its session."""
+        assert page.request.post(f"http://{self.address}/v1/session", data={"key": self.key}).status == 201
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 30) -> None:
         waited = threading.Event()
@@ -113,7 +121,7 @@ class Bridge:
         pytest.fail(f"timed out; refused: {metric(self, 'sfumato_bridge_refused_messages_total')}")
 
     def shown(self) -> dict[str, dict[str, object]]:
-        return {camera["id"]: camera for camera in self.get("/v1/cameras").json()["cameras"]}
+        return {camera["id"]: camera for camera in self.get("/v1/cameras").json()["items"]}
 
 
 @pytest.fixture
@@ -128,7 +136,7 @@ def unpack(message: bytes) -> tuple[dict[str, object], bytes]:
 
 
 def test_cameras_snapshots_and_live_frames(bridge):
-    assert bridge.get("/v1/cameras").json() == {"cameras": []}
+    assert bridge.get("/v1/cameras").json() == {"items": [], "next": None}
     masked = frame("north", 0, picture(40))
     refused = frame("south", 5, outcome=Outcome.FULLY_MASKED, reason=Reason.NO_POLICY, policy_version=None)
     bridge.publish(masked, refused)

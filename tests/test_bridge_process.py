@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from sfumato.agents import provision
 from sfumato.agents.broker import EmbeddedBroker, free_port
@@ -23,6 +23,7 @@ from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.topics import FRAMES_ANONYMIZED
+from tests.calling import bearer, secret
 from tests.test_bridge import frame
 
 TIMEOUT = 60.0
@@ -34,11 +35,13 @@ class Process:
     def __init__(self, bootstrap_servers: str, topic_prefix: str, log: Path, port: int = 0) -> None:
         self.address = f"127.0.0.1:{port or free_port()}"
         self._log = log
+        state = log.parent / "state"
+        self.key = secret(Settings(state_dir=state))
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")},
             "SFUMATO_BOOTSTRAP_SERVERS": bootstrap_servers,
             "SFUMATO_TOPIC_PREFIX": topic_prefix,
-            "SFUMATO_STATE_DIR": str(log.parent / "state"),
+            "SFUMATO_STATE_DIR": str(state),
             "SFUMATO_BRIDGE_PORT": self.address.split(":")[1],
         }
         with log.open("wb") as file:
@@ -59,11 +62,14 @@ class Process:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log
             with contextlib.suppress(httpx.TransportError):
-                found = httpx.get(f"http://{self.address}{path}", timeout=5).status_code
+                found = httpx.get(f"http://{self.address}{path}", timeout=5, headers=bearer(self.key)).status_code
             if found == status:
                 return
             time.sleep(0.05)
         pytest.fail(f"{path}: {found} instead of {status}\n{self.log}")
+
+    def watch(self, camera: str) -> ClientConnection:
+        return connect(f"ws://{self.address}/v1/cameras/{camera}/live", additional_headers=bearer(self.key))
 
     def wait_for_log(self, text: str) -> None:
         deadline = time.monotonic() + TIMEOUT
@@ -98,8 +104,7 @@ def publish(settings: Settings, *frames: AnonymizedFrame) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_sends_the_viewers_away_and_ends_in_good_order(bridge, topics, number):
-    watching = f"ws://{bridge.address}/v1/cameras/north/live"
-    with connect(watching) as viewer, connect(watching) as waiting:
+    with bridge.watch("north") as viewer, bridge.watch("north") as waiting:
         publish(topics, frame("north", 0))
         assert viewer.recv(TIMEOUT)
         assert waiting.recv(TIMEOUT)
@@ -128,7 +133,7 @@ def test_waits_for_the_broker_and_follows_its_restart(tmp_path):
             with EmbeddedBroker(port):
                 provision.create(settings)
                 bridge.wait_for("/readyz", 200)
-                with connect(f"ws://{bridge.address}/v1/cameras/north/live") as viewer:
+                with bridge.watch("north") as viewer:
                     publish(settings, *(frame("north", n, epoch=epoch) for n in range(3)))
                     while f'"north/{epoch}/2"'.encode() not in viewer.recv(TIMEOUT):
                         pass
@@ -141,6 +146,7 @@ def test_waits_for_the_broker_and_follows_its_restart(tmp_path):
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_with_port_0_the_address_it_prints_can_be_opened(topics):
     settings = {"SFUMATO_BRIDGE_PORT": "0", "SFUMATO_BOOTSTRAP_SERVERS": topics.bootstrap_servers}
+    settings["SFUMATO_STATE_DIR"] = str(topics.state_dir)
     command = [sys.executable, "-m", "sfumato.agents.cli", "bridge"]
     with subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -153,6 +159,7 @@ def test_with_port_0_the_address_it_prints_can_be_opened(topics):
 def test_a_taken_port_is_named_and_ends_it(bridge, topics, tmp_path):
     taken = {**os.environ, "SFUMATO_BRIDGE_PORT": bridge.address.split(":")[1]}
     taken["SFUMATO_BOOTSTRAP_SERVERS"] = topics.bootstrap_servers
+    taken["SFUMATO_STATE_DIR"] = str(topics.state_dir)
     command = [sys.executable, "-m", "sfumato.agents.cli", "bridge"]
     ended = subprocess.run(command, env=taken, capture_output=True, text=True, timeout=TIMEOUT)
     assert ended.returncode == 3  # uvicorn's

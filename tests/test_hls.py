@@ -154,9 +154,10 @@ def playing(bridge: Bridge, camera: str) -> Iterator[threading.Event]:  # noqa: 
 
 def test_plays_in_an_ordinary_player(bridge):  # noqa: F811
     url = f"http://{bridge.address}/v1/cameras/north/hls/index.m3u8"
+    said = f"Authorization: Bearer {bridge.key}\r\n"
     with playing(bridge, "north"):
         bridge.wait_until(lambda: "north" in bridge.shown())
-        with av.open(url, timeout=30) as player:
+        with av.open(url, timeout=30, options={"headers": said}) as player:
             shown = list(islice(player.decode(video=0), 25))
         playlist = bridge.get("/v1/cameras/north/hls/index.m3u8")
         assert playlist.headers["content-type"] == "application/vnd.apple.mpegurl"
@@ -164,7 +165,19 @@ def test_plays_in_an_ordinary_player(bridge):  # noqa: F811
         segment = bridge.get("/v1/cameras/north/hls/" + playlist.text.split()[-1])
         assert (segment.status_code, segment.headers["content-type"]) == (200, "video/mp4")
         if ffprobe := shutil.which("ffprobe"):
-            command = [ffprobe, "-v", "error", "-of", "json", "-show_streams", "-read_intervals", "%+#5", url]
+            command = [
+                ffprobe,
+                "-v",
+                "error",
+                "-of",
+                "json",
+                "-show_streams",
+                "-read_intervals",
+                "%+#5",
+                "-headers",
+                said,
+                url,
+            ]
             probed = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
             assert [(s["codec_name"], s["width"], s["height"]) for s in probed["streams"]] == [("h264", 320, 180)]
     brightnesses = [picture.to_ndarray(format="bgr24").mean() for picture in shown]
@@ -180,6 +193,7 @@ def test_plays_in_chromium(bridge):  # noqa: F811
         bridge.wait_until(lambda: "north" in bridge.shown())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page()
+        bridge.sign_in(page)
         page.route("**/blank", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
         page.goto(f"http://{bridge.address}/blank")
         page.evaluate("""() => {

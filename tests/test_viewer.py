@@ -6,25 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from sfumato.models import images
 from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.scope import Scope
 from tests.test_bridge import Bridge, frame
+from tests.viewing import chromium, opened, scene
 
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 @pytest.fixture
@@ -35,21 +26,8 @@ def bridge(topics) -> Iterator[Bridge]:
 
 @pytest.fixture
 def page(bridge) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.goto(f"http://{bridge.address}/")
+    with chromium() as browser, opened(browser, bridge, Scope.CAMERAS_READ) as page:
         yield page
-        browser.close()
-        assert problems == []
-
-
-def scene(shade: int) -> bytes:
-    ramp = np.linspace(shade / 2, shade, 640, dtype=np.uint8)[None, :, None]
-    return images.encode(np.broadcast_to(ramp, (360, 640, 3)), 80)
 
 
 def tile(page: Page, camera: str):  # type: ignore[no-untyped-def]

@@ -11,12 +11,15 @@ from functools import partial
 from itertools import count
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from sfumato.agents.broker import free_port
+from sfumato.schemas.scope import Scope
+from tests.calling import secret
 from tests.test_bridge import frame, metric
 from tests.test_bridge_process import Process, publish
-from tests.test_viewer import ARGUMENTS, CHROMIUM, bridge, brightness, page, scene, tile  # noqa: F401
+from tests.test_viewer import bridge, brightness, page, tile  # noqa: F401
+from tests.viewing import chromium, scene
 
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 
@@ -68,7 +71,7 @@ def test_cameras_out_of_sight_count_without_a_connection(page, bridge):  # noqa:
           new MutationObserver(() => heads.add(summary.textContent)).observe(summary, { childList: true });
         }""")
         for _ in range(3):
-            with page.expect_response("**/v1/cameras"):
+            with page.expect_response("**/v1/cameras?*"):
                 pass
         assert page.evaluate("[...heads]") == []
         tile(page, cameras[-1]).scroll_into_view_if_needed()
@@ -106,15 +109,13 @@ def test_a_bridge_that_goes_is_noticed_and_found_again(topics, tmp_path):
     def start() -> Process:
         return Process(topics.bootstrap_servers, topics.topic_prefix, tmp_path / "log", port)
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser, start() as first:
+        first.wait_for("/readyz", 200)
         page = browser.new_page()
-        with start() as first:
-            first.wait_for("/readyz", 200)
-            page.goto(f"http://{first.address}/")
-            publish(topics, frame("north", 0, scene(200)))
-            expect(tile(page, "north").locator(".outcome")).to_have_text("masked", timeout=10_000)
-            assert first.end(signal.SIGTERM) == 0
+        page.goto(f"http://{first.address}/#key={secret(topics, Scope.CAMERAS_READ)}")
+        publish(topics, frame("north", 0, scene(200)))
+        expect(tile(page, "north").locator(".outcome")).to_have_text("masked", timeout=10_000)
+        assert first.end(signal.SIGTERM) == 0
         expect(page.locator("#summary")).to_have_text("The bridge does not answer.", timeout=10_000)
         expect(tile(page, "north")).to_have_attribute("data-state", re.compile("stale|lost"), timeout=10_000)
         with start() as second:
@@ -122,4 +123,3 @@ def test_a_bridge_that_goes_is_noticed_and_found_again(topics, tmp_path):
             with playing(partial(publish, topics), "north"):
                 expect(tile(page, "north")).to_have_attribute("data-state", "live", timeout=30_000)
                 expect(page.locator("#summary")).to_have_text("1 live", timeout=10_000)
-        browser.close()

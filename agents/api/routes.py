@@ -3,7 +3,47 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 
-from sfumato.agents.api import cameras, health, uploads
+from sfumato.agents import formats
+from sfumato.agents.api import (
+    analyses,
+    audit,
+    cameras,
+    detections,
+    health,
+    images,
+    jobs,
+    keys,
+    policies,
+    pseudonyms,
+    session,
+    uploads,
+    usage,
+)
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, uploads.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    cameras.router,
+    policies.router,
+    audit.router,
+    uploads.router,
+    jobs.router,
+    session.router,
+    keys.router,
+    usage.router,
+    images.router,
+    detections.router,
+    analyses.router,
+    pseudonyms.router,
+)
+
+ROUTES: tuple[formats.Negotiated, ...] = tuple(
+    route for router in ROUTERS for route in router.routes if isinstance(route, formats.Negotiated)
+)
+"""Those whose resources come in every format."""
+
+RESOURCES: tuple[type[BaseModel], ...] = tuple(
+    dict.fromkeys(model for route in ROUTES for model in (formats.returned(route), formats.accepted(route)) if model)
+)
+"""What these take and return."""

@@ -29,7 +29,8 @@ from sfumato.schemas.scope import Scope
 from sfumato.schemas.upload import UploadStatus
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], max_body_size=2**62)
+"""Its bodies are bounded by the upload's length and SFUMATO_UPLOAD_MAX_BYTES instead."""
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,creation-defer-length,expiration,termination,checksum"

@@ -1,0 +1,169 @@
+"""What became of each frame: searched on the topic ``audit`` itself, and exported."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
+from starlette.exceptions import HTTPException
+
+from sfumato.agents import audits, paging
+from sfumato.agents.audits import AuditError, Positions, Search
+from sfumato.agents.callers import Caller, needs
+from sfumato.agents.formats import Negotiated, chosen
+from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.agents.problems import Refusal
+from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.cloudevent import CAMERA_ID
+from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.page import Page
+from sfumato.schemas.problem import Fault
+from sfumato.schemas.scope import Scope
+
+router = APIRouter(prefix="/v1", tags=["audit"], route_class=Negotiated)
+
+LINES = "application/x-ndjson"
+CSV = "text/csv"
+COLUMNS = (
+    "id", "camera", "epoch", "sequence", "outcome", "reason", "detail", "captured_at", "time_source", "audited_at",
+    "policy", "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes",
+    "output_sha256",
+)  # fmt: skip
+"""Of the CSV; what is nested is in the JSON lines alone."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet would compute."""
+EXPORTED = 1_000
+"""Events that the export reads at a time."""
+
+Reading = Annotated[Caller, needs(Scope.AUDIT_READ)]
+OneCamera = Annotated[str | None, Query(pattern=f"^{CAMERA_ID.pattern}$", description="A camera's id")]
+Since = Annotated[
+    AwareDatetime | None, Query(alias="from", description="Audited at or after", examples=["2027-01-01T00:00:00Z"])
+]
+Until = Annotated[
+    AwareDatetime | None, Query(alias="to", description="Audited before", examples=["2027-01-02T00:00:00Z"])
+]
+
+
+@router.get(
+    "/audit",
+    summary="Search the audit events",
+    operation_id="searchAudit",
+    responses={400: {"description": "The cursor is not one of this search"}, 503: {"description": "No broker"}},
+)
+def search(
+    request: Request,
+    caller: Reading,
+    camera: OneCamera = None,
+    since: Since = None,
+    until: Until = None,
+    outcome: Outcome | None = None,
+    reason: Reason | None = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> Page[AuditEvent]:
+    """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so
+    it may hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with it."""
+    query = _query(caller, camera, since, until, outcome, reason)
+    try:
+        with Search(request.app.state.settings, query, paging.read(cursor, Positions)) as found:
+            events = found.page(limit)
+            after = found.positions
+    except AuditError as error:
+        raise _unreadable(error) from None
+    return Page(items=tuple(events), next=paging.write(after) if after is not None else None)
+
+
+@router.get(
+    "/audit:export",
+    summary="Export the audit events",
+    operation_id="exportAudit",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "All that match, one event a line",
+            "content": {
+                LINES: {"schema": {"type": "string"}},
+                CSV: {"schema": {"type": "string"}},
+            },
+        },
+        503: {"description": "No broker"},
+    },
+)
+def export(
+    request: Request,
+    caller: Reading,
+    camera: OneCamera = None,
+    since: Since = None,
+    until: Until = None,
+    outcome: Outcome | None = None,
+    reason: Reason | None = None,
+) -> StreamingResponse:
+    """JSON lines, or CSV with what is not nested, as `Accept` says."""
+    query = _query(caller, camera, since, until, outcome, reason)
+    events = _events(request, query)
+    first = next(events)  # what goes wrong at once can still be said
+    kind = chosen(request)
+    write = _as_csv if kind == CSV else _as_lines
+    name = "audit.csv" if kind == CSV else "audit.jsonl"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return StreamingResponse(write(first, events), media_type=kind, headers=headers)
+
+
+def _query(
+    caller: Caller,
+    camera: str | None,
+    since: AwareDatetime | None,
+    until: AwareDatetime | None,
+    outcome: Outcome | None,
+    reason: Reason | None,
+) -> audits.Query:
+    if since is not None and until is not None and until < since:
+        fault = Fault(field="to", detail="earlier than from", remedy="give a later moment, or leave it out")
+        raise Refusal(422, "to: earlier than from; give a later moment, or leave it out", errors=[fault])
+
+    def sees(camera: str | None) -> bool:
+        """What names no camera is for those who see all."""
+        return "*" in caller.cameras if camera is None else caller.sees(camera)
+
+    return audits.Query(sees, camera, since, until, outcome, reason)
+
+
+def _events(request: Request, query: audits.Query) -> Iterator[list[AuditEvent]]:
+    try:
+        with Search(request.app.state.settings, query) as found:
+            yield from found.pages(EXPORTED)
+    except AuditError as error:
+        raise _unreadable(error) from None
+
+
+def _as_lines(first: Iterable[AuditEvent], rest: Iterable[Iterable[AuditEvent]]) -> Iterator[str]:
+    for events in chain((first,), rest):
+        yield "".join(event.model_dump_json(by_alias=True) + "\n" for event in events)
+
+
+def _as_csv(first: Iterable[AuditEvent], rest: Iterable[Iterable[AuditEvent]]) -> Iterator[str]:
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(COLUMNS)
+    for events in chain((first,), rest):
+        for event in events:
+            document = event.model_dump(mode="json", by_alias=True, include=set(COLUMNS))
+            table.writerow([_cell(document[column]) for column in COLUMNS])
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _unreadable(error: AuditError) -> HTTPException:
+    return HTTPException(503, f"the topic audit cannot be read: {error}", {"Retry-After": "5"})

@@ -1,0 +1,270 @@
+"""Jobs: files anonymized in the background. Handed in, watched, cancelled; their results fetched and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from sfumato.agents import conditions, paging
+from sfumato.agents.callers import Caller, needs
+from sfumato.agents.conditions import IfNoneMatch
+from sfumato.agents.desk import Desk, RequestError
+from sfumato.agents.formats import Negotiated
+from sfumato.agents.idempotency import Idempotent
+from sfumato.agents.jobs import JobError, NoJobError
+from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress
+from sfumato.schemas.page import Page
+from sfumato.schemas.part import Part
+from sfumato.schemas.scope import Scope
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Negotiated)
+
+LOOKED_AT = 0.4
+"""Seconds between two looks at a job that somebody watches."""
+PING = 15
+"""Seconds after which a silent stream of events says that it is there."""
+
+
+class Place(Part):
+    """Where a page goes on: after this job."""
+
+    created_at: AwareDatetime
+    id: str
+
+
+MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such job of yours"}}
+
+
+def _desk(connection: HTTPConnection) -> Desk:
+    desk: Desk = connection.app.state.desk
+    return desk
+
+
+TheDesk = Annotated[Desk, Depends(_desk)]
+Reader = Annotated[Caller, needs(Scope.JOBS_READ)]
+Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Hand in a job",
+    responses={409: {"description": "An upload belongs to another job"}, 422: {"description": "Names the field"}},
+)
+def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None) -> Job:
+    try:
+        job = desk.create(caller.id, wanted)
+    except RequestError as error:
+        raise HTTPException(422, str(error)) from None
+    except JobError as error:
+        raise HTTPException(409, str(error)) from None
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job
+
+
+@router.get("", summary="The caller's jobs, newest first")
+def listed(
+    caller: Reader,
+    desk: TheDesk,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+    state: JobState | None = None,
+) -> Page[Job]:
+    place = paging.read(cursor, Place)
+    before = (place.created_at, place.id) if place is not None else None
+    jobs = desk.jobs.page(caller.id, limit + 1, before, state)
+    last = jobs[limit - 1] if len(jobs) > limit else None
+    following = paging.write(Place(created_at=last.created_at, id=last.id)) if last is not None else None
+    return Page(items=tuple(jobs[:limit]), next=following)
+
+
+@router.get(
+    "/{job}",
+    summary="A job with its files",
+    response_model=Job,
+    responses={**MISSING, 304: {"description": "It is the one of If-None-Match"}},
+)
+def get(
+    job: str, request: Request, response: Response, caller: Reader, desk: TheDesk, _: IfNoneMatch = None
+) -> Job | Response:
+    found = _found(desk, job, caller)
+    tag = {"ETag": conditions.etag(request, f"{found.id}/{found.version}")}
+    if conditions.unchanged(request, f"{found.id}/{found.version}"):
+        return Response(status_code=304, headers=tag)
+    response.headers.update(tag)
+    return found
+
+
+@router.post("/{job}:cancel", summary="End a job", responses={**MISSING, 409: {"description": "It has ended"}})
+def cancel(job: str, caller: Writer, desk: TheDesk) -> Job:
+    try:
+        return desk.jobs.cancel(job, caller.id)
+    except NoJobError as error:
+        raise HTTPException(404, str(error)) from None
+    except JobError as error:
+        raise HTTPException(409, str(error)) from None
+
+
+@router.delete(
+    "/{job}",
+    status_code=204,
+    summary="Delete an ended job and its results",
+    responses={**MISSING, 409: {"description": "It has not ended"}},
+)
+def delete(job: str, caller: Writer, desk: TheDesk) -> None:
+    try:
+        desk.delete(job, caller.id)
+    except NoJobError as error:
+        raise HTTPException(404, str(error)) from None
+    except JobError as error:
+        raise HTTPException(409, str(error)) from None
+
+
+@router.get("/{job}/report", summary="What became of every picture", responses=MISSING)
+def report(job: str, caller: Reader, desk: TheDesk) -> JobReport:
+    return JobReport.of(_found(desk, job, caller))
+
+
+@router.get(
+    "/{job}/events",
+    summary="Progress as server-sent events",
+    response_class=EventSourceResponse,
+    responses={**MISSING, 200: {"content": {"text/event-stream": {}}}, 204: {"description": "Nothing more will come"}},
+)
+async def events(job: str, request: Request, caller: Reader, desk: TheDesk) -> Response:
+    """Events are snapshots, with the job's version as id: after a break the newest one is all that is missing."""
+    found = await asyncio.to_thread(_found, desk, job, caller)
+    last = request.headers.get("last-event-id", "")
+    since = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else -1
+    if found.state.ended and since >= found.version:
+        return Response(status_code=204)  # an EventSource connects no more
+
+    async def stream() -> AsyncIterator[ServerSentEvent]:
+        async for progress in _progress(desk, job, caller, since):
+            name = "ended" if progress.state.ended else "progress"
+            yield ServerSentEvent(progress.model_dump_json(), event=name, id=str(progress.version))
+
+    return EventSourceResponse(stream(), ping=PING)
+
+
+@router.websocket("/{job}/progress")
+async def progress(socket: WebSocket, job: str, caller: Reader, desk: TheDesk) -> None:
+    """Each change as one JSON text; closed with 1000 once the job has ended."""
+    await asyncio.to_thread(_found, desk, job, caller)
+    await socket.accept()
+    leaving = asyncio.create_task(_gone(socket))
+    try:
+        async for each in _progress(desk, job, caller, -1):
+            if leaving.done():
+                return
+            await socket.send_text(each.model_dump_json())
+        await socket.close()
+    except WebSocketDisconnect:
+        return
+    finally:
+        leaving.cancel()
+
+
+@router.api_route(
+    "/{job}/files/{number}/content",
+    methods=["GET", "HEAD"],
+    summary="A masked file",
+    response_class=StreamingResponse,
+    responses={
+        404: {"description": "There is no such result, or not any more"},
+        206: {"description": "The part that Range asks for"},
+        304: {"description": "It is the one of If-None-Match"},
+        416: {"description": "The range lies behind its end"},
+    },
+)
+def content(job: str, number: int, request: Request, caller: Reader, desk: TheDesk) -> Response:
+    try:
+        result, blob = desk.jobs.result(job, number, caller.id)
+    except NoJobError as error:
+        raise HTTPException(404, str(error)) from None
+    tag = f'"{result.sha256}"'
+    digest = base64.b64encode(bytes.fromhex(result.sha256)).decode()
+    headers = {
+        "ETag": tag,
+        "Repr-Digest": f"sha-256=:{digest}:",
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": _disposition(result.name),
+        "Cache-Control": "private, no-cache",
+    }
+    if tag in [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    start, end = _range(request, tag, result.bytes)
+    status = 200
+    if (start, end) != (0, result.bytes):
+        status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{result.bytes}"
+    headers["Content-Length"] = str(end - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=result.content_type)
+    return StreamingResponse(desk.blobs.read(blob, start, end), status, headers, result.content_type)
+
+
+def _found(desk: Desk, job: str, caller: Caller) -> Job:
+    try:
+        return desk.jobs.get(job, caller.id)
+    except NoJobError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+async def _progress(desk: Desk, job: str, caller: Caller, since: int) -> AsyncIterator[Progress]:
+    """The job after each change, up to its end; what changes in between is left out."""
+    seen = since
+    while True:
+        try:
+            version = await asyncio.to_thread(desk.jobs.version, job, caller.id)
+            if version != seen:
+                found = await asyncio.to_thread(desk.jobs.get, job, caller.id)
+                seen = found.version
+                yield Progress.of(found)
+                if found.state.ended:
+                    return
+        except NoJobError:
+            return  # deleted meanwhile
+        await asyncio.sleep(LOOKED_AT)
+
+
+async def _gone(socket: WebSocket) -> None:
+    """Until the client has left; what it says is of no interest."""
+    try:
+        while True:
+            await socket.receive_text()
+    except (WebSocketDisconnect, KeyError, RuntimeError):
+        return
+
+
+def _range(request: Request, tag: str, size: int) -> tuple[int, int]:
+    """First byte, and the first one after it; all where nothing, something unknown or another version is asked for."""
+    wanted = request.headers.get("range", "")
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", wanted.replace(" ", ""))
+    if found is None or found.groups() == ("", "") or request.headers.get("if-range", tag) != tag:
+        return 0, size
+    first, last = found.groups()
+    start = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if first and last and int(last) < int(first):
+        return 0, size  # not valid, so ignored (RFC 9110, 14.1.1)
+    if start >= size or start >= end:
+        raise HTTPException(416, f"Range: the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
+    return start, end
+
+
+def _disposition(name: str) -> str:
+    """RFC 6266, with the name in ASCII for those who know no other."""
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

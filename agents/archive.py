@@ -1,0 +1,217 @@
+"""The worker of jobs: woken by the topic ``jobs``, it masks what the database says is next, until nothing is.
+
+A message only says that there is work; it is acknowledged once there is none left for this worker, so a worker that is
+killed is replaced by one that is woken by the same message. What was begun and not finished is free again once its lease
+has run out. The agent never raises; work runs in a thread of its own, so that the consumer's heartbeats go on, and the
+stream is read on meanwhile, so that Kafka does not take the worker for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from sfumato.agents import anonymize, metrics
+from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
+from sfumato.agents.blobs import BlobError, Blobs
+from sfumato.agents.claims import Claim, Claims
+from sfumato.agents.database import Database, DatabaseError
+from sfumato.agents.desk import Desk
+from sfumato.agents.destinations import Courier
+from sfumato.agents.hidden import unseal
+from sfumato.agents.jobs import Jobs
+from sfumato.agents.masking import Hold, Masking, Refused
+from sfumato.agents.outbound import FailedError, Outbound, RefusedError
+from sfumato.agents.policy_files import FloorError
+from sfumato.agents.sealing import MasterKeys, SealError
+from sfumato.agents.settings import Settings, SettingsError
+from sfumato.agents.uploads import TooLargeError, Uploads, fill
+from sfumato.agents.watch import Watchdog
+from sfumato.models import detectors, weights
+from sfumato.models.ensemble import Ensemble
+
+log = logging.getLogger(__name__)
+
+TAKEN = 64
+"""Messages taken from the stream at once, at most."""
+FETCH_SECONDS = 3600.0
+"""Longest download of a source."""
+LEFTOVER = 86_400.0
+"""Seconds after which a folder of masked, unfinished files belongs to a worker that died."""
+
+
+class Archivist:
+    """Does one piece of work after the other; :meth:`step` is called by one thread at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        uploads: Uploads,
+        blobs: Blobs,
+        keys: MasterKeys,
+        ensemble: Ensemble,
+    ) -> None:
+        self.claims = Claims(settings, database)
+        self.stopping = threading.Event()
+        self.progress = 0
+        """Rises as long as work goes on."""
+        self.announce: Callable[[str], None] = lambda job: None
+        """Called where a piece has made others due."""
+        outbound = Outbound(settings)
+        self._settings = settings
+        self._uploads = uploads
+        self._keys = keys
+        self._outbound = outbound
+        self._masking = Masking(settings, self.claims, uploads, blobs, ensemble, self._fetch)
+        self._courier = Courier(self.claims, Jobs(settings, database), blobs, keys, outbound)
+        self._worker = f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(4)}"
+
+    def step(self) -> bool:
+        """Take what is next, and do it; False where there was nothing. Raises what the database raises."""
+        claim = None if self.stopping.is_set() else self.claims.next(self._worker)
+        if claim is None:
+            return False
+        with Hold(self.claims, claim, self._settings.archive_lease, self.stopping, self._goes_on) as hold:
+            if isinstance(claim, Claim):
+                self._masking.do(claim, hold)
+                if claim.stage == "plan":
+                    self.announce(claim.job)
+            else:
+                self._courier.run(claim, hold.check)
+        return True
+
+    def _goes_on(self) -> None:
+        self.progress += 1
+
+    def _fetch(self, claim: Claim, check: Callable[[], None]) -> str:
+        """The file that the URL leads to as an upload: sealed as any other."""
+        if claim.sealed is None:
+            raise Refused("its URL is gone", "make the job anew")
+        url = unseal(self._keys, claim.job, claim.sealed)["urls"][str(claim.file)]
+        upload = self._uploads.create(claim.owner, None).id
+        self.claims.adopt(claim, upload)
+        try:
+            fill(self._uploads, upload, self._download(url, check))
+        except RefusedError as error:
+            raise Refused(f"url: {error}", "give a URL that anybody may fetch, or upload the file") from None
+        except FailedError as error:
+            raise Refused(f"url: {error}", "see that the URL answers, or upload the file", final=False) from None
+        except TooLargeError as error:
+            raise Refused(f"url: {error}", "SFUMATO_UPLOAD_MAX_BYTES allows more") from None
+        return upload
+
+    def _download(self, url: str, check: Callable[[], None]) -> Iterator[bytes]:
+        most = self._settings.upload_max_bytes
+        for chunk in self._outbound.download(url, most=most, seconds=FETCH_SECONDS):
+            check()
+            yield chunk
+
+
+class Worker:
+    """Reads the stream, and lets the archivist work whenever something came."""
+
+    def __init__(self, archivist: Archivist) -> None:
+        self.revoked = 0
+        """How often partitions were taken away; what was read before is not acknowledged then, but read again."""
+        self._archivist = archivist
+        self._held: list[tuple[int, Any]] = []
+        self._wake = asyncio.Event()
+        self._wake.set()  # there may be work of which the announcement was acknowledged long ago
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
+
+    async def run(self, stream: Any) -> None:
+        working = asyncio.create_task(self._work(stream))
+        working.add_done_callback(_leave_on_failure)
+        try:
+            async for events in stream.noack_take(TAKEN, within=0.02):
+                self._held += [(self.revoked, event) for event in events]
+                self._wake.set()
+        finally:
+            self._archivist.stopping.set()
+            working.cancel()
+
+    async def _work(self, stream: Any) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            held, self._held = self._held, []
+            while await loop.run_in_executor(self._thread, self._archivist.step):
+                pass
+            for revoked, event in held:
+                if revoked == self.revoked:
+                    await stream.ack(event)
+
+
+def _leave_on_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        anonymize.leave(repr(task.exception())[:500], EXIT_RESTART)
+
+
+def build(settings: Settings) -> tuple[Archivist, Desk]:
+    """The archivist of these settings, and its desk, which announces and sweeps. Raises what its parts do."""
+    database = Database(settings)
+    database.migrate()
+    blobs, keys = Blobs(settings), MasterKeys(settings)
+    uploads = Uploads(settings, database, blobs, keys)
+    options = settings.detector_options()
+    ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
+    archivist = Archivist(settings, database, uploads, blobs, keys, ensemble)
+    desk = Desk(settings, database, uploads, blobs, keys)
+    tidy(settings)
+    return archivist, desk
+
+
+def tidy(settings: Settings) -> None:
+    """Delete the folders of workers that died."""
+    for folder in (settings.state_dir / "work").glob("archive-*"):
+        if time.time() - folder.stat().st_mtime > LEFTOVER:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def run(app: Any, stream: Any, settings: Settings) -> None:
+    """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
+    try:
+        archivist, desk = await asyncio.to_thread(build, settings)
+        desk.start("sfumato-archive")
+        archivist.announce = desk.announce
+        metrics.serve(settings)
+        Watchdog(
+            app,
+            settings,
+            partial(anonymize.leave, status=EXIT_RESTART),
+            assigned=metrics.ARCHIVE_ASSIGNED,
+            lag=metrics.ARCHIVE_LAG,
+            progress=lambda: archivist.progress,
+        ).start()
+    except (FloorError, DatabaseError, BlobError, SealError, SettingsError) as error:
+        anonymize.leave(str(error), EXIT_CONFIGURATION)
+    except (detectors.DetectorError, weights.WeightError) as error:
+        anonymize.leave(str(error), EXIT_CONFIGURATION)
+    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
+        anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
+    try:
+        worker = Worker(archivist)
+
+        def revoked(*_: Any, **__: Any) -> None:
+            worker.revoked += 1
+
+        app.on_partitions_revoked.connect(revoked, weak=False)
+        await worker.run(stream)
+    except asyncio.CancelledError:
+        archivist.stopping.set()
+        anonymize.end_within(SHUTDOWN_TIMEOUT)
+        raise
+    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
+        anonymize.leave(repr(error), EXIT_RESTART)

@@ -1,0 +1,138 @@
+"""Where jobs are handed in: what is asked for is checked, written down, and announced to the workers."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sfumato.agents import mask, policies
+from sfumato.agents.blobs import Blobs
+from sfumato.agents.claims import Claims
+from sfumato.agents.database import Database
+from sfumato.agents.destinations import DESTINATIONS
+from sfumato.agents.hidden import seal
+from sfumato.agents.jobs import JobError, Jobs
+from sfumato.agents.outbound import Outbound, OutboundError
+from sfumato.agents.policy_files import read_floor
+from sfumato.agents.produce import Producer
+from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.settings import Settings
+from sfumato.agents.sweep import Announcer, Sweeper
+from sfumato.agents.uploads import ConflictError, NoUploadError, Uploads
+from sfumato.models.content import ContentError
+from sfumato.models.task import NoPolicy
+from sfumato.models.timetable import Timetable
+from sfumato.schemas.floor import Floor
+from sfumato.schemas.job import Job, JobRequest, PolicyChoice, Step
+from sfumato.schemas.policy import Policy
+
+
+class RequestError(ValueError):
+    """The job cannot be taken; the text names the field and the remedy."""
+
+
+class Desk:
+    """Thread-safe. :meth:`start` has to be called before, and :meth:`close` after use."""
+
+    def __init__(
+        self, settings: Settings, database: Database, uploads: Uploads, blobs: Blobs, keys: MasterKeys
+    ) -> None:
+        self.jobs = Jobs(settings, database)
+        self.blobs = blobs
+        self._settings = settings
+        self._database = database
+        self._uploads = uploads
+        self._keys = keys
+        self._outbound = Outbound(settings)
+        self._floor = read_floor(settings)
+
+    def start(self, client_id: str = "sfumato-jobs") -> None:
+        """Begin to announce and to sweep."""
+        self._producer = Producer(self._settings, client_id=client_id)
+        self.claims = Claims(self._settings, self._database)
+        self._announcer = Announcer(self._settings, self.claims, self._producer)
+        self._sweeper = Sweeper(
+            self._settings, self._database, self._uploads, self.blobs, self._announcer, self._producer
+        )
+        self._sweeper.start()
+
+    def close(self) -> None:
+        self._sweeper.close()
+        self._producer.close(5)
+
+    def announce(self, job: str) -> None:
+        """Tell the workers that the job has work."""
+        self._announcer.announce(job)
+
+    def create(self, owner: str, request: JobRequest) -> Job:
+        """Raises :class:`RequestError`, and :class:`~sfumato.agents.jobs.JobError` where an upload is in use."""
+        if Step.ANALYZE in request.steps:
+            raise RequestError("steps: analyze is not available; leave it out")
+        for number, destination in enumerate(request.destinations):
+            try:
+                DESTINATIONS[destination.type].check(self._outbound, destination)
+            except OutboundError as refusal:
+                raise RequestError(f"destinations.{number}: {refusal}") from None
+        self._check_files(owner, request)
+        policy = choose(self._settings, self._floor, request.policy)
+        job = self.jobs.create(owner, request, policy, self._seal)
+        self.announce(job.id)
+        return job
+
+    def delete(self, id: str, owner: str) -> None:
+        """Delete the results, and forget the job. Raises what :meth:`Jobs.get` and :meth:`Jobs.delete` do."""
+        job = self.jobs.get(id, owner)
+        if not job.state.ended:
+            raise JobError("the job has not ended; POST …:cancel ends it")
+        self._sweeper.clear(id, self.jobs.uploads(id), set())
+        self.jobs.delete(id, owner)
+
+    def _check_files(self, owner: str, request: JobRequest) -> None:
+        until = datetime.now(UTC) + timedelta(hours=self._settings.job_deadline_hours)
+        for number, file in enumerate(request.files):
+            try:
+                if file.url is not None:
+                    self._outbound.check(file.url)
+                elif file.upload is not None:
+                    self._uploads.get(file.upload, owner)
+                    self._uploads.complete(file.upload)
+                    self._uploads.keep(file.upload, until)
+            except OutboundError as refusal:
+                raise RequestError(f"files.{number}.url: {refusal}") from None
+            except (NoUploadError, ConflictError, ContentError) as error:
+                raise RequestError(f"files.{number}.upload: {error}") from None
+
+    def _seal(self, job: str, secrets: dict[str, Any]) -> bytes:
+        return seal(self._keys, job, secrets)
+
+
+def choose(settings: Settings, floor: Floor, choice: PolicyChoice) -> Policy:
+    """The policy that a request asks for, as it is now; no less than the site's floor. Raises :class:`RequestError`."""
+    if choice.name is not None:
+        return _named(settings, floor, choice.name)
+    if choice.inline is not None:
+        policy, where = choice.inline, "policy.inline"
+        if policy.schedules:
+            raise RequestError(f"{where}.schedules: a file has no time of day that could be relied on; leave them out")
+    else:
+        policy, where = mask.Rules.usual(choice.targets or mask.USUAL_TARGETS, choice.mask).policy, "policy"
+        policy = policy.model_copy(update={"retention_hours": math.ceil(settings.job_hours)})
+    if problems := list(floor.problems(policy)):
+        raise RequestError(f"{where}: {'; '.join(problems)}")
+    now = datetime.now(UTC)
+    form = Timetable(policy).at(now, now)
+    if isinstance(form, NoPolicy):
+        raise RequestError(f"{where}: {form.detail}: it gives no right to look")
+    return policy
+
+
+def _named(settings: Settings, floor: Floor, name: str) -> Policy:
+    entry = policies.load(settings, floor).in_force.get(name)
+    if entry is None:
+        raise RequestError(f"policy.name: there is no policy {name!r}; GET /v1/policies lists them")
+    now = datetime.now(UTC)
+    form = entry if isinstance(entry, NoPolicy) else entry.at(now, now)
+    if isinstance(form, NoPolicy):
+        raise RequestError(f"policy.name: {name!r}: {form.detail or form.reason}: it gives no right to look now")
+    return form.model_copy(update={"schedules": ()})

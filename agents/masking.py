@@ -1,0 +1,393 @@
+"""One piece of a job masked: a picture, a film, a part of one, or the parts joined. No Kafka.
+
+Raw footage is read through the uploads' seal and lies in memory alone; what is written to disk is masked. Whatever goes
+wrong with a file is told by its claim, and concerns no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from sfumato.agents import metrics
+from sfumato.agents.blobs import Blobs
+from sfumato.agents.claims import Claim, Claims, Errand, LostError
+from sfumato.agents.settings import Settings
+from sfumato.agents.uploads import ConflictError, NoUploadError, Uploads
+from sfumato.models import images, joining, splitting, still
+from sfumato.models.content import MOST_PICTURE_BYTES, ContentError
+from sfumato.models.ensemble import Ensemble
+from sfumato.models.film import Film, Options
+from sfumato.models.images import ImageError
+from sfumato.models.reading import ENDINGS, FilmError, Reader, Source, Span
+from sfumato.models.task import NoPolicy
+from sfumato.models.timetable import Timetable
+from sfumato.models.watched import Watched
+from sfumato.schemas.job import Result
+from sfumato.schemas.outcome import Outcome
+from sfumato.schemas.policy import Policy
+from sfumato.schemas.report import Account, total
+
+log = logging.getLogger(__name__)
+
+RENEWED = 0.4
+"""Seconds between two renewals of a lease, which is how soon a cancelled job is noticed."""
+CHUNK = 1024 * 1024
+PLAYS = "check that the file plays elsewhere; if it does, export it anew and upload that"
+PICTURE_ENDINGS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+PART = "video/mp4"
+
+
+class Refused(Exception):
+    """The file cannot be done, now or (``final``) later: the error and its remedy, without anything of its content."""
+
+    def __init__(self, error: str, remedy: str, *, final: bool = True) -> None:
+        super().__init__(error)
+        self.remedy = remedy
+        self.final = final
+
+
+class Hold:
+    """Keeps a lease while work goes on in another thread, and tells that thread when it is lost. A context manager."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        claim: Claim | Errand,
+        lease: float,
+        stopping: threading.Event,
+        goes_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``lease``: its length in seconds. ``goes_on``: called as long as work does."""
+        self._claims = claims
+        self._claim = claim
+        self._lease = lease
+        self._stopping = stopping
+        self._goes_on = goes_on
+        self._over = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self.frames = 0
+        """Pictures done so far."""
+
+    def __enter__(self) -> Hold:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises :class:`LostError` where the work should not go on."""
+        self._goes_on()
+        if self._lost.is_set() or self._stopping.is_set():
+            raise LostError("the lease is lost, or the worker ends")
+
+    def _keep(self) -> None:
+        failing = 0.0
+        while not self._over.wait(RENEWED):
+            try:
+                self._claims.renew(self._claim, self.frames)
+                failing = 0.0
+            except LostError:
+                return self._lost.set()
+            except SQLAlchemyError as error:
+                failing += RENEWED
+                log.warning("the lease is not renewed: %s", type(error).__name__)
+                if failing > self._lease:
+                    return self._lost.set()
+
+
+class Masking:
+    """Does pieces of files; used by one thread at a time. ``fetch``: (claim, check) to the id of an upload that holds
+    what the file's URL leads to."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        claims: Claims,
+        uploads: Uploads,
+        blobs: Blobs,
+        ensemble: Ensemble,
+        fetch: Callable[[Claim, Callable[[], None]], str],
+    ) -> None:
+        self._settings = settings
+        self._claims = claims
+        self._uploads = uploads
+        self._blobs = blobs
+        self._ensemble = ensemble
+        self._fetch = fetch
+        self._folder = settings.state_dir / "work"
+
+    def do(self, claim: Claim, hold: Hold) -> bool:
+        """One piece, from claim to its end; whether its file may have more. Raises what the database raises."""
+        try:
+            self._do(claim, hold)
+        except LostError:
+            self._blobs.delete(claim.blob)
+            with suppress(LostError):
+                self._claims.release(claim)
+            return self._count(claim, "lost")
+        except (FilmError, ImageError, ContentError) as error:
+            return self._fail(claim, str(error), PLAYS, final=True)
+        except Refused as refused:
+            return self._fail(claim, str(refused), refused.remedy, final=refused.final)
+        except NoUploadError:
+            return self._fail(claim, "its upload is gone: deleted, or expired", "upload the file again", final=True)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - other files are done all the same; its text may hold content
+            log.error("job %s, file %d, %s: %s", claim.job, claim.file, claim.stage, type(error).__name__)
+            return self._fail(claim, f"failed: {type(error).__name__}", "try again, or report it", final=False)
+        return self._count(claim, "done")
+
+    def _do(self, claim: Claim, hold: Hold) -> None:
+        policy = self._policy(claim)
+        match claim.stage:
+            case "plan":
+                self._plan(claim, policy, hold)
+            case "mask":
+                self._part(claim, policy, hold)
+            case "join":
+                self._join(claim, hold)
+            case _:
+                self._whole(claim, policy, hold)
+
+    def _policy(self, claim: Claim) -> Policy:
+        """The policy, which has to give the right to look now."""
+        now = datetime.now(UTC)
+        form = Timetable(claim.policy).at(now, now)
+        if isinstance(form, NoPolicy):
+            raise Refused(f"policy: {form.detail or form.reason}", "make the job anew with a policy that is valid")
+        if missing := self._ensemble.missing(form):
+            raise Refused(missing, "leave the target out, or let SFUMATO_DETECTORS of the workers name a detector")
+        return form
+
+    def _plan(self, claim: Claim, policy: Policy, hold: Hold) -> None:
+        upload = self._fetched(claim, hold) if claim.remote else claim.upload or ""
+        try:
+            media_type = self._uploads.complete(upload)
+        except ConflictError as error:
+            raise Refused(str(error), "finish the upload before the job is made") from None
+        size, digest = self._measure(upload, hold)
+        known: dict[str, Any] = {"media_type": media_type, "bytes_before": size, "sha256_before": digest}
+        if media_type not in ENDINGS:
+            self._claims.describe(claim, **known, frames_total=1)
+            return self._still(claim, upload, size, policy, hold)
+        source, options = self._source(upload, media_type, hold), self._options(claim)
+        plan = splitting.plan(source, policy, options, self._settings.archive_part_seconds)
+        self._claims.describe(claim, **known, frames_total=plan.packets, cut_short=plan.cut_short)
+        self._claims.split(claim, [asdict(span) for span in plan.spans])
+
+    def _fetched(self, claim: Claim, hold: Hold) -> str:
+        if claim.upload is not None:  # an attempt that was cut off
+            self._uploads.delete(claim.upload)
+        return self._fetch(claim, hold.check)
+
+    def _measure(self, upload: str, hold: Hold) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        with Watched(self._uploads.open(upload), hold.check) as file:
+            while data := file.read(CHUNK):
+                digest.update(data)
+                size += len(data)
+        return size, digest.hexdigest()
+
+    def _still(self, claim: Claim, upload: str, size: int, policy: Policy, hold: Hold) -> None:
+        if size > MOST_PICTURE_BYTES:
+            raise Refused(f"a picture of {size} bytes", f"at most {MOST_PICTURE_BYTES} are taken: make it smaller")
+        with Watched(self._uploads.open(upload), hold.check) as file:
+            payload = file.read()
+        masked = still.mask(
+            payload,
+            self._ensemble,
+            policy,
+            max_pixels=self._settings.max_pixels,
+            quality=claim.options.quality,
+        )
+        hold.frames = 1
+        self._blobs.put(claim.blob, masked.payload)
+        media_type = images.sniff(masked.payload)
+        self._finish(
+            claim,
+            media_type=media_type,
+            ending=PICTURE_ENDINGS[media_type],
+            size=len(masked.payload),
+            digest=hashlib.sha256(masked.payload).hexdigest(),
+            form=(masked.width, masked.height),
+            sound=False,
+            account=masked.account,
+        )
+
+    def _whole(self, claim: Claim, policy: Policy, hold: Hold) -> None:
+        source = self._claimed(claim, hold)
+        film = Film(source, self._ensemble, policy, self._options(claim))
+        effort = Effort(hold, 2 * film.estimate, film.estimate)
+        with self._scratch() as folder:
+            target = folder / "film"
+            account = film.mask(target, effort.tick)
+            sound = claim.options.keep_audio and film.form.sounds > 0
+            self._publish(claim, target, film.form.size, sound, account, hold, film.cut_short)
+
+    def _part(self, claim: Claim, policy: Policy, hold: Hold) -> None:
+        span = Span(**(claim.span or {}))
+        film = Film(self._claimed(claim, hold), self._ensemble, policy, self._options(claim), span)
+        effort = Effort(hold, span.looked + span.packets, span.packets)
+        with self._scratch() as folder:
+            target = folder / "part"
+            account = film.mask(target, effort.tick)
+            blob = claim.blob if target.exists() else None
+            if blob is not None:
+                self._put(blob, target, hold)
+        self._claims.masked(claim, account, blob)
+        _count_frames(account)
+
+    def _join(self, claim: Claim, hold: Hold) -> None:
+        source = self._claimed(claim, hold)
+        parts = self._claims.parts(claim)
+        account = total(account for _, account in parts)
+        reader = Reader(source, self._settings.max_pixels)
+        hold.frames = 0
+        sound = claim.options.keep_audio and reader.form.sounds > 0
+        written = [self._part_source(blob, hold) for blob, _ in parts if blob is not None]
+        with self._scratch() as folder:
+            target = folder / "film"
+            try:
+                joining.join(written, target, ENDINGS[source.media_type], reader.form, source if sound else None)
+            except joining.DifferentError:
+                self._blobs.delete(*self._claims.unsplit(claim))
+                return
+            self._publish(claim, target, reader.form.size, sound, account, hold, None)
+        self._blobs.delete(*(blob for blob, _ in parts if blob is not None))
+
+    def _publish(
+        self,
+        claim: Claim,
+        film: Path,
+        form: tuple[int, int],
+        sound: bool,
+        account: Account,
+        hold: Hold,
+        cut_short: str | None,
+    ) -> None:
+        digest, size = hashlib.sha256(), film.stat().st_size
+        with film.open("rb") as file:
+            while data := file.read(CHUNK):
+                hold.check()
+                digest.update(data)
+        self._put(claim.blob, film, hold)
+        media_type = claim.media_type or ""
+        self._finish(
+            claim,
+            media_type=media_type,
+            ending=ENDINGS[media_type],
+            size=size,
+            digest=digest.hexdigest(),
+            form=form,
+            sound=sound,
+            account=account,
+            cut_short=cut_short,
+        )
+        if claim.stage == "whole":
+            _count_frames(account)
+
+    def _finish(
+        self,
+        claim: Claim,
+        *,
+        media_type: str,
+        ending: str,
+        size: int,
+        digest: str,
+        form: tuple[int, int],
+        sound: bool,
+        account: Account,
+        cut_short: str | None = None,
+    ) -> None:
+        """The result is whole and lies where it is to lie: now it may be seen."""
+        result = Result(
+            href=f"/v1/jobs/{claim.job}/files/{claim.file}/content",
+            name=claim.name + ending,
+            content_type=media_type,
+            bytes=size,
+            sha256=digest,
+            width=form[0],
+            height=form[1],
+            sound=sound,
+            account=account,
+        )
+        self._claims.finish(claim, result, cut_short)
+
+    def _put(self, blob: str, path: Path, hold: Hold) -> None:
+        with Watched(path.open("rb"), hold.check) as file:
+            self._blobs.put_file(blob, file)
+
+    def _claimed(self, claim: Claim, hold: Hold) -> Source:
+        return self._source(claim.upload or "", claim.media_type or "", hold)
+
+    def _source(self, upload: str, media_type: str, hold: Hold) -> Source:
+        return Source(lambda: Watched(self._uploads.open(upload), hold.check), media_type)
+
+    def _part_source(self, blob: str, hold: Hold) -> Source:
+        return Source(lambda: Watched(self._blobs.open(blob), hold.check), PART)
+
+    def _options(self, claim: Claim) -> Options:
+        settings, options = self._settings, claim.options
+        return Options(settings.max_pixels, options.every_frame, settings.batch_size, options.crf, options.keep_audio)
+
+    def _scratch(self) -> Any:
+        """A folder for what is masked already and not kept yet."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Scratch(self._folder)
+
+    def _fail(self, claim: Claim, error: str, remedy: str, *, final: bool) -> bool:
+        self._blobs.delete(claim.blob)
+        try:
+            self._claims.fail(claim, error, remedy, final=final)
+        except LostError:
+            return self._count(claim, "lost")
+        return self._count(claim, "failed")
+
+    def _count(self, claim: Claim, outcome: str) -> bool:
+        metrics.ARCHIVED.labels(claim.stage, outcome).inc()
+        return outcome != "lost"
+
+
+class Scratch(tempfile.TemporaryDirectory[str]):
+    """A temporary folder as a path."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(dir=folder, prefix="archive-")
+
+    def __enter__(self) -> Path:  # type: ignore[override]
+        return Path(super().__enter__())
+
+
+class Effort:
+    """Turns pictures gone through, in both passes, into pictures done."""
+
+    def __init__(self, hold: Hold, effort: int, frames: int) -> None:
+        self._hold = hold
+        self._effort = max(1, effort)
+        self._frames = frames
+        self._ticks = 0
+
+    def tick(self) -> None:
+        self._hold.check()
+        self._ticks += 1
+        self._hold.frames = min(self._frames, self._ticks * self._frames // self._effort)
+
+
+def _count_frames(account: Account) -> None:
+    for outcome in Outcome:
+        metrics.ARCHIVED_FRAMES.labels(outcome).inc(getattr(account, outcome.value))

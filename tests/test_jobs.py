@@ -1,0 +1,275 @@
+"""Jobs without Kafka: what a worker makes of them, who owns what, and what is left when they have ended."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from sfumato.agents.claims import Claim, LostError
+from sfumato.agents.jobs import JobError, JobRow, NoJobError, PartRow
+from sfumato.agents.uploads import NoUploadError
+from sfumato.models import images
+from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
+from sfumato.schemas.topics import JOB_EVENTS
+from tests import films
+from tests.films import red, scene, write
+from tests.jobbing import OWNER, Workshop, workshop
+
+
+@pytest.fixture
+def shop(tmp_path: Path):
+    with workshop(tmp_path) as made:
+        yield made
+
+
+def film(folder: Path, name: str = "a.mp4", count: int = 200, **keys: object) -> Path:
+    return write(folder / name, [scene(n) for n in range(count)], options={"g": "20"}, **keys)
+
+
+def picture(number: int = 0) -> bytes:
+    return images.encode(scene(number), 95)
+
+
+def kept(shop: Workshop, job: object, number: int, path: Path) -> Path:
+    path.write_bytes(shop.fetch(job, number))
+    return path
+
+
+def test_a_batch_is_masked_and_each_file_accounted_for(shop: Workshop, tmp_path: Path) -> None:
+    sources = [film(tmp_path, f"a{ending}") for ending in (".mp4", ".webm", ".mkv", ".mov")]
+    garbage = shop.upload(picture())
+    job = shop.create(*sources, picture(), b"\xff\xd8\xff garbage", film(tmp_path, "short.mp4", 12))
+    assert (job.state, len(job.files)) == (JobState.QUEUED, 7)
+    shop.work()
+    done = shop.jobs.get(job.id)
+    assert done.state is JobState.FAILED
+    assert "1 of 7" in (done.error or "")
+    assert [file.state for file in done.files] == ["succeeded"] * 5 + ["failed"] + ["succeeded"]
+    bad = done.files[5]
+    assert bad.error
+    assert bad.remedy
+    assert bad.result is None
+    for file, source in zip(done.files, sources, strict=False):
+        assert file.result is not None
+        account = file.result.account
+        assert (file.frames_done, file.frames_total, account.frames, account.masked) == (200, 200, 200, 200)
+        assert file.bytes_before == source.stat().st_size
+        target = kept(shop, job, file.number, tmp_path / f"masked{source.suffix}")
+        assert file.result.bytes == target.stat().st_size
+        assert films.times(target) == films.times(source)
+        assert not any(red(image).any() for image in films.read(target))
+    masked = images.decode(shop.fetch(job, 4), "image/jpeg", max_pixels=10**6)
+    assert not red(masked).any()
+    report = JobReport.of(done)
+    assert (report.frames, report.masked) == (4 * 200 + 1 + 12, 4 * 200 + 1 + 12)
+    assert shop.uploads.get(garbage).complete is False
+
+
+def test_uploads_and_parts_go_when_the_job_ends_however(shop: Workshop, tmp_path: Path) -> None:
+    ended = [shop.create(film(tmp_path)), shop.create(b"\xff\xd8\xff garbage"), shop.create(film(tmp_path))]
+    shop.jobs.cancel(ended[2].id)
+    shop.work()
+    states = [shop.jobs.get(job.id).state for job in ended]
+    assert states == [JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+    shop.sweeper.sweep()
+    assert shop.names("uploads") == []
+    assert len(shop.names("jobs")) == 1
+    assert shop.fetch(ended[0])
+    told = [JobEnded.from_message(m.key, m.value) for topic, m in shop.unheard.sent if topic is JOB_EVENTS]
+    assert {(each.job, each.state, each.owner) for each in told} == {
+        (job.id, state, OWNER) for job, state in zip(ended, states, strict=True)
+    }
+    shop.sweeper.sweep()
+    assert len(shop.unheard.sent) == 3
+
+
+def test_results_expire(shop: Workshop) -> None:
+    job = shop.create(picture())
+    shop.work()
+    shop.sweeper.sweep()
+    with shop.database.begin() as session:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        session.execute(update(JobRow).values(expires_at=past))
+    with pytest.raises(NoJobError):
+        shop.jobs.result(job.id, 0)
+    shop.sweeper.sweep()
+    assert shop.names() == []
+    assert shop.jobs.get(job.id).state is JobState.EXPIRED
+    assert shop.jobs.get(job.id).files[0].result is None
+
+
+def test_a_policys_retention_shortens_that_of_results(shop: Workshop) -> None:
+    job = shop.create(picture(), policy=films.policy())  # one hour
+    shop.work()
+    done = shop.jobs.get(job.id)
+    assert done.expires_at is not None
+    assert done.ended_at is not None
+    assert done.expires_at - done.ended_at == timedelta(hours=1)
+
+
+def test_a_job_that_takes_too_long_fails_and_its_uploads_go(shop: Workshop) -> None:
+    job = shop.create(picture())
+    with shop.database.begin() as session:
+        session.execute(update(JobRow).values(created_at=datetime.now(UTC) - timedelta(hours=100)))
+    shop.sweeper.sweep()
+    assert shop.jobs.get(job.id).state is JobState.FAILED
+    assert shop.names("uploads") == []
+
+
+def test_what_a_dead_worker_held_is_taken_up_and_its_late_result_counts_for_nothing(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    job = shop.create(film(tmp_path))
+    archivist = shop.archivist()
+    archivist.step()  # the plan
+    dead = shop.claims.next("dead")
+    assert isinstance(dead, Claim)
+    assert dead.stage == "mask"
+    with shop.database.begin() as session:
+        session.execute(update(PartRow).values(leased_until=datetime.now(UTC) - timedelta(seconds=1)))
+    shop.work()
+    assert shop.jobs.get(job.id).state is JobState.SUCCEEDED
+    before = shop.jobs.get(job.id)
+    with pytest.raises(LostError):
+        shop.claims.masked(dead, before.files[0].result.account, dead.blob)  # type: ignore[union-attr]
+    with pytest.raises(LostError):
+        shop.claims.renew(dead, 1)
+    assert shop.jobs.get(job.id) == before
+
+
+def test_a_file_that_kills_its_workers_fails_alone(shop: Workshop) -> None:
+    job = shop.create(picture(), picture(1))
+    for attempt in range(shop.settings.archive_attempts):
+        claim = shop.claims.next(f"dies {attempt}")
+        assert isinstance(claim, Claim)
+        assert (claim.file, claim.attempt) == (0, attempt + 1)
+        with shop.database.begin() as session:
+            session.execute(update(PartRow).values(leased_until=datetime.now(UTC) - timedelta(seconds=1)))
+    shop.work()
+    files = shop.jobs.get(job.id).files
+    assert [file.state for file in files] == ["failed", "succeeded"]
+    assert "3 times" in (files[0].error or "")
+
+
+def test_a_cancelled_job_is_noticed_while_it_is_masked(shop: Workshop, tmp_path: Path) -> None:
+    job = shop.create(film(tmp_path))
+    begun, noticed, looked = threading.Event(), threading.Event(), []
+
+    class Waiting(films.Squares):
+        def detect(self, pictures, smallest=None):  # type: ignore[no-untyped-def]
+            begun.set()
+            looked.append(noticed.wait(20))
+            return super().detect(pictures, smallest)
+
+    archivist = shop.archivist(films.Ensemble([Waiting()]))
+    archivist.step()
+    renew = archivist.claims.renew
+
+    def renewing(*arguments: object) -> None:
+        try:
+            renew(*arguments)  # type: ignore[arg-type]
+        except LostError:
+            noticed.set()
+            raise
+
+    archivist.claims.renew = renewing  # type: ignore[method-assign, assignment]
+    worker = threading.Thread(target=archivist.step)
+    worker.start()
+    assert begun.wait(20)
+    shop.jobs.cancel(job.id)
+    worker.join(30)
+    assert not worker.is_alive()
+    assert all(looked)
+    assert len(looked) < 10  # it ended within the pictures that it was looking at
+    assert shop.jobs.get(job.id).state is JobState.CANCELLED
+    shop.sweeper.sweep()
+    assert shop.names() == []
+    assert shop.names("uploads") == []
+
+
+def test_two_workers_share_a_film(shop: Workshop, tmp_path: Path) -> None:
+    job = shop.create(film(tmp_path, count=400))
+    archivists = [shop.archivist(), shop.archivist()]
+    archivists[0].step()
+    claims = [shop.claims.next("a"), shop.claims.next("b")]
+    assert {claim.number for claim in claims if isinstance(claim, Claim)} == {1, 2}
+    for claim in claims:
+        shop.claims.release(claim)  # type: ignore[arg-type]
+
+    def work(archivist) -> None:  # type: ignore[no-untyped-def]
+        while archivist.step():
+            pass
+
+    threads = [threading.Thread(target=work, args=(archivist,)) for archivist in archivists]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    shop.work()
+    done = shop.jobs.get(job.id)
+    assert done.state is JobState.SUCCEEDED
+    assert done.files[0].result is not None
+    assert done.files[0].result.account.frames == 400
+
+
+def test_owners_see_their_own_and_an_upload_has_one_job(shop: Workshop) -> None:
+    job = shop.create(picture())
+    with pytest.raises(NoJobError):
+        shop.jobs.get(job.id, "key:other")
+    with pytest.raises(NoJobError):
+        shop.jobs.cancel(job.id, "key:other")
+    assert shop.jobs.page("key:other", 10) == []
+    (upload,) = shop.jobs.uploads(job.id)
+    request = JobRequest.model_validate({"files": [{"upload": upload}], "purpose": "x"})
+    with pytest.raises(JobError, match="upload"):
+        shop.jobs.create(OWNER, request, films.policy(), lambda *_: b"")
+    with pytest.raises(JobError, match="cancel"):
+        shop.jobs.delete(job.id, OWNER)
+
+
+def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:
+    made = [shop.create(picture()).id for _ in range(5)]
+    seen: list[str] = []
+    before = None
+    while page := shop.jobs.page(OWNER, 2, before):
+        seen += [job.id for job in page]
+        before = page[-1].created_at, page[-1].id
+    assert seen == made[::-1]
+
+
+def test_lost_announcements_are_made_again(shop: Workshop) -> None:
+    job = shop.create(picture())
+    shop.sweeper.sweep()
+    assert shop.unheard.announced == [job.id]
+    shop.claims.announced(job.id)
+    shop.sweeper.sweep()
+    assert shop.unheard.announced == [job.id]
+    shop.work()
+    shop.sweeper.sweep()
+    assert shop.unheard.announced == [job.id]
+
+
+def test_raw_footage_never_lies_on_the_disk(shop: Workshop, tmp_path: Path) -> None:
+    plain = film(tmp_path, count=60).read_bytes()
+    (tmp_path / "a.mp4").unlink()
+    mark, seen = plain[len(plain) // 2 :][:64], []
+
+    class Looking(films.Squares):
+        def detect(self, pictures, smallest=None):  # type: ignore[no-untyped-def]
+            files = [path for path in tmp_path.rglob("*") if path.is_file()]
+            seen.append(len(files))
+            assert not [path for path in files if mark in path.read_bytes()]
+            return super().detect(pictures, smallest)
+
+    job = shop.create(plain)
+    shop.work(films.Ensemble([Looking()]))
+    assert shop.jobs.get(job.id).state is JobState.SUCCEEDED
+    assert min(seen) > 2  # the database, the key and the sealed segments
+    assert shop.jobs.get(job.id).files[0].result.account.reasons == {}  # type: ignore[union-attr]
+    shop.sweeper.sweep()
+    with pytest.raises(NoUploadError):
+        shop.uploads.get(shop.jobs.uploads(job.id)[0])
