@@ -250,18 +250,15 @@ def test_films_are_signed_in_constant_memory(tmp_path):
     assert after - before < 50
 
 
-def test_a_manifest_that_its_own_reader_refuses_is_no_signature(credentials, tmp_path, monkeypatch):
-    """The library makes invalid ones, now and then, of films with two boxes of pictures, which no writer here makes."""
+def test_a_film_whose_hash_the_library_gets_wrong_is_refused(credentials, tmp_path):
+    """One with two boxes of pictures, which no writer here makes."""
     small = write(tmp_path / "small.mp4", [scene(n) for n in range(20)])
-    more = (8 + 3_000_000).to_bytes(4, "big") + b"mdat" + bytes(3_000_000)
-    (tmp_path / "odd.mp4").write_bytes(small.read_bytes() + more)
-    for _ in range(8):
-        try:
-            credentials.sign_file("video/mp4", tmp_path / "odd.mp4", tmp_path / "signed.mp4", statement())
-        except CredentialsError as error:
-            assert "is not valid" in str(error)  # noqa: PT017
-        else:
-            assert reader("video/mp4", (tmp_path / "signed.mp4").read_bytes()).get_validation_state() == "Valid"
+    (tmp_path / "odd.mp4").write_bytes(small.read_bytes() + (3008).to_bytes(4, "big") + b"mdat" + bytes(3000))
+    with pytest.raises(CredentialsError, match="several boxes of pictures"):
+        credentials.sign_file("video/mp4", tmp_path / "odd.mp4", tmp_path / "signed.mp4", statement())
+
+
+def test_a_manifest_that_its_own_reader_refuses_is_no_signature(credentials, monkeypatch):
     monkeypatch.setattr(c2pa.Reader, "get_validation_state", lambda _: "Invalid")
     with pytest.raises(CredentialsError, match="is not valid"):
         credentials.sign("image/jpeg", picture("image/jpeg"), statement())
