@@ -93,6 +93,11 @@ class Credentials:
     def _sign(self, content_type: str, source: BinaryIO, target: BinaryIO, statement: Statement) -> None:
         if not self.supports(content_type):
             raise CredentialsError(f"{content_type}: cannot carry a manifest; {', '.join(sorted(CONTENT_TYPES))} can")
+        if content_type.startswith("video/") and _boxes(source).count(b"mdat") > 1:
+            # The library's hash of several is now and then one that its reader refuses.
+            raise CredentialsError(
+                "the film has several boxes of pictures (mdat); write it again as a plain MP4 or MOV"
+            )
         try:
             with c2pa.Builder.from_json(json.dumps(self._manifest(statement)), self._context) as builder:
                 builder.sign(content_type, source, target)
@@ -120,6 +125,21 @@ class Credentials:
                 {"label": LABEL, "data": told},
             ],
         }
+
+
+def _boxes(file: BinaryIO) -> list[bytes]:
+    """The types of the boxes at the top of an MP4 or MOV; the file is at its beginning afterwards."""
+    found, at = [], 0
+    while len(header := file.read(16)) >= 8:
+        size = int.from_bytes(header[:4], "big")
+        found.append(header[4:8])
+        size = int.from_bytes(header[8:], "big") if size == 1 else size
+        if size < 8:  # to the end of the file, or damaged
+            break
+        at += size
+        file.seek(at)
+    file.seek(0)
+    return found
 
 
 def _configured(settings: Settings) -> tuple[bytes, bytes] | None:
