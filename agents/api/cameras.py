@@ -19,6 +19,7 @@ from sfumato.agents import hls, paging, suspensions, viewers
 from sfumato.agents.callers import Caller, needs
 from sfumato.agents.deprecation import deprecated
 from sfumato.agents.formats import Negotiated
+from sfumato.agents.idempotency import Idempotent
 from sfumato.agents.live import Camera, Live
 from sfumato.agents.paging import LIMIT, Cursor, Limit
 from sfumato.agents.standing import Standing
@@ -107,6 +108,7 @@ def lift(
     request: Request,
     standing: Known,
     caller: Annotated[Caller, needs(Scope.POLICIES_WRITE)],
+    _: Idempotent = None,
 ) -> Suspension:
     """A person has looked at the finds: frames are masked by the policy again. The record says who and why."""
     if not caller.sees(camera):
