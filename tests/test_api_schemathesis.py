@@ -5,12 +5,17 @@ A few hundred here; ``ops/bench_api_cases.py`` sends 10,000 and more.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import api_cases
 import pytest
 
 from sfumato.agents import policies
 from tests.test_bridge import Bridge, frame
 from tests.test_policy import named
+
+PUBLISHED = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
@@ -19,6 +24,7 @@ def test_no_made_up_request_breaks_the_api(topics):
         bridge.publish(frame("north", 0))
         policies.publish(topics, [named("north", 1)])
         bridge.wait_until(lambda: "north" in bridge.shown())
+        assert bridge.get("/openapi.json").json() == json.loads(PUBLISHED.read_text())
         report = api_cases.run(bridge.address, bridge.key, examples=2)
     assert report.errors == []
     assert report.failures == {}

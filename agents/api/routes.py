@@ -6,9 +6,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import audit, cameras, health, policies, session
+from sfumato.agents.api import audit, cameras, health, keys, policies, session, usage
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, cameras.router, policies.router, audit.router, session.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    cameras.router,
+    policies.router,
+    audit.router,
+    session.router,
+    keys.router,
+    usage.router,
+)
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(
     route for router in ROUTERS for route in router.routes if isinstance(route, formats.Negotiated)
