@@ -189,7 +189,7 @@ def of_claims(claims: Mapping[str, Any]) -> Caller:
         id=subject(claims),
         scopes=scopes(claims),
         cameras=cameras(claims),
-        purpose=purpose[:1000] if isinstance(purpose, str) else "",
+        purpose=purpose[:1000] if isinstance(purpose, str) and purpose.isprintable() else "",
     )
 
 

@@ -131,8 +131,7 @@ class _Taking:
 
     def _call(self) -> Call:
         caller = self._caller
-        said = self._connection.headers.get("x-request-id")
-        request_id = getattr(self._connection.state, "request_id", None) or (said[:200] if said else None)
+        said = getattr(self._connection.state, "request_id", None) or self._connection.headers.get("x-request-id")
         return Call(
             id=self._id,
             at=self._at,
@@ -142,7 +141,7 @@ class _Taking:
             route=template(self._scope),
             path=self._scope["path"][:500],
             status=self._status,
-            request_id=request_id,
+            request_id=said[:200] if said else None,
         )
 
 

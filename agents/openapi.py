@@ -77,10 +77,14 @@ def document(routes: Sequence[Negotiated]) -> dict[str, Any]:
     return renamed
 
 
+def operation_id(route: Negotiated) -> str:
+    """As the route says, else the name of its function."""
+    first, *rest = route.name.split("_")
+    return route.operation_id or first + "".join(word.capitalize() for word in rest)
+
+
 def _complete(operation: dict[str, Any], route: Negotiated) -> None:
-    if route.operation_id is None:
-        first, *rest = route.name.split("_")
-        operation["operationId"] = first + "".join(word.capitalize() for word in rest)
+    operation["operationId"] = operation_id(route)
     operation.setdefault("description", f"{operation['summary']}.")
     _complete_security(operation)
     for parameter in operation.get("parameters", ()):

@@ -27,6 +27,7 @@ from sfumato.schemas.metadata import Block, Grain, Metadata, MetadataField, Peri
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.schedule import Schedule
+from sfumato.schemas.scope import ROLES, Role, Scope
 from sfumato.schemas.topics import FRAMES_RAW, TOPICS
 from sfumato.schemas.zone import Zone
 from tests.filming import Encoder, shade
@@ -100,6 +101,32 @@ def test_the_websocket_example_saves_a_picture(topics, tmp_path):
         ).stdout
     assert printed.split() == ["north/1/0", "masked"]
     assert images.inspect((tmp_path / "live.jpg").read_bytes(), "image/jpeg", max_pixels=10**6) == (64, 36)
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_the_lines_that_make_and_use_a_key(topics, tmp_path):
+    with Bridge(topics) as bridge:
+        (lines,) = blocks("access.md", "sh")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "SFUMATO_STATE_DIR": str(topics.state_dir)}
+        environment["BRIDGE"] = f"http://{bridge.address}"
+        ran = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", lines], cwd=tmp_path, env=environment, capture_output=True, timeout=120
+        )
+    assert ran.returncode == 0, ran.stderr.decode()
+    answered, listed = ran.stdout.decode().split("}", 1)
+    assert json.loads(answered + "}") == {"cameras": []}
+    assert [json.loads(line)["name"] for line in listed.splitlines()].count("Acme Traffic") == 1
+
+
+def test_the_table_of_roles_is_the_codes():
+    rows = re.findall(r"^\| (`[a-z:`, ]+`) \|.*?\|((?: x? ?\|){5})$", (DOCS / "access.md").read_text(), re.MULTILINE)
+    table = {
+        scope: [cell.strip() == "x" for cell in cells.split("|")[:-1]]
+        for scopes, cells in rows
+        for scope in re.findall(r"[a-z]+:[a-z]+", scopes)
+    }
+    assert table == {scope: [scope in ROLES[role] for role in Role] for scope in Scope}
 
 
 def test_the_example_policies_are_valid(tmp_path):

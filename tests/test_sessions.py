@@ -103,6 +103,19 @@ def test_a_websocket_by_cookie_wants_a_page_of_this_host(app, new):
         assert socket.receive_bytes()
 
 
+def test_an_open_websocket_closes_when_its_key_is_revoked(app, new, monkeypatch):
+    monkeypatch.setattr("sfumato.agents.gate.RECHECK", 0.05)
+    app.state.live.put(frame("north", 0))
+    with websocket(client(app, new.secret), "/v1/cameras/north/live") as socket:
+        assert socket.receive_bytes()
+        app.state.keys.revoke(new.key.id)
+        assert socket.receive() == {
+            "type": "websocket.close",
+            "code": 1008,
+            "reason": "your key, token or session has ended",
+        }
+
+
 @pytest.mark.parametrize(("others", "agreed"), [(["sfumato"], "sfumato"), ([], None)])
 def test_a_websocket_takes_a_key_as_subprotocol(app, new, others, agreed):
     app.state.live.put(frame("north", 0))

@@ -153,6 +153,9 @@ def test_types_of_access_tokens(issuer, kind):
         ({"iat": None}, "iat"),
         ({"sub": None}, "sub"),
         ({"sub": 7}, "sub"),
+        ({"sub": "x" * 300}, "sub"),
+        ({"sub": "a\nb"}, "sub"),
+        ({"sub": "\ud800"}, "sub"),
     ],
 )
 def test_claims_that_do_not_hold(issuer, changes, named):

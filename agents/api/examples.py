@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.camera import CameraView, Lift
 from sfumato.schemas.health import Health
+from sfumato.schemas.key import KeyDraft, KeyMade, KeyPage, KeyShown
 from sfumato.schemas.page import Page
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.policy_view import PolicyCheck, PolicySummary, PolicyVersion
 from sfumato.schemas.session import Session, SignIn
 from sfumato.schemas.suspension import Suspension
+from sfumato.schemas.usage import UsagePage
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
@@ -74,6 +76,30 @@ _SUSPENSION: dict[str, Any] = {
     "by": "key:1f2e3d4c5b6a",
     "note": "looked at every find: a poster",
 }
+_KEY: dict[str, Any] = {
+    "id": "1f2e3d4c5b6a",
+    "prefix": "sfumato_1f2e3d4c5b6a_",
+    "name": "press office",
+    "scopes": ["images:anonymize"],
+    "cameras": ["north-*"],
+    "purpose": "publication",
+    "rate": None,
+    "bytes_a_day": None,
+    "frames_a_day": 10_000,
+    "made_by": "key:0a1b2c3d4e5f",
+    "created_at": NOON,
+    "expires_at": None,
+    "revoked_at": None,
+    "used_at": None,
+}
+_DAY: dict[str, Any] = {
+    "caller": "key:1f2e3d4c5b6a",
+    "day": NOON.date(),
+    "requests": 120,
+    "frames": 100,
+    "bytes_in": 4_800_000,
+    "bytes_out": 4_700_000,
+}
 
 _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
     AuditEvent: _EVENT,
@@ -84,6 +110,11 @@ _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
     PolicyCheck: {"camera": "north", "version": 1, "warnings": []},
     PolicySummary: {"camera": "north", "version": 1, "targets": ["face", "licence_plate"]},
     PolicyVersion: {"version": 1, "set_at": NOON, "in_force": True, "valid": True},
+    KeyDraft: {"name": "press office", "roles": ["vendor"], "cameras": ["north-*"], "purpose": "publication"},
+    KeyMade: {**_KEY, "key": "sfumato_1f2e3d4c5b6a_SECRET"},
+    KeyPage: {"items": [_KEY], "next": None},
+    KeyShown: _KEY,
+    UsagePage: {"items": [_DAY], "next": None},
     Session: {"caller": "key:1f2e3d4c5b6a", "scopes": ["cameras:read"], "cameras": ["*"], "purpose": "press office"},
     SignIn: {"key": "sfumato_1f2e3d4c5b6a_SECRET"},
     Suspension: _SUSPENSION,

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from sfumato.agents.callers import Caller, needs
+from sfumato.agents.formats import Negotiated
 from sfumato.agents.keys import PREFIX, Key, Keys
 from sfumato.schemas.key import KeyDraft, KeyMade, KeyPage, KeyShown
 from sfumato.schemas.scope import Scope
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=Negotiated)
 
 MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such key"}}
 
@@ -65,7 +66,7 @@ def get(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_RE
 @router.delete("/{id}", status_code=204, summary="Revoke a key", responses=MISSING, response_class=Response)
 def revoke(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_WRITE)]) -> Response:
     """It opens nothing from now on, nor do the sessions begun with it; other bridges of the same database notice
-    within two seconds. WebSockets that are open stay so. A key that was revoked can still be seen."""
+    within two seconds, and WebSockets that are open are closed. A key that was revoked can still be seen."""
     if not _keys(request).revoke(id):
         raise HTTPException(404, "there is no such key; GET /v1/keys lists them")
     return Response(status_code=204)

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 
 from sfumato.agents.callers import Caller, needs
+from sfumato.agents.formats import Negotiated
 from sfumato.agents.usage import Counts, Usage
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.usage import DayOfUse, UsagePage
 
-router = APIRouter(prefix="/v1/usage", tags=["usage"])
+router = APIRouter(prefix="/v1/usage", tags=["usage"], route_class=Negotiated)
 
 USUAL = timedelta(days=30)
 
