@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-import uvicorn
+import click
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from sfumato.agents import problems
+from sfumato.agents import calls, metrics, problems, tls
 from sfumato.agents.api.routes import ROUTERS
-from sfumato.agents.bodies import LARGEST, BodyTimeout
+from sfumato.agents.bodies import Bodies
+from sfumato.agents.calls import CallAudit, Calls
 from sfumato.agents.database import Database
 from sfumato.agents.gate import Gate
 from sfumato.agents.headers import SecurityHeaders
@@ -32,6 +34,7 @@ from sfumato.agents.lookers import Lookers
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
 from sfumato.agents.request_ids import RequestIds
+from sfumato.agents.server import Server, config
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
 from sfumato.agents.shelf import Shelf
@@ -43,6 +46,14 @@ from sfumato.agents.usage import Usage
 log = logging.getLogger(__name__)
 
 VIEWER = Path(__file__).with_name("viewer")
+
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+    "allow_headers": ["*"],
+    "allow_credentials": False,  # pages elsewhere bring a key of their own; sessions are for the viewer
+    "expose_headers": ["*"],
+    "max_age": 600,
+}
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -64,10 +75,11 @@ def make_app(settings: Settings) -> FastAPI:
         await asyncio.to_thread(app.state.standing.close)
         stills.close()
         await asyncio.to_thread(app.state.usage.close)
+        await asyncio.to_thread(app.state.calls.close)
         database.close()
 
     # FastAPI's documentation pages load from another site, so they are off; the schema itself is served.
-    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan, max_body_size=LARGEST)
+    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.settings = settings
     app.state.live = live
     app.state.stills = stills
@@ -80,6 +92,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
     app.state.tokens = Tokens(settings)
+    app.state.calls = Calls(settings)
     _add_middleware(app, settings)
     problems.add_handlers(app)
     for router in ROUTERS:
@@ -90,9 +103,12 @@ def make_app(settings: Settings) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one meets a request first."""
-    app.add_middleware(BodyTimeout, timeout=settings.body_timeout)
+    app.add_middleware(Bodies, timeout=settings.body_timeout)
     app.add_middleware(Gate)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
+    app.add_middleware(CallAudit)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestIds)
 
@@ -105,40 +121,22 @@ def _add_viewer(app: FastAPI) -> None:
     app.mount("/viewer", StaticFiles(directory=VIEWER), name="viewer")
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which before it ends tells the viewers that the bridge goes away."""
-
-    def __init__(self, config: uvicorn.Config, live: Live) -> None:
-        super().__init__(config)
-        self._live = live
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in (listener for server in self.servers for listener in server.sockets):
-            host, port, *_ = listener.getsockname()
-            log.info("viewer: http://%s:%d/", f"[{host}]" if ":" in host else host, port)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._live.close()
-        await super().shutdown(sockets)
+def _welcome(keys: Keys) -> None:
+    """Print an administrator's key where there has never been a key."""
+    new = keys.create_first()
+    if new is not None:
+        click.echo(f"API key of the administrator, shown this once: {new.secret}")
 
 
 def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT; viewers are then closed with code 1001. SystemExit where the port is taken."""
+    """Run until SIGTERM or SIGINT; viewers are then closed with code 1001. SystemExit where the port is taken,
+    SettingsError where it would be reached without TLS."""
+    certificate = tls.certificate(settings)
+    calls.log_lines()
+    metrics.serve(settings)
     app = make_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.bridge_host,
-        port=settings.bridge_port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,  # JPEGs are compressed already
-        ws_max_size=1024,  # viewers have nothing to say
-        server_header=False,
-    )
-    server = Server(config, app.state.live)
+    _welcome(app.state.keys)
+    server = Server(config(app, settings, certificate), app.state.live)
 
     def end(*_: object) -> None:
         server.should_exit = True

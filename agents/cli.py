@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sfumato.agents.key_commands import key
 from sfumato.agents.policy_commands import policy
 from sfumato.agents.request_ids import FORMAT, RequestFilter
 from sfumato.agents.settings import SettingsError, load
@@ -77,6 +78,7 @@ def topics(check_only: bool) -> None:
 
 
 main.add_command(policy)
+main.add_command(key)
 
 
 @main.command()

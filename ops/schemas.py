@@ -10,6 +10,7 @@ from pathlib import Path
 from sfumato.agents import protobuf_form, xml_form
 from sfumato.agents.api.routes import RESOURCES
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.call import Call
 from sfumato.schemas.find import Find
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.suspension import Suspension
@@ -22,6 +23,7 @@ def published() -> dict[Path, str]:
     numbers = protobuf_form.number(protobuf_form.kept_numbers(), RESOURCES)
     schemas = {
         "audit.schema.json": AuditEvent.model_json_schema(by_alias=True, mode="serialization"),
+        "call.schema.json": Call.model_json_schema(by_alias=True, mode="serialization"),
         "find.schema.json": Find.model_json_schema(by_alias=True, mode="serialization"),
         "suspension.schema.json": Suspension.model_json_schema(by_alias=True, mode="serialization"),
         "policy.schema.json": Policy.model_json_schema(),

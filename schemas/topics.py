@@ -53,5 +53,6 @@ FRAMES_ANONYMIZED = Topic(
 AUDIT = Topic("audit", "camera", "JSON", None, 90 * DAY, "producer", 1024 * 1024)
 FINDS = Topic("finds", "camera", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 SUSPENSIONS = Topic("suspensions", "camera/milliseconds", "JSON", 1, None, "producer", 1024 * 1024)
+CALLS = Topic("calls", "caller", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 
-TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT, FINDS, SUSPENSIONS)
+TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT, FINDS, SUSPENSIONS, CALLS)

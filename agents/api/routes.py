@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import analyses, audit, cameras, detections, health, images, policies, session
+from sfumato.agents.api import analyses, audit, cameras, detections, health, images, keys, policies, session, usage
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
@@ -14,6 +14,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     policies.router,
     audit.router,
     session.router,
+    keys.router,
+    usage.router,
     images.router,
     detections.router,
     analyses.router,
