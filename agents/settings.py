@@ -107,6 +107,15 @@ class Settings(BaseSettings):
     """What their ``aud`` must name."""
     oidc_jwks_url: str = ""
     """Where its public keys are; empty: as its ``/.well-known/openid-configuration`` says."""
+    # content credentials
+    c2pa_certificate: Path | None = None
+    """PEM of the chain that signs C2PA manifests, the signing certificate first; unset: a self-made one, untrusted."""
+    c2pa_key: Path | None = None
+    """PEM (PKCS #8) of its private key."""
+    c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
+    """Of that key, by C2PA's names."""
+    c2pa_timestamp_url: str = ""
+    """Timestamp authority (RFC 3161) that is asked for each manifest; empty: none, and nothing is sent anywhere."""
 
     # bridge
     bridge_host: str = "127.0.0.1"

@@ -15,19 +15,21 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sfumato.models import looking, masks, planes
+from sfumato.models import film_metadata, looking, masks, metadata, planes
 from sfumato.models.ahead import ahead
 from sfumato.models.detectors import Image
 from sfumato.models.engine import MOST_DETECTIONS, SMALLEST_SIDE
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY
 from sfumato.models.looking import Sight, Watcher
+from sfumato.models.metadata import Pseudonymize
 from sfumato.models.mover import Mover
 from sfumato.models.planes import Planes
-from sfumato.models.reading import Form, Reader, Shot
+from sfumato.models.reading import FORMATS, Form, Reader, Shot
 from sfumato.models.tracks import Timeline
 from sfumato.models.writing import Writer
 from sfumato.schemas.detection import Detection, Evidence, Target, dump_boxes, load_boxes
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Damaged, Policy
 from sfumato.schemas.report import Account
@@ -48,13 +50,15 @@ Tick = Callable[[], None]
 @dataclass(frozen=True, slots=True)
 class Options:
     """``every_frame``: detectors look at each picture. ``batch``: pictures looked at together at most. ``crf``: the
-    encoder's constant quality, None: as usual for it. ``sound``: the audio is copied."""
+    encoder's constant quality, None: as usual for it. ``sound``: the audio is copied. ``pseudonymize``: None removes
+    what should have a pseudonym."""
 
     max_pixels: int = 40_000_000
     every_frame: bool = False
     batch: int = 8
     crf: int | None = None
     sound: bool = False
+    pseudonymize: Pseudonymize | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +90,7 @@ class Film:
         self.estimate = self._reader.estimate
         """How many pictures it may hold; 0: unknown."""
         self.cut_short: str | None = None
+        self.metadata = MetadataRecord()
 
     def mask(self, target: Path, tick: Tick) -> Account:
         """Write the masked film to ``target``, in the container that the input's name asks for."""
@@ -93,7 +98,11 @@ class Film:
         self.cut_short = self._reader.cut_short
         sound = self._path if self._options.sound and self.form.sounds else None
         ledger = Ledger(findings.looked_at)
-        with Writer(target, self._path.suffix.lower(), self.form, self._options.crf, sound) as writer:
+        ending = self._path.suffix.lower()
+        told = film_metadata.read(self._path)
+        values, self.metadata = metadata.treat(told, self._policy.metadata, self._options.pseudonymize)
+        tags = film_metadata.tags(values, FORMATS[ending])
+        with Writer(target, ending, self.form, self._options.crf, sound, tags) as writer:
             with closing(ahead(self._painted(findings), AHEAD)) as painted:
                 for shot, done in painted:
                     ledger.enter(done)

@@ -1,9 +1,9 @@
-"""A film file of pictures that come one by one, at the times they come with; and, if wanted, sound. Nothing else."""
+"""A film file of pictures that come one by one, at the times they come with; if wanted, sound and tags; no more."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -28,14 +28,24 @@ FINEST_CLOCK = 10_000
 class Writer:
     """A context manager; what was not finished with :meth:`finish` is not a whole film."""
 
-    def __init__(self, path: Path, ending: str, form: Form, crf: int | None, sound: Path | None) -> None:
-        """``ending`` chooses the container. ``sound``: the file whose audio streams are copied."""
+    def __init__(
+        self,
+        path: Path,
+        ending: str,
+        form: Form,
+        crf: int | None,
+        sound: Path | None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """``ending`` chooses the container. ``sound``: the file whose audio streams are copied. ``tags``: metadata
+        of the file, by :func:`sfumato.models.film_metadata.tags`."""
         self._path = path
         self._container = FORMATS[ending]
         self._codec, self._options, usual = ENCODERS[self._container]
         self._crf = usual if crf is None else crf
         self._form = form
         self._sound = Sound(sound) if sound else None
+        self._tags = dict(tags or {})
         self._output: Any = None
         self._stream: Any = None
         self._pts: int | None = None
@@ -88,8 +98,10 @@ class Writer:
         if self._container in ("mp4", "mov"):
             ticks = self._form.time_base.denominator
             ticks *= math.ceil(FINEST_CLOCK / ticks)  # FFmpeg's own 1000 would move a film that begins later than at 0
-            options = {"movflags": "faststart", "movie_timescale": str(ticks)}
+            flags = "faststart+use_metadata_tags" if self._tags else "faststart"
+            options = {"movflags": flags, "movie_timescale": str(ticks)}
         self._output = av.open(f"file:{self._path}", "w", format=self._container, options=options)
+        self._output.metadata.update(self._tags)
         self._stream = stream = self._output.add_stream(self._codec, rate=self._form.rate)
         context = stream.codec_context
         context.width, context.height = self._form.size

@@ -6,13 +6,26 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import analyses, audit, cameras, detections, health, images, keys, policies, session, usage
+from sfumato.agents.api import (
+    analyses,
+    audit,
+    cameras,
+    detections,
+    health,
+    images,
+    keys,
+    policies,
+    pseudonyms,
+    session,
+    usage,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     cameras.router,
     policies.router,
     audit.router,
+    pseudonyms.router,
     session.router,
     keys.router,
     usage.router,
