@@ -158,7 +158,7 @@ class Rules:
                     "dpia": "not stated",
                     "retention_hours": 1,
                     "targets": {target: masking for target in targets},
-                    "metadata": metadata,
+                    "metadata": metadata or Metadata(),
                 }
             )
         )
@@ -221,7 +221,7 @@ def rules(
     except ValueError:
         raise MaskError(f"--targets: one or more of {', '.join(Target)}") from None
     try:
-        found = Rules.usual(chosen, MaskName(mask) if mask else None, metadata or Metadata())
+        found = Rules.usual(chosen, MaskName(mask) if mask else None, metadata)
     except ValueError:
         raise MaskError(f"--mask: one of {', '.join(MaskName)}") from None
     if problems := list(floor.problems(found.policy)):

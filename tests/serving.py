@@ -45,5 +45,6 @@ class Api:
         self._thread.join(20)
         self.app.state.lookers.close()
         self.app.state.usage.close()
+        self.app.state.calls.close(0)
         self.app.state.database.close()
         assert not self._thread.is_alive()

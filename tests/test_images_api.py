@@ -9,12 +9,15 @@ import json
 import logging
 import os
 import re
+import socket
 import struct
 import subprocess
+import threading
 import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -366,6 +369,37 @@ def test_each_picture_counts_as_a_frame_of_its_caller(api, face):
         assert caller.post("/v1/detections", content=b"", headers=kind).status_code == 400
     usage = api.app.state.usage
     assert 3 in [usage.today(f"key:{key.id}").frames for key in api.app.state.keys.list()]
+
+
+def test_who_hangs_up_makes_room_and_who_finds_none_is_told_when_to_come_again(tmp_path, face):
+    payload = encoded(face)
+    with Api(Settings(state_dir=tmp_path, image_workers=1, image_queue=1)) as api, ThreadPoolExecutor(2) as pool:
+        lookers = api.app.state.lookers
+
+        def until(taken: int) -> None:
+            waited = threading.Event()
+            for _ in range(600):
+                if lookers._taken == taken:
+                    return
+                waited.wait(0.05)
+            pytest.fail(f"{lookers._taken} places are taken, not {taken}")
+
+        with lookers.turn:  # the detectors are busy
+            first = pool.submit(anonymize, api.client, payload, "image/png")
+            until(1)
+            leaving = socket.create_connection(tuple(api.address.split(":")))
+            head = {"Host": api.address, "Content-Type": "image/png", "Content-Length": len(payload)}
+            head["Authorization"] = api.client.headers["authorization"]
+            lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+            leaving.sendall(f"POST /v1/images:anonymize?targets=face HTTP/1.1\r\n{lines}\r\n".encode() + payload)
+            until(2)
+            refused = anonymize(api.client, payload, "image/png")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            leaving.close()
+            until(1)
+            second = pool.submit(anonymize, api.client, payload, "image/png")
+            until(2)
+        assert (first.result().status_code, second.result().status_code) == (200, 200)
 
 
 def test_nothing_of_a_picture_is_written(api, face):

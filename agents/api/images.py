@@ -20,6 +20,7 @@ from sfumato.agents.formats import RESOURCE, Negotiated
 from sfumato.agents.formats import choose as preferred
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.mask import MaskError
+from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import Settings
 from sfumato.models import still
 from sfumato.models.detectors import DetectorError
@@ -138,7 +139,14 @@ def _mask(lookers: Lookers, policy: Policy, payload: bytes, settings: Settings) 
     def work() -> Still:
         chosen = ensemble(lookers, policy)
         try:
-            return still.mask(payload, chosen, policy, max_pixels=settings.max_pixels, quality=QUALITY)
+            return still.mask(
+                payload,
+                chosen,
+                policy,
+                max_pixels=settings.max_pixels,
+                quality=QUALITY,
+                pseudonymize=Pseudonyms(settings).pseudonymize,
+            )
         except ImageError as error:
             raise receive.refusal(error) from None
 
