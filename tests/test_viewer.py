@@ -17,6 +17,7 @@ from tests.viewing import chromium, opened, scene
 
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 
+
 @pytest.fixture
 def bridge(topics) -> Iterator[Bridge]:
     with Bridge(topics) as bridge:
