@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
+import av
 from clips import clip
 from demo import cameras_table, demonstration_policies
+from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 from stack import Stack
 
@@ -22,6 +25,7 @@ from sfumato.schemas.zone import Zone
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+COLOURS = 256
 LARGEST = 200_000
 """Bytes of a screenshot."""
 WINDOWS = Zone(name="windows", polygon=((0.02, 0.03), (0.30, 0.03), (0.27, 0.45), (0.02, 0.52)))
@@ -40,7 +44,7 @@ def main() -> int:
         general, first = demonstration_policies(table["ids"])
         stack.publish(general, first.model_copy(update={"zones": (WINDOWS,)}))
         stack.start("anonymize")
-        stack.start("archive")
+        stack.start("archive", metrics_port=0)
         stack.start("bridge")
         stack.wait_for_worker()
         stack.wait_for_bridge()
@@ -71,6 +75,7 @@ def policy(page: Page, camera: str) -> None:
     picture = page.get_by_alt_text(f"Newest anonymized picture of {camera}")
     expect(picture).to_be_visible(timeout=PATIENCE)
     page.get_by_role("button", name="windows, corner 3 of 4").focus()
+    page.keyboard.press("ArrowRight")
     page.get_by_role("group", name="Zones", exact=True).evaluate("part => part.scrollIntoView()")
     keep(page, "policy")
 
@@ -84,14 +89,12 @@ def jobs(page: Page) -> None:
     page.get_by_label("Pictures and films").set_input_files([still])
     page.get_by_role("button", name="Upload and mask").click()
     expect(page.locator('.badge[data-state="succeeded"]')).to_have_count(2, timeout=PATIENCE)
+    page.set_viewport_size({"width": 1000, "height": 900})
     page.evaluate("scrollTo(0, 0)")
-    page.set_viewport_size({"width": 1000, "height": 860})
     keep(page, "jobs")
 
 
 def first_picture(name: str) -> bytes:
-    import av
-
     with av.open(str(clip(name))) as container:
         return images.encode(next(container.decode(video=0)).to_ndarray(format="bgr24"), 90)
 
@@ -99,7 +102,9 @@ def first_picture(name: str) -> bytes:
 def keep(page: Page, name: str) -> None:
     path = IMAGES / f"{name}.png"
     path.parent.mkdir(exist_ok=True)
-    page.screenshot(path=path)
+    Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE).save(
+        path, optimize=True
+    )
     size = path.stat().st_size
     print(f"{path}: {size} bytes", file=sys.stderr)
     if size > LARGEST:
