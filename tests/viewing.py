@@ -67,19 +67,23 @@ def opened(browser: Browser, bridge: Bridge, *scopes: Scope, place: str = "", wi
 FAULTS = """() => {
   const seen = (element) => element.checkVisibility({ visibilityProperty: true });
   const faults = [];
-  for (const element of document.querySelectorAll("input, select, textarea, button, a[href], summary, dialog[open], video, img")) {
+  const named = "input, select, textarea, button, a[href], summary, dialog[open], video, img";
+  const text = (id) => document.getElementById(id)?.textContent ?? "";
+  for (const element of document.querySelectorAll(named)) {
     if (!seen(element) || element.ariaHidden === "true") continue;
-    const by = (element.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => document.getElementById(id)?.textContent ?? "");
+    const by = (element.getAttribute("aria-labelledby") ?? "").split(" ").map(text);
     const labels = [...(element.labels ?? [])].map((label) => label.textContent);
-    const text = element.matches("button, a, summary") ? element.textContent : element.getAttribute("alt") ?? "";
-    const name = [element.ariaLabel ?? "", ...by, ...labels, text].join("").trim();
+    const own = element.matches("button, a, summary") ? element.textContent : element.getAttribute("alt") ?? "";
+    const name = [element.ariaLabel ?? "", ...by, ...labels, own].join("").trim();
     if (!name) faults.push(`no name: ${element.outerHTML.slice(0, 120)}`);
   }
   const ids = [...document.querySelectorAll("[id]")].map(({ id }) => id);
   ids.filter((id, i) => ids.indexOf(id) !== i).forEach((id) => faults.push(`id twice: ${id}`));
   for (const element of document.querySelectorAll("[aria-describedby], [aria-labelledby], label[for]")) {
-    const named = ["aria-describedby", "aria-labelledby", "for"].map((name) => element.getAttribute(name) ?? "").join(" ");
-    named.split(" ").filter((id) => id && !document.getElementById(id)).forEach((id) => faults.push(`no element: ${id}`));
+    const told = ["aria-describedby", "aria-labelledby", "for"].map((name) => element.getAttribute(name) ?? "");
+    for (const id of told.join(" ").split(" ")) {
+      if (id && !document.getElementById(id)) faults.push(`no element: ${id}`);
+    }
   }
   const channels = (colour) => (colour.match(/[\\d.]+/g) ?? []).map(Number);
   const luminance = (rgb) => {
@@ -95,11 +99,11 @@ FAULTS = """() => {
   };
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
-    if (!text || !seen(element) || element.matches("h1, option, noscript, :disabled")) continue;
-    const [a, b] = [luminance(channels(getComputedStyle(element).color)), luminance(ground(element))].sort((x, y) => y - x);
-    const contrast = (a + 0.05) / (b + 0.05);
-    if (contrast < 4.5) faults.push(`contrast ${contrast.toFixed(1)}: ${text.slice(0, 60)}`);
+    const element = walker.currentNode.parentElement, said = walker.currentNode.textContent.trim();
+    if (!said || !seen(element) || element.matches("h1, option, noscript, :disabled")) continue;
+    const pair = [luminance(channels(getComputedStyle(element).color)), luminance(ground(element))];
+    const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (contrast < 4.5) faults.push(`contrast ${contrast.toFixed(1)}: ${said.slice(0, 60)}`);
   }
   if (document.documentElement.scrollWidth > document.documentElement.clientWidth) faults.push("scrolls sideways");
   return faults;

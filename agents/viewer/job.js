@@ -11,8 +11,10 @@ export class Job {
   // Event streams at once: a browser opens six connections to one host, and the rest of the page wants some.
   static MOST_STREAMS = 2;
 
-  constructor(job) {
+  // changed(): called after each change of it.
+  constructor(job, changed) {
     this.job = job;
+    this.changed = changed;
     this.state = element("span", { class: "badge" });
     this.bar = element("progress", { max: 1 });
     this.said = element("p", { class: "hint", role: "status" });
@@ -44,6 +46,7 @@ export class Job {
     this.rows.replaceChildren(...job.files.map((file) => this.row(file)));
     if (!this.running) this.close();
     this.refresh();
+    this.changed();
   }
 
   // Follow its events where `stream` allows it; the list's looks tell the rest.

@@ -44,7 +44,7 @@ async function look() {
     const { body } = await call(`/v1/jobs?limit=${MOST}`, { signal: AbortSignal.timeout(10_000) });
     if (timer === null) return; // left in the meantime
     show(body.items);
-    say(byId("jobs-status"), summary(body.items));
+    summarize();
   } catch (error) {
     if (timer !== null) say(byId("jobs-status"), message(error));
   }
@@ -61,7 +61,7 @@ function show(jobs) {
   }
   jobs.forEach((job, place) => {
     if (!shown.has(job.id)) {
-      shown.set(job.id, new Job(job));
+      shown.set(job.id, new Job(job, summarize));
       list.insertBefore(shown.get(job.id).root, list.children[place] ?? null);
     }
     shown.get(job.id).take(job);
@@ -70,7 +70,9 @@ function show(jobs) {
   byId("no-jobs").hidden = jobs.length > 0;
 }
 
-function summary(jobs) {
-  const running = jobs.filter(({ state }) => state === "running").length, queued = jobs.filter(({ state }) => state === "queued").length;
-  return [running ? `${running} running` : "", queued ? `${queued} queued` : ""].filter(Boolean).join(" · ") || "None is running";
+function summarize() {
+  const states = [...shown.values()].map(({ job }) => job.state);
+  const counts = ["running", "queued"].map((state) => [states.filter((other) => other === state).length, state]);
+  const parts = counts.filter(([count]) => count).map(([count, state]) => `${count} ${state}`);
+  say(byId("jobs-status"), parts.join(" · ") || "None is running");
 }
