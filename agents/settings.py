@@ -15,6 +15,8 @@ from sfumato.schemas.topics import Topic
 
 PREFIX = "SFUMATO_"
 Seconds = Annotated[float, Field(gt=0)]
+ProviderUrl = Annotated[str, Field(pattern=r"^$|^https://|^http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/|$)")]
+"""Keys that come in the clear could be anybody's, so plain HTTP is for this machine."""
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -137,13 +139,13 @@ class Settings(BaseSettings):
     """Of all masked pictures that are kept; beyond it the oldest go before their time."""
     rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
     """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
-    rate_limit_url: str = ""
+    rate_limit_url: Annotated[str, Field(pattern=r"^$|^rediss?(\+sentinel|\+cluster)?://")] = ""
     """``redis://…`` of the Redis or Valkey that several bridges share their rate limits through; empty: in memory."""
-    oidc_issuer: str = ""
+    oidc_issuer: ProviderUrl = ""
     """The identity provider whose access tokens are taken, exactly as in their ``iss``; empty: none are."""
     oidc_audience: str = ""
     """What their ``aud`` must name."""
-    oidc_jwks_url: str = ""
+    oidc_jwks_url: ProviderUrl = ""
     """Where its public keys are; empty: as its ``/.well-known/openid-configuration`` says."""
 
     # content credentials

@@ -150,6 +150,8 @@ def test_health_answers_this_machine_and_others_with_a_key(app, key):
     ["Bearer", "Bearer ", "Basic c2Z1bWF0bw==", "Bearer sfumato_x", "Bearer \u00e9", "sfumato_x", "Bearer a.b.c"],
 )
 def test_what_is_no_key_opens_nothing_and_is_not_repeated(app, shown):
+    for odd in ("fe80::1%eth0", "a:b", ""):
+        assert client(app, address=odd).get("/v1/cameras", headers={"Authorization": shown.encode()}).status_code == 401
     answer = client(app, address="198.51.100.1").get("/v1/cameras", headers={"Authorization": shown.encode()})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")

@@ -98,6 +98,9 @@ def test_an_address_that_shows_wrong_keys_waits_and_nobody_else_does(app):
     assert guesser.post("/v1/session", json={"key": "sfumato_x"}).status_code == 429
     assert guesser.get("/v1/cameras", headers=bearer("a.b.c")).status_code == 429
     assert guesser.get("/v1/cameras").status_code == 401  # nothing was shown
+    for n in range(FAILURES + 10):  # from the many addresses of one IPv6 network
+        last = client(app, address=f"2001:db8::{n:x}").get("/v1/cameras", headers=bearer(f"sfumato_{n}"))
+    assert last.status_code == 429
     assert client(app, good, address="198.51.100.8").get("/v1/cameras").status_code == 200
     assert guesser.get("/v1/cameras", headers=bearer(good)).status_code == 200  # known a moment ago
 

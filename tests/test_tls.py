@@ -127,6 +127,9 @@ def test_the_command_says_what_to_do_instead_of_listening(tmp_path):
         ({"tls_certificate": "x", "tls_key": "y", "tls": "self-made"}, "tls"),
         ({"oidc_issuer": "https://id.example"}, "oidc_audience"),
         ({"oidc_jwks_url": "https://id.example/keys"}, "oidc_issuer"),
+        ({"oidc_issuer": "http://id.example", "oidc_audience": "x"}, "oidc_issuer"),
+        ({"oidc_issuer": "http://127.0.0.1.evil.example", "oidc_audience": "x"}, "oidc_issuer"),
+        ({"rate_limit_url": "http://redis.example"}, "rate_limit_url"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, named):
