@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -19,8 +20,8 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from sfumato.agents import problems
-from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents import openapi, problems
+from sfumato.agents.api.routes import ROUTERS, ROUTES
 from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.bodies import LARGEST, BodyTimeout
@@ -91,6 +92,7 @@ def make_app(settings: Settings) -> FastAPI:
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.openapi = partial(openapi.document, ROUTES)  # type: ignore[method-assign]
     _add_viewer(app)
     return app
 

@@ -1,4 +1,4 @@
-"""The policies and suspensions as the bridge knows them: read at its start, again and again until the broker is there."""
+"""The policies and suspensions as the bridge knows them: read at its start, tried again until it works."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Standing(threading.Thread):
     def run(self) -> None:
         while not self._closing.is_set() and not self.ready:
             try:
-                self._policies = self._policies or self._started(
+                self._policies = self._policies or self._loaded(
                     PolicyStore(self._settings, self.floor, keep_history=True)
                 )
-                self._suspensions = self._suspensions or self._started(SuspensionStore(self._settings))
+                self._suspensions = self._suspensions or self._loaded(SuspensionStore(self._settings))
             except TimeoutError as error:
                 log.warning("policies and suspensions are not known yet: %s", error)
                 self._closing.wait(ATTEMPT)
@@ -70,7 +70,7 @@ class Standing(threading.Thread):
             if store is not None:
                 store.close()
 
-    def _started(self, store: S) -> S:
+    def _loaded(self, store: S) -> S:
         try:
             store.start(ATTEMPT)
         except TimeoutError:

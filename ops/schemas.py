@@ -1,14 +1,14 @@
 """Write what is published of the contracts, made from the models: ``make schemas``.
 
-JSON Schemas; of the API also ``api.proto`` and ``api.xsd``. Fields that have no number in Protobuf yet get one, in
-``agents/field_numbers.json``.
+JSON Schemas; of the API also ``api.proto``, ``api.xsd`` and ``openapi.json``. Fields that have no number in Protobuf yet
+get one, in ``agents/field_numbers.json``.
 """
 
 import json
 from pathlib import Path
 
-from sfumato.agents import protobuf_form, xml_form
-from sfumato.agents.api.routes import RESOURCES
+from sfumato.agents import openapi, protobuf_form, xml_form
+from sfumato.agents.api.routes import RESOURCES, ROUTES
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.find import Find
 from sfumato.schemas.policy import Policy
@@ -31,6 +31,7 @@ def published() -> dict[Path, str]:
         protobuf_form.NUMBERS: json.dumps(numbers, indent=2) + "\n",
         DOCS / "api.proto": protobuf_form.Protobuf(RESOURCES, numbers).proto(),
         DOCS / "api.xsd": xml_form.xsd(RESOURCES),
+        DOCS / "openapi.json": json.dumps(openapi.document(ROUTES), indent=2, ensure_ascii=False) + "\n",
     }
 
 

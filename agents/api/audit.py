@@ -31,8 +31,9 @@ router = APIRouter(prefix="/v1", tags=["audit"], route_class=Negotiated)
 LINES = "application/x-ndjson"
 CSV = "text/csv"
 COLUMNS = (
-    "id", "camera", "epoch", "sequence", "outcome", "reason", "detail", "captured_at", "time_source", "audited_at", "policy",
-    "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes", "output_sha256",
+    "id", "camera", "epoch", "sequence", "outcome", "reason", "detail", "captured_at", "time_source", "audited_at",
+    "policy", "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes",
+    "output_sha256",
 )  # fmt: skip
 """Of the CSV; what is nested is in the JSON lines alone."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -67,8 +68,8 @@ def search(
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> Page[AuditEvent]:
-    """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so it may
-    hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with the cursor."""
+    """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so
+    it may hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with it."""
     query = _query(caller, camera, since, until, outcome, reason)
     try:
         with Search(request.app.state.settings, query, paging.read(cursor, Positions)) as found:
