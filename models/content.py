@@ -17,7 +17,7 @@ from av.stream import Disposition
 
 from sfumato.models import images
 from sfumato.models.images import ImageError
-from sfumato.models.reading import FilmError, Seekable, open_file
+from sfumato.models.reading import MOST_STREAMS, FilmError, Seekable, open_file
 
 SUPPORTED = "JPEG, PNG, WebP, MP4, MOV, MKV or WebM"
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1"})
@@ -211,6 +211,8 @@ def _film(file: Seekable, kind: str, max_pixels: int, max_seconds: float) -> Con
     file.seek(0)
     try:
         with open_file(file, kind, max_pixels) as container:
+            if len(container.streams) >= MOST_STREAMS:
+                raise ContentError(f"is a film of {MOST_STREAMS} streams or more")
             videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not videos or videos[0].codec_context is None:
                 raise ContentError("is a film without video")

@@ -6,13 +6,16 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -304,6 +307,29 @@ def test_what_is_no_picture_or_film_is_refused_at_its_end_and_deleted(client, se
     problem(patch(client, url, 0, b"PK\x03\x04" + bytes(36)), 415, "none of JPEG")
     assert client.head(url).status_code == 404
     assert not blobs(settings)
+
+
+def test_the_curl_lines_of_the_documents_upload_and_go_on(client, bridge, settings, tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "uploads.md").read_text()
+    (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    data = film(pictures=30)
+    (tmp_path / "holiday film.mp4").write_bytes(data)
+    environment = {
+        **os.environ,
+        "KEY": client.headers["Authorization"].removeprefix("Bearer "),
+        "BRIDGE": f"http://{bridge.address}",
+        "FILE": str(tmp_path / "holiday film.mp4"),
+    }
+    whole = ["bash", "-euo", "pipefail", "-c", script]
+    shown = json.loads(subprocess.run(whole, env=environment, check=True, capture_output=True, timeout=60).stdout)
+    assert (shown["filename"], shown["content_type"]) == ("holiday film.mp4", "video/mp4")
+    assert read(settings, shown["id"]) == data
+    url = create(client, len(data))
+    patch(client, url, 0, data[:1234])
+    begin, rest = script.index("# Begin"), script.index("# Where is it?")
+    again = ["bash", "-euo", "pipefail", "-c", script[:begin] + f"UPLOAD={url}\n" + script[rest:]]
+    subprocess.run(again, env=environment, check=True, capture_output=True, timeout=60)
+    assert read(settings, url) == data
 
 
 class Slow:
