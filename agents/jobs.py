@@ -183,12 +183,12 @@ class Jobs:
                 raise JobError(f"files: upload {taken} belongs to a job that has not ended; upload the file again")
             session.add(row)
             session.flush()
-            for number, file in enumerate(request.files):
+            for number, (file, name) in enumerate(zip(request.files, request.names(), strict=True)):
                 session.add(
                     FileRow(
                         job=id,
                         number=number,
-                        name=file.name or f"file-{number}",
+                        name=name,
                         upload=file.upload,
                         remote=file.url is not None,
                         state=JobState.QUEUED,

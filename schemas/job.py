@@ -162,7 +162,14 @@ class JobRequest(Part):
         uploads = [file.upload for file in self.files if file.upload]
         if len(set(uploads)) < len(uploads):
             raise ValueError("files: an upload is named twice; it is deleted once it is masked")
+        names = [name.lower() for name in self.names()]
+        if len(set(names)) < len(names):
+            raise ValueError("files: two results would have the same name; give each its own")
         return self
+
+    def names(self) -> tuple[str, ...]:
+        """Of the results, without their endings."""
+        return tuple(file.name or f"file-{number}" for number, file in enumerate(self.files))
 
 
 class Result(Part):
