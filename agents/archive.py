@@ -1,9 +1,9 @@
 """The worker of jobs: woken by the topic ``jobs``, it masks what the database says is next, until nothing is.
 
-A message only says that there is work; it is acknowledged once there is none left for this worker, so a worker that is
-killed is replaced by one that is woken by the same message. What was begun and not finished is free again once its lease
-has run out. The agent never raises; work runs in a thread of its own, so that the consumer's heartbeats go on, and the
-stream is read on meanwhile, so that Kafka does not take the worker for dead.
+A message only says that there is work; it is acknowledged once there is none left for this worker, so a worker that
+is killed is replaced by one that is woken by the same message. What was begun and not finished is free again once its
+lease has run out. The agent never raises; work runs in a thread of its own, so that the consumer's heartbeats go on,
+and the stream is read on meanwhile, so that Kafka does not take the worker for dead.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ VIEWER = Path(__file__).with_name("viewer")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, FloorError, BlobError, SealError."""
+    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, FloorError, BlobError,
+    SealError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)

@@ -2,10 +2,10 @@
 
     .venv/bin/python ops/bench_archive.py --minutes 10
 
-A clip is enlarged to 1920x1080 at 25 frames a second and repeated, with a keyframe every two seconds and sound. ``bare`` is
-``Film.mask`` in a process of its own: read from a file, written to a file. ``job`` is the film uploaded, masked in parts by
-one ``sfumato archive`` worker on the embedded broker and joined; its seconds run from the job's start to its end. The
-last line is one JSON object; ``resident_mb`` is the highest seen of the worker.
+A clip is enlarged to 1920x1080 at 25 frames a second and repeated, with a keyframe every two seconds. ``bare`` is
+``Film.mask`` in a process of its own: read from a file, written to a file. ``job`` is the film uploaded, masked in
+parts by one ``sfumato archive`` worker on the embedded broker and joined; its seconds run from the job's start to its
+end. The last line is one JSON object; ``resident_mb`` is the highest seen of the worker and its supervisor.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def job(film: Path, folder: Path, workers: int) -> tuple[float, float, dict[str,
                 }
                 client.patch(place, content=piece, headers=headers).raise_for_status()
                 offset += len(piece)
-            wanted = {"files": [{"upload": place.rpartition("/")[2]}], "policy": {"targets": ["face"]}, "purpose": "bench"}
+            files = [{"upload": place.rpartition("/")[2]}]
+            wanted = {"files": files, "policy": {"targets": ["face"]}, "purpose": "bench"}
             made = client.post("/v1/jobs", json=wanted)
             made.raise_for_status()
             return watch(stack, client, f"/v1/jobs/{made.json()['id']}")

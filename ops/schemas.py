@@ -1,7 +1,7 @@
 """Write what is published of the contracts, made from the models: ``make schemas``.
 
-JSON Schemas; of the API also ``api.proto``, ``api.xsd`` and ``openapi.json``. Fields that have no number in Protobuf yet
-get one, in ``agents/field_numbers.json``.
+JSON Schemas; of the API also ``api.proto``, ``api.xsd`` and ``openapi.json``. Fields that have no number in Protobuf
+yet get one, in ``agents/field_numbers.json``.
 """
 
 import json

@@ -164,9 +164,9 @@ def test_files_go_in_and_come_out_masked(api: Api, pictures: list[bytes], tmp_pa
 
 def test_a_worker_killed_in_a_film_is_replaced_and_nothing_is_half(api: Api, tmp_path: Path) -> None:
     api.stack.start("archive")
-    data = speaker(tmp_path, 16)
+    data = speaker(tmp_path, 8)
     job = api.create(data)
-    api.wait(job, lambda found: found["files"][0]["frames_done"] > 60)
+    api.wait(job, lambda found: found["files"][0]["frames_done"] > 20)
     os.killpg(api.stack.pid("archive"), signal.SIGKILL)
     api.stack._processes.pop("archive").wait()
     half = api.get(job)
@@ -179,7 +179,7 @@ def test_a_worker_killed_in_a_film_is_replaced_and_nothing_is_half(api: Api, tmp
     file = done["files"][0]
     answer = api.client.get(file["result"]["href"])
     assert times(answer.content, tmp_path / "after.mp4") == times(data, tmp_path / "before.mp4")
-    assert file["result"]["account"]["frames"] == 16 * 25
+    assert file["result"]["account"]["frames"] == 8 * 25
     api.bridge.wait_until(lambda: len(blobs(api)) == 1)
     uploads = api.stack.settings.state_dir / "files" / "uploads"
     api.bridge.wait_until(lambda: not list(uploads.rglob("*-*")))
@@ -187,7 +187,7 @@ def test_a_worker_killed_in_a_film_is_replaced_and_nothing_is_half(api: Api, tmp
 
 def test_two_workers_share_a_film_and_a_cancelled_job_frees_them(api: Api, tmp_path: Path) -> None:
     api.stack.start("archive", "--workers", "2")
-    data = speaker(tmp_path, 16)
+    data = speaker(tmp_path, 8)
     job, workers = api.create(data), set()
 
     def shared(found: dict[str, Any]) -> bool:
