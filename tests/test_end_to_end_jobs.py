@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import cycle, islice
@@ -242,6 +244,28 @@ def test_what_cannot_be_taken_names_the_field(api: Api, pictures: list[bytes]) -
         assert answer.status_code == 422, (change, answer.text)
         assert named in answer.text, (change, answer.text)
         assert "short" not in answer.text
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_the_curl_lines_of_the_documentation_mask_a_film(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "curl").mkdir()
+    speaker(tmp_path, 1, "in.mp4")
+    api.stack.start("archive")
+    (lines,) = re.findall(r"```sh\n(.*?)```", (Path(__file__).parents[1] / "docs" / "jobs.md").read_text(), re.DOTALL)
+    environment = {"KEY": api.bridge.key, "BRIDGE": f"http://{api.bridge.address}", "FILE": str(tmp_path / "in.mp4")}
+    done = subprocess.run(
+        ["bash", "-euc", lines],
+        env={**os.environ, **environment},
+        cwd=tmp_path / "curl",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "event: ended" in done.stdout
+    assert '"masked":25' in done.stdout
+    assert len(films.times(tmp_path / "curl" / "market.mp4")) == 25
+    assert api.client.get("/v1/jobs").json()["items"] == []
 
 
 def blobs(api: Api) -> list[str]:
