@@ -21,7 +21,7 @@ from clips import clip
 from confluent_kafka import Consumer
 from httpx_sse import connect_sse
 from sqlalchemy import select
-from stack import Stack
+from stack import Stack, demonstration_policy
 from websockets.sync.client import connect
 
 from sfumato.agents.jobs import JobRow, PartRow
@@ -37,7 +37,7 @@ FACE = {"targets": ["face"]}
 @pytest.fixture
 def api(stack: Stack) -> Iterator[Api]:
     """A bridge with parts of two seconds; the workers are the test's to start."""
-    changes = {"archive_part_seconds": 2.0, "archive_lease": 2.0, "job_resend": 1.0, "detectors": "centerface"}
+    changes = {"archive_part_seconds": 2.0, "archive_lease": 2.0, "job_resend": 1.0, "detectors": "centerface,clp"}
     stack.settings = stack.settings.model_copy(update=changes)
     with Bridge(stack.settings) as bridge:
         yield Api(stack, bridge)
@@ -216,6 +216,29 @@ def test_a_job_whose_announcement_was_lost_is_done(api: Api, pictures: list[byte
         assert session.get_one(JobRow, job["id"]).announced_at is None
     api.stack.start("archive")
     assert api.wait(job)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_a_policy_is_used_by_name_by_those_whose_cameras_it_is_for(api: Api, pictures: list[bytes]) -> None:
+    api.stack.publish(demonstration_policy("north"))
+    upload = api.upload(pictures[0])
+    body = {"files": [{"upload": upload}], "policy": {"name": "north"}, "purpose": "tests"}
+    answers: list[httpx.Response] = []
+
+    def known() -> bool:
+        answers.append(api.client.post("/v1/jobs", json=body))
+        return answers[-1].status_code == 202
+
+    api.bridge.wait_until(known)
+    job = answers[-1].json()
+    assert job["policy"] == {"camera": "north", "version": 1}
+    api.stack.start("archive")
+    assert api.wait(job)["files"][0]["result"]["account"]["boxes"] == {"face": 1}
+    stranger = Api(api.stack, api.bridge)
+    stranger.client.headers.update(bearer(secret(api.stack.settings, cameras=["south"])))
+    body["files"] = [{"upload": stranger.upload(pictures[0])}]
+    refused = stranger.client.post("/v1/jobs", json=body)
+    assert (refused.status_code, "policy.name" in refused.text) == (422, True)
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)

@@ -13,6 +13,7 @@ from sqlalchemy import update
 from sfumato.agents.claims import Claim, LostError
 from sfumato.agents.jobs import JobError, JobRow, NoJobError, PartRow
 from sfumato.agents.uploads import NoUploadError
+from sfumato.agents.usage import Usage
 from sfumato.models import images
 from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
 from sfumato.schemas.topics import JOB_EVENTS
@@ -73,6 +74,7 @@ def test_a_batch_is_masked_and_each_file_accounted_for(shop: Workshop, tmp_path:
         assert not any(red(image).any() for image in films.read(target))
     masked = images.decode(shop.fetch(job, 4), "image/jpeg", max_pixels=10**6)
     assert not red(masked).any()
+    assert Usage(shop.database).today(OWNER).frames == 4 * 200 + 1 + 12
     report = JobReport.of(done)
     assert (report.frames, report.masked) == (4 * 200 + 1 + 12, 4 * 200 + 1 + 12)
     assert shop.uploads.get(garbage).complete is False

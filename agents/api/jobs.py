@@ -24,10 +24,14 @@ from sfumato.agents.formats import Negotiated
 from sfumato.agents.idempotency import Idempotent
 from sfumato.agents.jobs import JobError, NoJobError
 from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.agents.standing import Standing
 from sfumato.models.reading import ENDINGS
+from sfumato.models.task import NoPolicy
+from sfumato.models.timetable import Timetable
 from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress
 from sfumato.schemas.page import Page
 from sfumato.schemas.part import Part
+from sfumato.schemas.policy import covers
 from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Negotiated)
@@ -67,9 +71,17 @@ Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
     operation_id="createJob",
     responses={409: {"description": "An upload belongs to another job"}, 422: {"description": "Names the field"}},
 )
-def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None) -> Job:
+def create(
+    wanted: JobRequest, request: Request, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None
+) -> Job:
+    def named(name: str) -> Timetable | NoPolicy | None:
+        """A policy of the caller's cameras."""
+        standing: Standing = request.app.state.standing
+        known = standing.policies.look(lambda register: register.in_force.get(name))
+        return known if covers(caller.cameras, name) else None
+
     try:
-        job = desk.create(caller.id, wanted)
+        job = desk.create(caller.id, wanted, named)
     except RequestError as error:
         raise HTTPException(422, str(error)) from None
     except JobError as error:
