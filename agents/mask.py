@@ -47,8 +47,6 @@ USUAL: dict[Target, str] = {
     Target.TEXT: "ppocr",
 }
 """The detectors that are loaded for each target where neither the policy nor SFUMATO_DETECTORS names any."""
-NOTHING = Metadata()
-"""Of what a file says of itself, nothing is kept."""
 USUAL_TARGETS = (Target.FACE, Target.LICENCE_PLATE)
 """What identifies most people. People as a whole are left out: little would remain of most films."""
 PASSES = 2
@@ -143,7 +141,7 @@ class Rules:
             raise MaskError(f"{file}: {error}") from None
 
     @classmethod
-    def usual(cls, targets: Sequence[Target], mask: MaskName | None, metadata: Metadata = NOTHING) -> Rules:
+    def usual(cls, targets: Sequence[Target], mask: MaskName | None, metadata: Metadata | None = None) -> Rules:
         """Without a policy file; ``mask`` None: each target's own. Whoever runs the command answers for the lawful
         basis; the report names none."""
         masking = {} if mask is None else {"mask": mask}

@@ -51,7 +51,7 @@ def _ours(services: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_services(services: dict[str, Any]) -> None:
     ours = {name for name, _ in _ours(services)}
-    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "bridge"}
+    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "archive", "bridge"}
     assert set(services) == ours | {"kafka", "prometheus"}
 
 
@@ -76,7 +76,7 @@ def test_prometheus_needs_no_key_and_the_bridges_state_lasts(services: dict[str,
 def test_kafka_and_metrics_have_no_way_out(compose: dict[str, Any]) -> None:
     assert compose["networks"]["backbone"]["internal"] is True
     joined = {name: set(service["networks"]) for name, service in compose["services"].items()}
-    assert {name for name, networks in joined.items() if networks != {"backbone"}} == {"ingest", "bridge"}
+    assert {name for name, networks in joined.items() if networks != {"backbone"}} == {"ingest", "archive", "bridge"}
 
 
 def test_every_service_is_confined(services: dict[str, Any]) -> None:
