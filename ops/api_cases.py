@@ -19,8 +19,8 @@ from sfumato.agents.audits import Positions
 ANSWERED = ["2xx", "304", "401", "403", "404", "409", "410", "412", "428"]
 """What a request that is valid by the document may get: conditions and states are nothing that a document can say."""
 REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429"]
-BETWEEN_FIELDS = ["putPolicy", "validatePolicy", "searchAudit", "exportAudit"]
-"""Operations with rules between fields, as `from` not after `to`, which the document cannot say."""
+BEYOND = ["putPolicy", "validatePolicy", "searchAudit", "exportAudit", "make", "used"]
+"""Operations with rules that the document cannot say, as `from` not after `to`, or that a day of a cursor exists."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ def run(address: str, key: str, *, examples: int, seed: int = 1) -> Report:
                     "include-operation-id": name,
                     "checks": {"positive_data_acceptance": {"expected-statuses": [*ANSWERED, "422"]}},
                 }
-                for name in BETWEEN_FIELDS
+                for name in BEYOND
             ],
         }
     )
