@@ -75,7 +75,8 @@ class Issuer:
     def token(self, algorithm: str = "RS256", kid: str = "one", header: dict[str, Any] | None = None, **c: Any) -> str:
         head = {"alg": algorithm, "kid": kid, **(header or {})}
         registry = jws.JWSRegistry(algorithms=[*KINDS], strict_check_header=False)
-        return jwt.encode(head, self.claims(**c), self.keys[kid], algorithms=[algorithm], registry=registry)
+        payload = json.dumps(self.claims(**c)).encode()
+        return jws.serialize_compact(head, payload, self.keys[kid], [algorithm], registry)
 
     @property
     def settings(self) -> Settings:
