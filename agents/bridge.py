@@ -27,6 +27,7 @@ from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.bodies import Bodies
 from sfumato.agents.calls import CallAudit, Calls
+from sfumato.agents.credentials import Credentials
 from sfumato.agents.database import Database
 from sfumato.agents.desk import Desk
 from sfumato.agents.gate import Gate
@@ -63,7 +64,7 @@ CORS: dict[str, Any] = {
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application. Raises DatabaseError, BlobError, SealError, FloorError."""
+    """The ASGI application. Raises DatabaseError, BlobError, SealError, CredentialsError, FloorError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
@@ -106,6 +107,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.uploads = Uploads(settings, database, blobs, sealing)
     app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
     app.state.writing = Writing()
+    app.state.credentials = Credentials(settings)
     app.state.calls = Calls(settings)
     _add_middleware(app, settings)
     problems.add_handlers(app)

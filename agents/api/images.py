@@ -7,6 +7,7 @@ import base64
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -16,11 +17,13 @@ from starlette.exceptions import HTTPException
 from sfumato.agents import choose, receive
 from sfumato.agents.callers import Caller, needs
 from sfumato.agents.choose import Choice, Chosen
+from sfumato.agents.credentials import Credentials
 from sfumato.agents.formats import RESOURCE, Negotiated
 from sfumato.agents.formats import choose as preferred
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.mask import MaskError
 from sfumato.agents.pseudonyms import Pseudonyms
+from sfumato.agents.receive import Received
 from sfumato.agents.settings import Settings
 from sfumato.models import still
 from sfumato.models.detectors import DetectorError
@@ -29,6 +32,7 @@ from sfumato.models.images import FORMATS, ImageError
 from sfumato.models.still import Still
 from sfumato.models.weights import WeightError
 from sfumato.schemas.anonymization import Anonymization, found
+from sfumato.schemas.credential import Statement
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
@@ -88,6 +92,12 @@ def ensemble(lookers: Lookers, policy: Policy) -> Ensemble:
         raise HTTPException(503, "a detector cannot be loaded; the administrator finds why in the log") from None
 
 
+class Asked(Choice):
+    """``credentials``: the masked picture carries a signed statement of what was done to it (docs/credentials.md)."""
+
+    credentials: bool = True
+
+
 @router.post(
     "/images:anonymize",
     summary="Mask a picture",
@@ -99,14 +109,15 @@ def ensemble(lookers: Lookers, policy: Policy) -> Ensemble:
 async def anonymize(
     request: Request,
     caller: Annotated[Caller, needs(Scope.IMAGES_ANONYMIZE)],
-    choice: Annotated[Choice, Query()],
+    asked: Annotated[Asked, Query()],
 ) -> Any:
     settings: Settings = request.app.state.settings
     lookers: Lookers = request.app.state.lookers
     received = await receive.receive(request, settings.image_bytes, "policy")
     _prefer(request, received.content_type)
-    chosen = await policy_of(request, caller, choice, received.parts.get("policy"))
-    masked = await lookers.run(request, _mask(lookers, chosen.policy, received.payload, settings))
+    chosen = await policy_of(request, caller, asked, received.parts.get("policy"))
+    signing: Credentials | None = request.app.state.credentials if asked.credentials else None
+    masked = await lookers.run(request, _mask(lookers, chosen, received, settings, signing))
     request.app.state.usage.add(caller.id, frames=1)
     if request.state.format in FORMATS:
         return Response(masked.payload, media_type=received.content_type, headers=_headers(masked, chosen))
@@ -135,13 +146,17 @@ def _prefer(request: Request, content_type: str) -> None:
     request.state.format = wanted
 
 
-def _mask(lookers: Lookers, policy: Policy, payload: bytes, settings: Settings) -> Callable[[], Still]:
+def _mask(
+    lookers: Lookers, chosen: Chosen, received: Received, settings: Settings, signing: Credentials | None
+) -> Callable[[], Still]:
+    policy, named = chosen
+
     def work() -> Still:
-        chosen = ensemble(lookers, policy)
+        looking = ensemble(lookers, policy)
         try:
-            return still.mask(
-                payload,
-                chosen,
+            masked = still.mask(
+                received.payload,
+                looking,
                 policy,
                 max_pixels=settings.max_pixels,
                 quality=QUALITY,
@@ -149,6 +164,10 @@ def _mask(lookers: Lookers, policy: Policy, payload: bytes, settings: Settings) 
             )
         except ImageError as error:
             raise receive.refusal(error) from None
+        if signing is None:
+            return masked
+        statement = Statement.of(policy, masked.account, looking.records(policy), masked.metadata, named=named)
+        return replace(masked, payload=signing.sign(received.content_type, masked.payload, statement))
 
     return work
 
