@@ -82,6 +82,14 @@ def _serialize(context: Any, value: Any) -> Any:
     return value.encode() if isinstance(value, str) else value
 
 
+def _wants_wrong_body(case: Any) -> bool:
+    """Whether the case is to be refused, and nothing but the body is the reason."""
+    if case.meta is None or not case.meta.generation.mode.is_negative:
+        return False
+    others = (each for place, each in case.meta.components.items() if place != ParameterLocation.BODY)
+    return not any(each.mode.is_negative for each in others)
+
+
 def _teach() -> None:
     """What the document cannot say: how bodies in XML and Protobuf look, and cursors."""
     taken = {openapi.operation_id(route): formats.accepted(route) for route in ROUTES}
@@ -93,9 +101,9 @@ def _teach() -> None:
     def map_case(context: Any, case: Any) -> Any:
         model = taken.get(case.operation.definition.raw.get("operationId"))
         if model is not None and case.media_type in (formats.XML, formats.PROTOBUF):
-            body = case.meta.components.get(ParameterLocation.BODY) if case.meta is not None else None
-            wrong = body is not None and body.mode.is_negative
-            case.body = b"\x07wrong" if wrong else formats.encode(model, example(model), case.media_type)
+            case.body = (
+                b"\x07wrong" if _wants_wrong_body(case) else formats.encode(model, example(model), case.media_type)
+            )
         return case
 
     names = st.text("abcxyz", max_size=5).map(lambda name: paging.write(paging.After(after=name)))

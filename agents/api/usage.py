@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from sfumato.agents.callers import Caller, needs
 from sfumato.agents.formats import Negotiated
 from sfumato.agents.usage import Counts, Usage
+from sfumato.schemas.part import Day
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.usage import DayOfUse, UsagePage
 
@@ -27,8 +28,8 @@ USUAL = timedelta(days=30)
 def used(
     request: Request,
     caller: Annotated[Caller, needs()],
-    start: Annotated[date | None, Query(alias="from", description="First day, UTC; else 30 days before `to`.")] = None,
-    end: Annotated[date | None, Query(alias="to", description="Last day, UTC; else today.")] = None,
+    start: Annotated[Day | None, Query(alias="from", description="First day, UTC; else 30 days before `to`.")] = None,
+    end: Annotated[Day | None, Query(alias="to", description="Last day, UTC; else today.")] = None,
     of: Annotated[str | None, Query(max_length=300, description="A caller, or `*` for all; else oneself.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(pattern=r"^\d{4}-\d\d-\d\d/.{1,300}$")] = None,
