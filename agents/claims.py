@@ -112,7 +112,7 @@ class Claims:
     def waiting(self, since: datetime) -> list[str]:
         """Jobs that have work for which nobody came, and about which Kafka was not told since then."""
         now = datetime.now(UTC)
-        with self._database.begin() as session:
+        with self._database.read() as session:
             told = or_(JobRow.announced_at.is_(None), JobRow.announced_at < since)
             jobs = {row.job for row in session.scalars(_due_parts(now).where(told))}
             jobs |= {row.job for row in session.scalars(_due_deliveries(now).where(told))}
@@ -200,7 +200,7 @@ class Claims:
 
     def parts(self, claim: Claim) -> list[tuple[str | None, Account]]:
         """Blob and account of each part of the film, in order."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             rows = session.scalars(_parts(claim).where(PartRow.stage == "mask").order_by(PartRow.number))
             return [(row.blob, Account.model_validate(row.account)) for row in rows]
 
@@ -378,7 +378,7 @@ class Housekeeping:
     def uncleared(self) -> list[tuple[str, list[str], set[str]]]:
         """Jobs that have ended, the uploads that go with them, and the blobs that stay: results."""
         found = []
-        with self._database.begin() as session:
+        with self._database.read() as session:
             for job in session.scalars(select(JobRow).where(JobRow.state.not_in(ACTIVE), ~JobRow.cleared)):
                 files = list(session.scalars(select(FileRow).where(FileRow.job == job.id)))
                 uploads = [file.upload for file in files if file.upload]
@@ -407,7 +407,7 @@ class Housekeeping:
     def expired(self) -> list[str]:
         """Jobs whose results' time is over."""
         now = datetime.now(UTC)
-        with self._database.begin() as session:
+        with self._database.read() as session:
             wanted = select(JobRow.id).where(JobRow.cleared, JobRow.expires_at <= now, JobRow.state != JobState.EXPIRED)
             return list(session.scalars(wanted))
 
@@ -421,7 +421,7 @@ class Housekeeping:
 
     def untold(self) -> list[str]:
         """Jobs that have ended and whose end is not in ``job.events``."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return list(session.scalars(select(JobRow.id).where(JobRow.state.not_in(ACTIVE), ~JobRow.told)))
 
     def told(self, job: str) -> None:
@@ -435,11 +435,11 @@ class Housekeeping:
             .join(JobRow, JobRow.id == FileRow.job)
             .where(JobRow.state.in_(ACTIVE), FileRow.upload.is_not(None))
         )
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return [upload for upload in session.scalars(wanted) if upload is not None]
 
     def known(self, job: str) -> bool:
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return session.get(JobRow, job) is not None
 
 
