@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import av
+import numpy as np
 from clips import clip
 from demo import cameras_table, demonstration_policies
 from PIL import Image
@@ -20,6 +21,7 @@ from playwright.sync_api import FilePayload, Page, expect, sync_playwright
 from stack import Stack
 
 from sfumato.agents.fetch import fetch_weights
+from sfumato.models import images
 from sfumato.schemas.zone import Zone
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -94,10 +96,8 @@ def jobs(page: Page) -> None:
 
 
 def first_picture(name: str) -> bytes:
-    still = BytesIO()
     with av.open(str(clip(name))) as container:
-        next(container.decode(video=0)).to_image().save(still, "JPEG")
-    return still.getvalue()
+        return images.encode(next(container.decode(video=0)).to_ndarray(format="bgr24").astype(np.uint8), 90)
 
 
 def keep(page: Page, name: str) -> None:
