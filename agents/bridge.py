@@ -8,22 +8,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import uvicorn
+import click
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from sfumato.agents import problems
-from sfumato.agents.api.routes import ROUTERS
+from sfumato.agents import calls, metrics, openapi, problems, tls
+from sfumato.agents.api.routes import ROUTERS, ROUTES
 from sfumato.agents.api.uploads import Writing
 from sfumato.agents.blobs import Blobs
-from sfumato.agents.bodies import LARGEST, BodyTimeout
+from sfumato.agents.bodies import Bodies
+from sfumato.agents.calls import CallAudit, Calls
+from sfumato.agents.credentials import Credentials
 from sfumato.agents.database import Database
 from sfumato.agents.desk import Desk
 from sfumato.agents.gate import Gate
@@ -31,12 +35,15 @@ from sfumato.agents.headers import SecurityHeaders
 from sfumato.agents.keys import Keys
 from sfumato.agents.limits import Limits
 from sfumato.agents.live import Live
+from sfumato.agents.lookers import Lookers
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
 from sfumato.agents.request_ids import RequestIds
 from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.server import Server, config
 from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
+from sfumato.agents.shelf import Shelf
 from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
 from sfumato.agents.tokens import Tokens
@@ -47,13 +54,22 @@ log = logging.getLogger(__name__)
 
 VIEWER = Path(__file__).with_name("viewer")
 
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+    "allow_headers": ["*"],
+    "allow_credentials": False,  # pages elsewhere bring a key of their own; sessions are for the viewer
+    "expose_headers": ["*"],
+    "max_age": 600,
+}
+
 
 def make_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its lifespan runs the Kafka reader. Raises DatabaseError, FloorError, BlobError, SealError."""
+    """The ASGI application. Raises DatabaseError, BlobError, SealError, CredentialsError, FloorError."""
     live = Live()
     stills = Stills(settings.jpeg_quality)
     database = Database(settings)
     database.migrate()
+    lookers = Lookers(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,39 +83,49 @@ def make_app(settings: Settings) -> FastAPI:
         await asyncio.to_thread(app.state.desk.close)
         await asyncio.to_thread(reader.close)
         await asyncio.to_thread(app.state.standing.close)
+        lookers.close()
         stills.close()
         await asyncio.to_thread(app.state.usage.close)
+        await asyncio.to_thread(app.state.calls.close)
         database.close()
 
     # FastAPI's documentation pages load from another site, so they are off; the schema itself is served.
-    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan, max_body_size=LARGEST)
+    app = FastAPI(title="sfumato", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.settings = settings
     app.state.live = live
     app.state.stills = stills
     app.state.standing = Standing(settings, read_floor(settings))
     app.state.database = database
     app.state.keys = Keys(database)
-    blobs, sealing = Blobs(settings), MasterKeys(settings)
-    app.state.uploads = Uploads(settings, database, blobs, sealing)
-    app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
-    app.state.writing = Writing()
+    app.state.lookers = lookers
+    app.state.shelf = Shelf(settings.image_kept, settings.image_kept_bytes)
     app.state.sessions = Sessions(database)
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
     app.state.tokens = Tokens(settings)
+    blobs, sealing = Blobs(settings), MasterKeys(settings)
+    app.state.uploads = Uploads(settings, database, blobs, sealing)
+    app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
+    app.state.writing = Writing()
+    app.state.credentials = Credentials(settings)
+    app.state.calls = Calls(settings)
     _add_middleware(app, settings)
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.openapi = partial(openapi.document, ROUTES)  # type: ignore[method-assign]
     _add_viewer(app)
     return app
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one meets a request first."""
-    app.add_middleware(BodyTimeout, timeout=settings.body_timeout)
+    app.add_middleware(Bodies, timeout=settings.body_timeout)
     app.add_middleware(Gate)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
+    app.add_middleware(CallAudit)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestIds)
 
@@ -112,40 +138,22 @@ def _add_viewer(app: FastAPI) -> None:
     app.mount("/viewer", StaticFiles(directory=VIEWER), name="viewer")
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which before it ends tells the viewers that the bridge goes away."""
-
-    def __init__(self, config: uvicorn.Config, live: Live) -> None:
-        super().__init__(config)
-        self._live = live
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in (listener for server in self.servers for listener in server.sockets):
-            host, port, *_ = listener.getsockname()
-            log.info("viewer: http://%s:%d/", f"[{host}]" if ":" in host else host, port)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._live.close()
-        await super().shutdown(sockets)
+def _welcome(keys: Keys) -> None:
+    """Print an administrator's key where there has never been a key."""
+    new = keys.create_first()
+    if new is not None:
+        click.echo(f"API key of the administrator, shown this once: {new.secret}")
 
 
 def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT; viewers are then closed with code 1001. SystemExit where the port is taken."""
+    """Run until SIGTERM or SIGINT; viewers are then closed with code 1001. SystemExit where the port is taken,
+    SettingsError where it would be reached without TLS."""
+    certificate = tls.certificate(settings)
+    calls.log_lines()
+    metrics.serve(settings)
     app = make_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.bridge_host,
-        port=settings.bridge_port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,  # JPEGs are compressed already
-        ws_max_size=1024,  # viewers have nothing to say
-        server_header=False,
-    )
-    server = Server(config, app.state.live)
+    _welcome(app.state.keys)
+    server = Server(config(app, settings, certificate), app.state.live)
 
     def end(*_: object) -> None:
         server.should_exit = True

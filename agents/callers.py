@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 from fastapi import Security
@@ -160,14 +161,14 @@ async def _limited(connection: HTTPConnection, recalled: Key | None, find: Any, 
 
 async def _refuse_guessing(connection: HTTPConnection) -> None:
     limits: Limits = connection.app.state.limits
-    left = await limits.failed_too_often(address(connection))
+    left = await limits.failed_too_often(_network(connection))
     if left is not None:
         raise HTTPException(429, "too many wrong keys or tokens from this address; wait", left.headers())
 
 
 async def _failed(connection: HTTPConnection) -> None:
     limits: Limits = connection.app.state.limits
-    await limits.fail(address(connection))
+    await limits.fail(_network(connection))
 
 
 def of_key(key: Key) -> Caller:
@@ -189,7 +190,7 @@ def of_claims(claims: Mapping[str, Any]) -> Caller:
         id=subject(claims),
         scopes=scopes(claims),
         cameras=cameras(claims),
-        purpose=purpose[:1000] if isinstance(purpose, str) else "",
+        purpose=purpose[:1000] if isinstance(purpose, str) and purpose.isprintable() else "",
     )
 
 
@@ -205,6 +206,15 @@ def unknown(why: str = "") -> HTTPException:
 
 def address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else ""
+
+
+def _network(connection: HTTPConnection) -> str:
+    """Whoever has one IPv6 address has the 2**64 of its network."""
+    said = address(connection)
+    try:
+        return str(ip_network((said.partition("%")[0], 64), strict=False)) if ":" in said else said
+    except ValueError:  # what a proxy made up
+        return said
 
 
 def subprotocol(connection: HTTPConnection) -> str | None:

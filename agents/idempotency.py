@@ -2,7 +2,8 @@
 
 An endpoint on a :class:`sfumato.agents.formats.Negotiated` router takes ``_: Idempotent = None`` as its last parameter,
 so that whoever may not call it is refused before. The first answer is kept for a day and given to whoever sends the
-same key and body again; errors are not kept, since nothing was created.
+same key and body again; errors are not kept, since nothing was created. Not for
+what answers with a secret: it would lie in the database.
 """
 
 from __future__ import annotations

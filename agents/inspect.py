@@ -263,7 +263,7 @@ class Worker:
 def build(settings: Settings) -> Inspector:
     """The inspector of these settings; DetectorError or WeightError where it cannot be made."""
     options = settings.detector_options()
-    made = [detectors.make(name, options) for name in settings.inspect_detectors.split(",")]
+    made = [detectors.make(name, options) for name in settings.inspector_names()]
     return Inspector(made, settings.detector_names())
 
 

@@ -1,4 +1,5 @@
-"""Jobs as their owners know them: created, shown, cancelled and deleted. What workers do with them: ``agents/claims.py``.
+"""Jobs as their owners know them: created, shown, cancelled and deleted. What workers do with them:
+``agents/claims.py``.
 
 The rows are the truth. A job's row is written first and announced on Kafka after it; an announcement that was lost is
 made again by the sweep (:mod:`sfumato.agents.sweep`).
@@ -36,8 +37,8 @@ from sfumato.schemas.job import (
     JobOptions,
     JobRequest,
     JobState,
-    Place,
     PolicyUsed,
+    Reached,
     Result,
     Step,
 )
@@ -50,9 +51,9 @@ SECRETS = ("secret", "access_key_id", "secret_access_key")
 
 
 class JobRow(Base):
-    """``sealed``: URLs of sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker last took something
-    of it. ``announced_at``: when Kafka last got a message about it. ``told``: its end is in ``job.events``. ``cleared``:
-    its uploads and parts are deleted."""
+    """``sealed``: URLs of sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker
+    last took something of it. ``announced_at``: when Kafka last got a message about it. ``told``: its end is in
+    ``job.events``. ``cleared``: its uploads and parts are deleted."""
 
     __tablename__ = "jobs"
 
@@ -83,7 +84,8 @@ class JobRow(Base):
 
 
 class FileRow(Base):
-    """``remote``: it has to be fetched first; the URL is sealed. ``result``: a :class:`~sfumato.schemas.job.Result`, and ``blob``: where it lies; both come at once."""
+    """``remote``: it has to be fetched first; the URL is sealed. ``result``: a :class:`~sfumato.schemas.job.Result`,
+    and ``blob``: where it lies; both come at once."""
 
     __tablename__ = "job_files"
 
@@ -105,8 +107,8 @@ class FileRow(Base):
 
 
 class PartRow(Base):
-    """One piece of work. ``stage``: ``plan``, ``mask`` (a span of a film), ``whole`` or ``join``. ``frames``: done so far.
-    A worker holds it by ``worker`` and ``attempts`` until ``leased_until``."""
+    """One piece of work. ``stage``: ``plan``, ``mask`` (a span of a film), ``whole`` or ``join``. ``frames``: done so
+    far. A worker holds it by ``worker`` and ``attempts`` until ``leased_until``."""
 
     __tablename__ = "parts"
     __table_args__ = (ForeignKeyConstraint(["job", "file"], ["job_files.job", "job_files.number"], ondelete="CASCADE"),)
@@ -183,12 +185,12 @@ class Jobs:
                 raise JobError(f"files: upload {taken} belongs to a job that has not ended; upload the file again")
             session.add(row)
             session.flush()
-            for number, file in enumerate(request.files):
+            for number, (file, name) in enumerate(zip(request.files, request.names(), strict=True)):
                 session.add(
                     FileRow(
                         job=id,
                         number=number,
-                        name=file.name or f"file-{number}",
+                        name=name,
                         upload=file.upload,
                         remote=file.url is not None,
                         state=JobState.QUEUED,
@@ -313,7 +315,7 @@ def view(session: Session, row: JobRow) -> Job:
         policy=PolicyUsed(camera=row.policy["camera"], version=row.policy["version"]),
         options=JobOptions.model_validate(row.request["options"]),
         steps=row.steps,
-        destinations=tuple(Place.model_validate(_place(each)) for each in row.request["destinations"]),
+        destinations=tuple(Reached.model_validate(_place(each)) for each in row.request["destinations"]),
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -404,7 +406,7 @@ def _secrets(request: JobRequest) -> dict[str, Any]:
 
 
 def _place(destination: dict[str, Any]) -> dict[str, Any]:
-    return {name: destination.get(name) for name in Place.model_fields}
+    return {name: destination.get(name) for name in Reached.model_fields}
 
 
 def _in_use(session: Session, uploads: Sequence[str]) -> str | None:

@@ -1,8 +1,8 @@
 """Rate limits: a bucket of tokens for each caller and for each address that shows wrong keys.
 
-The algorithm is GCRA, a token bucket that counts in fractions of a second (throttled-py's own token bucket counts in
-whole ones, so that 100 a minute would come out as 60). The buckets lie in this process, or in a Redis or Valkey that
-several bridges share. While that does not answer, each process limits by itself.
+The algorithm is GCRA, a token bucket that counts in fractions of a second; throttled-py's own token bucket counts in
+whole ones and drops the rest, so that low rates come out lower. The buckets lie in this process, or in a Redis or
+Valkey that several bridges share. While that does not answer, each process limits by itself.
 """
 
 from __future__ import annotations

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from av.error import FFmpegError
+from pydantic import ValidationError
 
+from sfumato.agents.credentials import Credentials, CredentialsError
 from sfumato.agents.policy_files import PolicyError, read_file, read_floor
 from sfumato.agents.settings import Settings
-from sfumato.models import detectors, still
+from sfumato.models import detectors, images, still
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.film import Film, Options
 from sfumato.models.images import ImageError
@@ -26,10 +28,13 @@ from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.models.weights import sha256
 from sfumato.schemas.audit import DetectorRecord
+from sfumato.schemas.credential import Statement
 from sfumato.schemas.detection import Target
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.masking import MaskName
+from sfumato.schemas.metadata import MEASURES, NAMES, Metadata, MetadataField, Treatment
 from sfumato.schemas.policy import LawfulBasis, Policy
+from sfumato.schemas.remedy import remedies
 from sfumato.schemas.report import FileRecord, Kind, PolicyRecord, Report
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -45,6 +50,8 @@ USUAL: dict[Target, str] = {
 USUAL_TARGETS = (Target.FACE, Target.LICENCE_PLATE)
 """What identifies most people. People as a whole are left out: little would remain of most films."""
 PASSES = 2
+FILM_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "matroska": "video/x-matroska", "webm": "video/webm"}
+"""Content types by FFmpeg's container."""
 
 
 class MaskError(ValueError):
@@ -128,16 +135,13 @@ class Rules:
         if len(policies) > 1:
             raise MaskError(f"{file} holds {len(policies)} policies; sfumato mask wants one")
         (policy,) = policies
-        if policy.schedules:
-            raise MaskError(f"{file}: schedules: a file has no time of day that could be relied on; leave them out")
-        now = datetime.now(UTC)
-        form = Timetable(policy).at(now, now)
-        if isinstance(form, NoPolicy):
-            raise MaskError(f"{file}: {form.detail}: it gives no right to look")
-        return cls(form, file)
+        try:
+            return cls(timeless(policy), file)
+        except MaskError as error:
+            raise MaskError(f"{file}: {error}") from None
 
     @classmethod
-    def usual(cls, targets: Sequence[Target], mask: MaskName | None) -> Rules:
+    def usual(cls, targets: Sequence[Target], mask: MaskName | None, metadata: Metadata | None = None) -> Rules:
         """Without a policy file; ``mask`` None: each target's own. Whoever runs the command answers for the lawful
         basis; the report names none."""
         masking = {} if mask is None else {"mask": mask}
@@ -152,6 +156,7 @@ class Rules:
                     "dpia": "not stated",
                     "retention_hours": 1,
                     "targets": {target: masking for target in targets},
+                    "metadata": metadata or Metadata(),
                 }
             )
         )
@@ -162,19 +167,59 @@ class Rules:
         return PolicyRecord(camera=self.policy.camera, version=self.policy.version, sha256=sha256(self.file))
 
 
-def rules(settings: Settings, file: Path | None, targets: str | None, mask: str | None) -> Rules:
-    """What the options ``--policy``, ``--targets`` and ``--mask`` ask for; no less than the site's floor."""
+def timeless(policy: Policy) -> Policy:
+    """The policy, as it holds for files; :class:`MaskError` where it has schedules or is not in force."""
+    if policy.schedules:
+        raise MaskError("schedules: a file has no time of day that could be relied on; leave them out")
+    now = datetime.now(UTC)
+    form = Timetable(policy).at(now, now)
+    if isinstance(form, NoPolicy):
+        raise MaskError(f"{form.detail}: it gives no right to look")
+    return form
+
+
+def metadata(keep: str | None, recipient: str | None) -> Metadata | None:
+    """What ``--keep-metadata`` and ``--recipient`` ask for. A field without a treatment gets the strongest."""
+    if keep is None:
+        if recipient is not None:
+            raise MaskError("--recipient: goes with --keep-metadata serial=pseudonym and the like")
+        return None
+    chosen = {}
+    try:
+        for part in keep.split(","):
+            name, _, treatment = part.strip().partition("=")
+            field = MetadataField(name)
+            strongest = Treatment.PSEUDONYM if field in NAMES else Treatment.COARSEN if field in MEASURES else "exact"
+            chosen[field] = Treatment(treatment or strongest)
+    except ValueError:
+        fields, treatments = ", ".join(MetadataField), ", ".join(Treatment)
+        raise MaskError(f"--keep-metadata: fields of {fields}; each alone, or with = and one of {treatments}") from None
+    try:
+        return Metadata(keep=chosen, recipient=recipient)
+    except ValidationError as error:
+        raise MaskError(f"--keep-metadata: {remedies(error)}") from None
+
+
+def rules(
+    settings: Settings,
+    file: Path | None,
+    targets: str | None = None,
+    mask: str | None = None,
+    metadata: Metadata | None = None,
+) -> Rules:
+    """What the options ``--policy``, ``--targets``, ``--mask`` and ``--keep-metadata`` ask for; no less than the site's
+    floor."""
     floor = read_floor(settings)
     if file is not None:
-        if targets is not None or mask is not None:
-            raise MaskError("--policy says what to mask and how: leave out --targets and --mask")
+        if targets is not None or mask is not None or metadata is not None:
+            raise MaskError("--policy says what to mask and keep: leave out --targets, --mask and --keep-metadata")
         return Rules.read(file, floor)
     try:
         chosen = [Target(name.strip()) for name in targets.split(",")] if targets else USUAL_TARGETS
     except ValueError:
         raise MaskError(f"--targets: one or more of {', '.join(Target)}") from None
     try:
-        found = Rules.usual(chosen, MaskName(mask) if mask else None)
+        found = Rules.usual(chosen, MaskName(mask) if mask else None, metadata)
     except ValueError:
         raise MaskError(f"--mask: one of {', '.join(MaskName)}") from None
     if problems := list(floor.problems(found.policy)):
@@ -182,16 +227,19 @@ def rules(settings: Settings, file: Path | None, targets: str | None, mask: str 
     return found
 
 
+def needed(settings: Settings, policy: Policy) -> list[str]:
+    """The names of the detectors to load for the policy."""
+    if "detectors" in settings.model_fields_set:
+        return settings.detector_names()
+    named = {name for masking in policy.targets.values() for name in masking.detectors}
+    usual = {USUAL[t] for t, masking in policy.targets.items() if t in USUAL and not masking.detectors}
+    return sorted({*named, *usual})
+
+
 def load(settings: Settings, policy: Policy) -> Ensemble:
     """The detectors that the policy needs; DetectorError, WeightError or :class:`MaskError` says what is missing."""
-    if "detectors" in settings.model_fields_set:
-        names = settings.detector_names()
-    else:
-        named = {name for masking in policy.targets.values() for name in masking.detectors}
-        usual = {USUAL[t] for t, masking in policy.targets.items() if t in USUAL and not masking.detectors}
-        names = sorted(named | usual)
     options = settings.detector_options()
-    ensemble = Ensemble([detectors.make(name, options) for name in names])
+    ensemble = Ensemble([detectors.make(name, options) for name in needed(settings, policy)])
     if missing := ensemble.missing(policy):
         raise MaskError(f"{missing}; --targets names what to mask, SFUMATO_DETECTORS what to load")
     return ensemble
@@ -200,11 +248,15 @@ def load(settings: Settings, policy: Policy) -> Ensemble:
 class Masker:
     """Masks file after file."""
 
-    def __init__(self, ensemble: Ensemble, rules: Rules, options: Options, quality: int) -> None:
+    def __init__(
+        self, ensemble: Ensemble, rules: Rules, options: Options, quality: int, credentials: Credentials | None = None
+    ) -> None:
+        """``credentials``: sign what carries a manifest."""
         self._ensemble = ensemble
         self._rules = rules
         self._options = options
         self._quality = quality
+        self._credentials = credentials
 
     @property
     def detectors(self) -> tuple[DetectorRecord, ...]:
@@ -224,7 +276,7 @@ class Masker:
         began = time.monotonic()
         try:
             told = self._do(job, tick)
-        except (FilmError, ImageError) as error:
+        except (FilmError, ImageError, CredentialsError) as error:
             told = {"error": str(error)}
         except (FFmpegError, OSError) as error:
             told = {"error": f"{type(error).__name__}: {error.strerror}"}
@@ -243,15 +295,43 @@ class Masker:
             after = job.input.stat()
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise FilmError("was changed while it was read")
+            if self._credentials is not None:
+                told |= {"credentials": self._sign(self._credentials, job, part, told)}
             told |= {"output_bytes": part.stat().st_size, "output_sha256": sha256(part)}
         return told | {"output": str(job.output)}
+
+    def _sign(self, credentials: Credentials, job: Job, part: Path, told: dict[str, Any]) -> bool:
+        """Put the manifest in; False where the format has no place for one."""
+        if job.kind is Kind.FILM:
+            content_type = FILM_TYPES[FORMATS[job.input.suffix.lower()]]
+        else:
+            with part.open("rb") as file:
+                content_type = images.sniff(file.read(16))
+        if not credentials.supports(content_type):
+            return False
+        statement = Statement.of(
+            self._rules.policy,
+            told["account"],
+            self.detectors,
+            told["metadata"],
+            named=self._rules.file is not None,
+            policy_sha256=sha256(self._rules.file) if self._rules.file is not None else None,
+        )
+        signed = part.with_suffix(".signed.part")
+        try:
+            credentials.sign_file(content_type, part, signed, statement)
+            os.replace(signed, part)
+        finally:
+            signed.unlink(missing_ok=True)
+        return True
 
     def _film(self, job: Job, part: Path, tick: Callable[[int], None]) -> dict[str, Any]:
         film = Film(job.input, self._ensemble, self._rules.policy, self._options)
         account = film.mask(part, lambda: tick(1))
         width, height = film.form.size
         sound = self._options.sound and film.form.sounds > 0
-        return {"account": account, "width": width, "height": height, "sound": sound, "cut_short": film.cut_short}
+        told = {"account": account, "width": width, "height": height, "metadata": film.metadata}
+        return told | {"sound": sound, "cut_short": film.cut_short}
 
     def _still(self, job: Job, part: Path, tick: Callable[[int], None]) -> dict[str, Any]:
         masked = still.mask(
@@ -260,10 +340,12 @@ class Masker:
             self._rules.policy,
             max_pixels=self._options.max_pixels,
             quality=self._quality,
+            pseudonymize=self._options.pseudonymize,
         )
         part.write_bytes(masked.payload)
         tick(1)
-        return {"account": masked.account, "width": masked.width, "height": masked.height}
+        told = {"account": masked.account, "width": masked.width, "height": masked.height}
+        return told | {"metadata": masked.metadata}
 
 
 class Run:

@@ -111,7 +111,7 @@ class Hold:
 
 class Masking:
     """Does pieces of files; used by one thread at a time. ``fetch``: (claim, check) to the id of an upload that holds
-    what the file's URL leads to."""
+    what the file's URL leads to. ``counted``: told the owner of each finished file, and its pictures."""
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class Masking:
         blobs: Blobs,
         ensemble: Ensemble,
         fetch: Callable[[Claim, Callable[[], None]], str],
+        counted: Callable[[str, int], None] = lambda owner, frames: None,
     ) -> None:
         self._settings = settings
         self._claims = claims
@@ -128,6 +129,7 @@ class Masking:
         self._blobs = blobs
         self._ensemble = ensemble
         self._fetch = fetch
+        self._counted = counted
         self._folder = settings.state_dir / "work"
 
     def do(self, claim: Claim, hold: Hold) -> bool:
@@ -327,6 +329,7 @@ class Masking:
             account=account,
         )
         self._claims.finish(claim, result, cut_short)
+        self._counted(claim.owner, account.frames)
 
     def _put(self, blob: str, path: Path, hold: Hold) -> None:
         with Watched(path.open("rb"), hold.check) as file:

@@ -51,6 +51,8 @@ BRIDGE_LEFT_OUT = Counter(
     "sfumato_bridge_left_out_frames", "Frames seen before, and units that wait for a keyframe.", ["camera"]
 )
 BRIDGE_REFUSED = Counter("sfumato_bridge_refused_messages", "Messages of frames.anonymized that break its contract.")
+API_CALLS = Counter("sfumato_api_calls", "Calls of the API, by status.", ["status"])
+CALLS_UNPUBLISHED = Counter("sfumato_calls_unpublished", "Audit records of calls that are in the log alone.")
 
 
 def count(audit: AuditEvent) -> None:

@@ -68,7 +68,7 @@ def response(
     asked = request_ids.current.get()
     problem = Problem(
         type=TYPES + (kind or KINDS.get(status, f"status-{status}")),
-        title=_title(status),
+        title=title(status),
         status=status,
         detail=detail,
         instance=f"urn:sfumato:request:{asked.id}" if asked.id else None,
@@ -101,7 +101,7 @@ async def _problem(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = _allowed(request)
         return response(405, f"this path answers {', '.join(allowed)}", {**headers, "Allow": ", ".join(allowed)})
-    if error.status_code == 404 and detail == _title(404):
+    if error.status_code == 404 and detail == title(404):
         detail = "no such path; GET /openapi.json lists all"
     return response(error.status_code, detail, headers)
 
@@ -130,7 +130,8 @@ def _allowed(request: Request) -> list[str]:
     return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
-def _title(status: int) -> str:
+def title(status: int) -> str:
+    """HTTP's own words for a status."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -49,7 +49,8 @@ class Producer:
         self._poller.start()
 
     def send(self, topic: Topic, message: Message, on_delivery: OnDelivery, partition: int = -1) -> None:
-        """Queue one message; ``partition`` -1: that of its key. Raises BufferError when the queue is full, KafkaException when it is too large."""
+        """Queue one message; ``partition`` -1: that of its key. Raises BufferError when the queue is full,
+        KafkaException when it is too large."""
         self._producer.produce(
             self._settings.topic(topic),
             value=message.value,

@@ -62,8 +62,9 @@ class Sessions:
             row = session.execute(wanted).first()
         if row is None:
             return None
-        self._found.put(digest, row.tuple())
-        return _valid(row.tuple())
+        key, ends = row
+        self._found.put(digest, (key, ends))
+        return _valid((key, ends))
 
     def end(self, token: str) -> None:
         with self._database.begin() as session:

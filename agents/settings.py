@@ -15,6 +15,8 @@ from sfumato.schemas.topics import Topic
 
 PREFIX = "SFUMATO_"
 Seconds = Annotated[float, Field(gt=0)]
+ProviderUrl = Annotated[str, Field(pattern=r"^$|^https://|^http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/|$)")]
+"""Keys that come in the clear could be anybody's, so plain HTTP is for this machine."""
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -76,8 +78,8 @@ class Settings(BaseSettings):
     """A worker that has work but commits nothing for this long exits and is restarted."""
 
     # inspect
-    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "centerface"
-    """The detectors that look a second time, comma-separated; those that did not mask are preferred."""
+    inspect_detectors: Annotated[str, Field(pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$")] = "mtcnn,centerface"
+    """The detectors that look a second time, comma-separated; one that also masked looks at a larger scale."""
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
@@ -125,16 +127,36 @@ class Settings(BaseSettings):
     delivery_pause: Seconds = 5.0
     """Seconds before the second attempt; twice as long before each further one, an hour at most."""
 
+    image_workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Pictures of the API that a bridge decodes, masks and encodes at once; detection takes them in turn."""
+    image_queue: Annotated[int, Field(ge=0, le=10_000)] = 32
+    """Pictures of the API that may wait for a worker; one more is answered 503."""
+    image_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 32_000_000
+    """Largest body of a request that sends a picture."""
+    image_kept: Seconds = 300.0
+    """Masked pictures whose URL was answered are kept in memory for so long, in seconds."""
+    image_kept_bytes: Annotated[int, Field(ge=1)] = 256_000_000
+    """Of all masked pictures that are kept; beyond it the oldest go before their time."""
     rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
     """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
-    rate_limit_url: str = ""
+    rate_limit_url: Annotated[str, Field(pattern=r"^$|^rediss?(\+sentinel|\+cluster)?://")] = ""
     """``redis://…`` of the Redis or Valkey that several bridges share their rate limits through; empty: in memory."""
-    oidc_issuer: str = ""
+    oidc_issuer: ProviderUrl = ""
     """The identity provider whose access tokens are taken, exactly as in their ``iss``; empty: none are."""
     oidc_audience: str = ""
     """What their ``aud`` must name."""
-    oidc_jwks_url: str = ""
+    oidc_jwks_url: ProviderUrl = ""
     """Where its public keys are; empty: as its ``/.well-known/openid-configuration`` says."""
+
+    # content credentials
+    c2pa_certificate: Path | None = None
+    """PEM of the chain that signs C2PA manifests, the signing certificate first; unset: a self-made one, untrusted."""
+    c2pa_key: Path | None = None
+    """PEM (PKCS #8) of its private key."""
+    c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
+    """Of that key, by C2PA's names."""
+    c2pa_timestamp_url: str = ""
+    """Timestamp authority (RFC 3161) that is asked for each manifest; empty: none, and nothing is sent anywhere."""
 
     # bridge
     bridge_host: str = "127.0.0.1"
@@ -185,6 +207,9 @@ class Settings(BaseSettings):
 
     def detector_names(self) -> list[str]:
         return self.detectors.split(",")
+
+    def inspector_names(self) -> list[str]:
+        return self.inspect_detectors.split(",")
 
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""

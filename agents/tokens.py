@@ -37,6 +37,7 @@ LEEWAY = 30
 """Seconds by which the provider's clock may differ."""
 LONGEST_LIFE = 24 * 3600
 """Seconds between a token's ``iat`` and ``exp`` at most: an access token cannot be called back."""
+LONGEST_NAME = 300
 REFRESH, KEEP = 300.0, 3600.0
 """Seconds after which the provider's keys are fetched again, and for which they are trusted while that fails."""
 PAUSE = 10.0
@@ -81,6 +82,8 @@ class Tokens:
             raise TokenError(f"the access token is not valid: exp is over {LONGEST_LIFE // 3600} hours after iat")
         if not _name(claims):
             raise TokenError("the access token is not valid: it has neither sub nor client_id")
+        if len(subject(claims)) > LONGEST_NAME or not subject(claims).isprintable():
+            raise TokenError(f"the access token is not valid: sub and iss want {LONGEST_NAME} letters at most")
         return {**claims, "sfumato_audience": self._audience}
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "uploads"
 """Of the names of their blobs: ``uploads/ID/NUMBER-RANDOM``."""
+ID = re.compile("[0-9a-f]{32}")
 IMPORT = 6 * 3600.0
 """Seconds in which a source URL must have sent everything."""
 SWEEP = 60.0
@@ -227,6 +228,9 @@ class Uploads:
         """Its key first, without which the rest is noise; one that is not there is no error."""
         with self._database.begin() as session:
             session.execute(delete(Upload).where(Upload.id == id))
+        self._shred(id)
+
+    def _shred(self, id: str) -> None:
         self._blobs.delete(*(blob.name for blob in self._blobs.list(f"{PREFIX}/{id}")))
 
     def sweep(self, now: datetime | None = None) -> None:
@@ -235,7 +239,11 @@ class Uploads:
         with self._database.begin() as session:
             expired = list(session.scalars(select(Upload.id).where(Upload.expires_at <= now)))
         for id in expired:
-            self.delete(id)
+            with self._database.begin() as session:  # a job may have kept it in the meantime
+                session.execute(delete(Upload).where(Upload.id == id, Upload.expires_at <= now))
+                gone = session.get(Upload, id) is None
+            if gone:
+                self._shred(id)
         if expired:
             log.info("uploads: %d expired", len(expired))
         self._database.scrub()
@@ -255,12 +263,12 @@ class Uploads:
     def _by_upload(self) -> Iterator[tuple[str, list[tuple[str, datetime]]]]:
         found: dict[str, list[tuple[str, datetime]]] = {}
         for blob in self._blobs.list(PREFIX):
-            if (name := re.fullmatch(rf"{PREFIX}/([0-9a-f]{{32}})/\d+-[0-9a-f]+", blob.name)) is not None:
+            if (name := re.fullmatch(rf"{PREFIX}/({ID.pattern})/\d+-[0-9a-f]+", blob.name)) is not None:
                 found.setdefault(name[1], []).append((blob.name, blob.modified_at))
         yield from found.items()
 
     def _find(self, session: Session, id: str, owner: str | None = None) -> Upload:
-        upload = session.get(Upload, id)
+        upload = session.get(Upload, id) if ID.fullmatch(id) else None
         if upload is None or owner not in (None, upload.owner) or upload.expires_at <= datetime.now(UTC):
             raise NoUploadError("no such upload of yours; it may have expired or have been deleted")
         return upload

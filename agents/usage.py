@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, String, select, update
+from sqlalchemy import BigInteger, String, literal, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from starlette.exceptions import HTTPException
@@ -106,12 +106,23 @@ class Usage:
         with self._lock:
             return stored + self._leaving.get(slot, Counts()) + self._waiting.get(slot, Counts())
 
-    def between(self, start: date, end: date, caller_id: str | None = None) -> list[Used]:
-        """What was used on these days, both included, by one caller or by all; by day, then caller."""
+    def between(
+        self,
+        start: date,
+        end: date,
+        caller_id: str | None = None,
+        *,
+        after: tuple[date, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Used]:
+        """What was used on these days, both included, by one caller or by all; by day, then caller. ``after``: what
+        lies behind this day and caller."""
         self.flush()
-        wanted = select(Used).where(Used.day >= start, Used.day <= end).order_by(Used.day, Used.caller)
+        wanted = select(Used).where(Used.day >= start, Used.day <= end).order_by(Used.day, Used.caller).limit(limit)
         if caller_id is not None:
             wanted = wanted.where(Used.caller == caller_id[:300])
+        if after is not None:
+            wanted = wanted.where(tuple_(Used.day, Used.caller) > tuple_(literal(after[0]), literal(after[1])))
         with self._database.read() as session:
             return [*session.scalars(wanted)]
 

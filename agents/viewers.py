@@ -138,6 +138,9 @@ async def _until_closed(socket: WebSocket) -> None:
 
 
 def _same_site(socket: WebSocket) -> bool:
-    """Browsers name the page's origin: it must be this bridge. Other clients send none."""
+    """Browsers name the page's origin: it must be this bridge, or one that SFUMATO_CORS_ORIGINS names. Other clients
+    send none."""
     origin = socket.headers.get("origin")
-    return origin is None or origin.partition("://")[2] == socket.headers.get("host")
+    if origin is None or origin.partition("://")[2] == socket.headers.get("host"):
+        return True
+    return origin in socket.app.state.settings.cors_origins

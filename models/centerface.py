@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models import tiles, weights
+from sfumato.models.boxes import Box
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.tiles import Boxes, Scores, View
@@ -30,6 +31,13 @@ MOST_PIXELS = 1280 * 736
 """Of one inference where the policy says how small a face may be; what needs more is cut into tiles."""
 OVERLAP = 0.3
 """Boxes that overlap a better one by more than this (intersection over union) are the same face."""
+AROUND = 2.0
+"""What is looked at for a face's points: a square of so many times the box's longer side ..."""
+CLOSE = 160
+"""... brought to this side, in pixels."""
+
+Points = NDArray[np.float64]
+"""Shape (n, 2): x and y in pixels."""
 
 
 class CenterFace:
@@ -47,6 +55,18 @@ class CenterFace:
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
         return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
+
+    def points(self, picture: Image, box: Box) -> Points:
+        """Eyes, nose tip and corners of the mouth of the face in a box, in pixels of the picture, shape (5, 2): those
+        on the left of the picture first. The box is looked at again by itself, at one size, and judges no face."""
+        x0, y0, x1, y1 = box
+        side = AROUND * max(x1 - x0, y1 - y0)
+        scale = CLOSE / side
+        left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+        shift = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
+        close = cv2.warpAffine(picture, shift, (CLOSE, CLOSE), flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        heat, size, offset, marks = (output[0] for output in self._runtime(_blob(np.asarray(close, np.uint8))))
+        return _points(heat[0], size, offset, marks) / scale + (left, top)
 
     def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
         height, width = picture.shape[:2]
@@ -101,3 +121,17 @@ def _decode(heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArra
         dtype=int,
     ).reshape(-1)
     return np.stack([x, y, x + widths, y + heights], 1)[kept].reshape(-1, 4), scores[kept]
+
+
+def _points(
+    heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArray[np.float32], marks: NDArray[np.float32]
+) -> Points:
+    """The five points of the surest face around the middle, in input pixels: they are given as shares of its box."""
+    rows, columns = (slice(side // 4, side - side // 4) for side in heat.shape)
+    row, column = np.unravel_index(heat[rows, columns].argmax(), heat[rows, columns].shape)
+    row, column = row + rows.start, column + columns.start
+    height, width = np.exp(size[:, row, column].astype(np.float64)) * STRIDE
+    y = (row + offset[0, row, column] + 0.5) * STRIDE - height / 2
+    x = (column + offset[1, row, column] + 0.5) * STRIDE - width / 2
+    shares = marks[:, row, column].astype(np.float64).reshape(5, 2)
+    return np.stack([x + shares[:, 1] * width, y + shares[:, 0] * height], 1)

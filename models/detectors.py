@@ -93,6 +93,12 @@ def _clp(options: DetectorOptions) -> Detector:
     return Clp(options)
 
 
+def _mtcnn(options: DetectorOptions) -> Detector:
+    from sfumato.models.mtcnn import Mtcnn
+
+    return Mtcnn(options)
+
+
 def _ppocr(options: DetectorOptions) -> Detector:
     from sfumato.models.ppocr import PpOcr
 
@@ -114,6 +120,7 @@ def _ultralytics(options: DetectorOptions) -> Detector:
 DETECTORS: dict[DetectorName, tuple[Callable[[DetectorOptions], Detector], tuple[str, ...]]] = {
     DetectorName.CENTERFACE: (_centerface, ("centerface",)),
     DetectorName.CLP: (_clp, ("clp",)),
+    DetectorName.MTCNN: (_mtcnn, ("mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet")),
     DetectorName.PPOCR: (_ppocr, ("ppocr",)),
     DetectorName.SSDLITE: (_ssdlite, ("ssdlite",)),
     DetectorName.ULTRALYTICS: (_ultralytics, ()),

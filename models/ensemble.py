@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sfumato.models.detectors import ON_REQUEST, Detector, Image
+from sfumato.models.detectors import ON_REQUEST, Detector, Image, Smallest
 from sfumato.schemas.audit import DetectorRecord
-from sfumato.schemas.detection import Detection, Evidence, Target
+from sfumato.schemas.detection import Detection, DetectorName, Evidence, Target
 from sfumato.schemas.policy import Policy
 
 
@@ -39,17 +39,30 @@ class Ensemble:
         """What the chosen detectors find in each picture, in order. Boxes scored below the threshold that applies are
         marked weak. Raises what a detector raises, and RuntimeError where one skips a picture."""
         found: list[list[Detection]] = [[] for _ in pictures]
+        for _, boxes in self.apart(pictures, policies):
+            for index, detections in enumerate(boxes):
+                found[index] += detections
+        return [tuple(detections) for detections in found]
+
+    def apart(
+        self, pictures: Sequence[Image], policies: Sequence[Policy]
+    ) -> Iterator[tuple[DetectorName, list[tuple[Detection, ...]]]]:
+        """As :meth:`detect`, detector by detector: what each of those chosen finds in each picture."""
         for detector in self._detectors:
             asked = [index for index, policy in enumerate(policies) if _chosen(detector, policy)]
             if not asked:
                 continue
             smallest = [_smallest(detector, policies[index]) for index in asked]
-            boxes = detector.detect([pictures[index] for index in asked], smallest)
+            boxes = self._look(detector, [pictures[index] for index in asked], smallest)
             if len(boxes) != len(asked):
                 raise RuntimeError(f"{detector.name} answered for a different number of pictures")
+            found: list[tuple[Detection, ...]] = [() for _ in pictures]
             for index, detections in zip(asked, boxes, strict=True):
-                found[index] += _judged(detector, detections, policies[index])
-        return [tuple(detections) for detections in found]
+                found[index] = tuple(_judged(detector, detections, policies[index]))
+            yield detector.name, found
+
+    def _look(self, detector: Detector, pictures: Sequence[Image], smallest: Smallest) -> list[tuple[Detection, ...]]:
+        return detector.detect(pictures, smallest)
 
 
 def _chosen(detector: Detector, policy: Policy) -> frozenset[Target]:

@@ -15,19 +15,21 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sfumato.models import looking, masks, planes
+from sfumato.models import film_metadata, looking, masks, metadata, planes
 from sfumato.models.ahead import ahead
 from sfumato.models.detectors import Image
 from sfumato.models.engine import MOST_DETECTIONS, SMALLEST_SIDE
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY
 from sfumato.models.looking import Sight, Watcher
+from sfumato.models.metadata import Pseudonymize
 from sfumato.models.mover import Mover
 from sfumato.models.planes import Planes
-from sfumato.models.reading import FilmError, Form, Origin, Reader, Shot, Span, ending
+from sfumato.models.reading import FORMATS, FilmError, Form, Origin, Reader, Shot, Span, ending
 from sfumato.models.tracks import Timeline
 from sfumato.models.writing import Writer
 from sfumato.schemas.detection import Detection, Evidence, Target, dump_boxes, load_boxes
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Damaged, Policy
 from sfumato.schemas.report import Account
@@ -48,13 +50,15 @@ Tick = Callable[[], None]
 @dataclass(frozen=True, slots=True)
 class Options:
     """``every_frame``: detectors look at each picture. ``batch``: pictures looked at together at most. ``crf``: the
-    encoder's constant quality, None: as usual for it. ``sound``: the audio is copied."""
+    encoder's constant quality, None: as usual for it. ``sound``: the audio is copied. ``pseudonymize``: None removes
+    what should have a pseudonym."""
 
     max_pixels: int = 40_000_000
     every_frame: bool = False
     batch: int = 8
     crf: int | None = None
     sound: bool = False
+    pseudonymize: Pseudonymize | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +100,7 @@ class Film:
         self.estimate = self._reader.estimate
         """How many pictures it may hold; 0: unknown."""
         self.cut_short: str | None = None
+        self.metadata = MetadataRecord()
 
     def mask(self, target: Path, tick: Tick) -> Account:
         """Write the masked film to ``target``, in the container that the input's name asks for; of a part without
@@ -105,7 +110,9 @@ class Film:
         part = self._span is not None
         sound = self._path if self._options.sound and self.form.sounds and not part else None
         ledger = Ledger(findings.looked_at)
-        with Writer(target, ending(self._path), self.form, self._options.crf, sound, part=part) as writer:
+        kind = ending(self._path)
+        tags = {} if part else self.tags(FORMATS[kind])
+        with Writer(target, kind, self.form, self._options.crf, sound, tags, part=part) as writer:
             with closing(ahead(self._painted(findings), AHEAD)) as painted:
                 for shot, done in painted:
                     ledger.enter(done)
@@ -118,6 +125,12 @@ class Film:
             raise FilmError(f"a part holds {self._reader.packets} pictures instead of {self._span.packets}")
         ledger.close(self._reader.packets, self._reader.refused)
         return ledger.account()
+
+    def tags(self, container: str) -> dict[str, str]:
+        """The metadata to write into the container, as the policy says; what became of it is in ``metadata``."""
+        told = film_metadata.read(self._path)
+        values, self.metadata = metadata.treat(told, self._policy.metadata, self._options.pseudonymize)
+        return film_metadata.tags(values, container)
 
     def look(self, tick: Tick = lambda: None) -> Findings:
         """The first pass: what is to be masked in each picture."""

@@ -1,4 +1,4 @@
-"""The second look: what another detector, or the same one at a larger scale, sees on a published picture.
+"""The second look: what another detector, and the same one at a larger scale, sees on a published picture.
 
 What it sees is a leak only where it is scored as certain and is not covered by what was masked. The covered area is
 drawn by the code that masks, so the two agree on every dilation and shape.
@@ -29,7 +29,7 @@ SMALLEST_ELSE = 12
 """Height in pixels of what it then looks for where the policy names none, or something larger."""
 LEAST = 4
 """No object smaller than this is looked for, in pixels."""
-CERTAIN = {DetectorName.CENTERFACE: 0.6}
+CERTAIN = {DetectorName.CENTERFACE: 0.6, DetectorName.MTCNN: 0.9}
 """Scores from which a sighting counts as a leak: higher than those from which a box is masked; chosen from the curve
 that ``ops/inspect_alarms.py`` prints (docs/inspect.md)."""
 CERTAIN_ELSE = 0.5
@@ -85,16 +85,15 @@ class Inspector:
         self._covered = covered
 
     def looks(self, policy: Policy) -> tuple[Look, ...]:
-        """For each target of the policy the detectors other than those that masked; where there is none, the same at
-        a larger scale. One look per detector and scale."""
+        """Every detector here that sees a target of the policy; one that also masked looks at a larger scale. One look
+        per detector and scale."""
         wanted: dict[tuple[DetectorName, int | None], set[Target]] = {}
         for target, masking in policy.targets.items():
-            able = [detector for detector in self._detectors if target in detector.targets]
             used = frozenset(masking.detectors) or self._masking
-            others = [detector for detector in able if detector.name not in used]
-            smallest = masking.smallest if others else _smaller(target, masking.smallest)
-            for detector in others or able:
-                wanted.setdefault((detector.name, smallest), set()).add(target)
+            for detector in self._detectors:
+                if target in detector.targets:
+                    smallest = _smaller(target, masking.smallest) if detector.name in used else masking.smallest
+                    wanted.setdefault((detector.name, smallest), set()).add(target)
         named = {detector.name: detector for detector in self._detectors}
         return tuple(Look(named[name], frozenset(targets), s) for (name, s), targets in wanted.items())
 

@@ -6,7 +6,7 @@ whole film; so they only have to follow one another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,23 @@ class DifferentError(FilmError):
     """Two parts were encoded differently, so that they cannot follow one another."""
 
 
-def join(parts: Sequence[Origin], target: Path, ending: str, form: Form, sound: Origin | None) -> None:
-    """``ending`` chooses the container of ``target``. ``sound``: the film whose audio streams are copied. Raises
+def join(
+    parts: Sequence[Origin],
+    target: Path,
+    ending: str,
+    form: Form,
+    sound: Origin | None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """``ending`` chooses the container of ``target``. ``sound``: the film whose audio streams are copied. ``tags``:
+    metadata of the file. Raises
     :class:`~sfumato.models.reading.FilmError` where there is no part, and
     :class:`DifferentError`."""
     if not parts:
         raise FilmError("no picture came of it")
     heard = Sound(sound) if sound is not None else None
     try:
-        with closing(create_film(target, FORMATS[ending], form.time_base)) as output:
+        with closing(create_film(target, FORMATS[ending], form.time_base, tags)) as output:
             _join(parts, output, form, heard)
     except FFmpegError as error:
         raise FilmError(f"its parts cannot be joined ({type(error).__name__})") from None

@@ -29,6 +29,7 @@ ENDINGS = {"video/mp4": ".mp4", "video/quicktime": ".mov", "video/x-matroska": "
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """What FFmpeg may take a file for, by its names; the containers that name other files or URLs are not among them."""
 MOST_STREAMS = 32
+"""FFmpeg opens no more of a file; some demuxers leave out the rest without a word."""
 PATIENCE = 60.0
 """Seconds after which FFmpeg gives up opening a file, or reading on."""
 ANY_RATE = Fraction(25)

@@ -1,9 +1,9 @@
-"""A film file of pictures that come one by one, at the times they come with; and, if wanted, sound. Nothing else."""
+"""A film file of pictures that come one by one, at the times they come with; if wanted, sound and tags; no more."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -31,16 +31,26 @@ class Writer:
     """A context manager; what was not finished with :meth:`finish` is not a whole film."""
 
     def __init__(
-        self, path: Path, ending: str, form: Form, crf: int | None, sound: Origin | None, *, part: bool = False
+        self,
+        path: Path,
+        ending: str,
+        form: Form,
+        crf: int | None,
+        sound: Origin | None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        part: bool = False,
     ) -> None:
         """``ending`` chooses container and encoder; ``part``: the container is one that keeps the times of each of them
-        (:mod:`~sfumato.models.joining`). ``sound``: the film whose audio streams are copied."""
+        (:mod:`~sfumato.models.joining`). ``sound``: the film whose audio streams are copied. ``tags``: metadata of the
+        file, by :func:`sfumato.models.film_metadata.tags`."""
         self._path = path
         self._container = FORMATS[PART if part else ending]
         self._codec, self._options, usual = ENCODERS[FORMATS[ending]]
         self._crf = usual if crf is None else crf
         self._form = form
         self._sound = Sound(sound) if sound else None
+        self._tags = dict(tags or {})
         self._output: Any = None
         self._stream: Any = None
         self._pts: int | None = None
@@ -89,7 +99,7 @@ class Writer:
             self._output.mux(packet)
 
     def _open(self, first: Planes) -> None:
-        self._output = create_film(self._path, self._container, self._form.time_base)
+        self._output = create_film(self._path, self._container, self._form.time_base, self._tags)
         self._stream = stream = self._output.add_stream(self._codec, rate=self._form.rate)
         context = stream.codec_context
         context.width, context.height = self._form.size
@@ -106,14 +116,17 @@ class Writer:
             self._sound.join(self._output)
 
 
-def create_film(path: Path, container: str, time_base: Fraction) -> Any:
-    """A new file as PyAV writes it, for pictures in this time base."""
+def create_film(path: Path, container: str, time_base: Fraction, tags: Mapping[str, str] | None = None) -> Any:
+    """A new file as PyAV writes it, for pictures in this time base; ``tags``: its metadata."""
     options = {}
     if container in ("mp4", "mov"):
         ticks = time_base.denominator
         ticks *= math.ceil(FINEST_CLOCK / ticks)  # FFmpeg's own 1000 would move a film that begins later than at 0
-        options = {"movflags": "faststart", "movie_timescale": str(ticks)}
-    return av.open(f"file:{path}", "w", format=container, options=options)
+        flags = "faststart+use_metadata_tags" if tags else "faststart"
+        options = {"movflags": flags, "movie_timescale": str(ticks)}
+    output = av.open(f"file:{path}", "w", format=container, options=options)
+    output.metadata.update(tags or {})
+    return output
 
 
 class Sound:

@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
+from sfumato.models import recogniser
 from sfumato.models.detectors import DetectorOptions, Image, make
 from sfumato.models.weights import WEIGHTS
 from sfumato.schemas.detection import Target
 
-CHIP, AROUND = 150, 0.25
-"""Side of an aligned face, in pixels, and how much around it is in it: what dlib's network was trained on."""
 LOOK = 32
 """Side to which the box of a face is brought where pixels are compared."""
 FRAMES, JITTER = 25, 0.05
@@ -64,7 +63,9 @@ class FaceAttack:
     columns = ("against masked", "against plain", "undone", "pixels")
 
     def __init__(self, limit: int | None = None) -> None:
-        self._network = dlib.face_recognition_model_v1(attacked.weight("face_recogniser"))
+        for weight in recogniser.WEIGHTS:
+            attacked.weight(weight)
+        self._recogniser = recogniser.Recogniser(load().weights_dir)
         with (EVAL / "identities" / "pairs.csv").open() as file:
             pairs = {frozenset((row["file_x"], row["file_y"])): row["Decision"] for row in csv.DictReader(file)}
         names = sorted({name for pair in pairs for name in pair})[:limit]
@@ -104,8 +105,7 @@ class FaceAttack:
         """Unit of the result: dlib's descriptors, of which those of one person lie within 0.6."""
         found = []
         for picture, face in zip(pictures, self.faces, strict=True):
-            chip = dlib.get_face_chip(np.ascontiguousarray(picture[:, :, ::-1]), face.landmarks, CHIP, AROUND)
-            found.append(np.array(self._network.compute_face_descriptor(chip)))
+            found.append(self._recogniser.template(picture, face.landmarks))
         return found
 
     def _figure(self, probes: Sequence[NDArray[np.float64]], gallery: Sequence[NDArray[np.float64]]) -> Figure:

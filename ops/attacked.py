@@ -14,13 +14,14 @@ from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import images, masks
 from sfumato.models.detectors import Image
+from sfumato.models.weights import WEIGHTS as OWN
 from sfumato.models.weights import read_table
 from sfumato.schemas.detection import Detection, Target
 from sfumato.schemas.policy import Policy
 
 EVAL = Path(__file__).resolve().parents[2] / "shared" / "eval"
 """Labelled pictures of known people and plates; not part of the repository."""
-WEIGHTS = read_table(Path(__file__).with_name("attack.toml").read_text())
+WEIGHTS = OWN | read_table(Path(__file__).with_name("attack.toml").read_text())
 QUALITY = 85
 """Of the JPEG through which every masked picture goes before it is attacked, as in production."""
 RESAMPLES = 2000
@@ -31,7 +32,7 @@ Mask = Callable[[Image, Box], Image]
 
 
 def weight(name: str) -> str:
-    """The path of a file of ``attack.toml``, fetched on first use."""
+    """The path of a file of ``attack.toml`` or ``weights.toml``, fetched on first use."""
     return str(fetch(WEIGHTS[name], load().weights_dir))
 
 

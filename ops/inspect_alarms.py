@@ -25,7 +25,6 @@ import cv2
 from clips import clip
 from stack import demonstration_policy
 
-from sfumato.agents.anonymize import detector_options
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
 from sfumato.models import detectors, images, masks
@@ -36,7 +35,7 @@ from sfumato.schemas.detection import Detection, Target
 from sfumato.schemas.masking import Masking, MaskName, Shape
 from sfumato.schemas.policy import Policy
 
-CERTAINS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+CERTAINS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 COVEREDS = (0.25, 0.5, 0.75)
 SIZES = {"under 24 px": 24, "24 to 63 px": 64, "64 px and more": 10**9}
 DEMO_CLIPS = ("bikes", "carphone")
@@ -61,12 +60,12 @@ def main() -> None:
     settings = load()
     for weight in WEIGHTS.values():
         fetch(weight, settings.weights_dir)
-    made = [detectors.make(name, detector_options(settings)) for name in settings.inspect_detectors.split(",")]
+    made = [detectors.make(name, settings.detector_options()) for name in settings.inspector_names()]
     able = [detector for detector in made if options.target in detector.targets]
     if not able:
         parser.error(f"no detector of SFUMATO_INSPECT_DETECTORS looks for {options.target}")
     names = settings.detector_names()
-    others = [detectors.make(name, detector_options(settings)) for name in names if name not in {d.name for d in made}]
+    others = [detectors.make(name, settings.detector_options()) for name in names if name not in {d.name for d in made}]
     first = [d for d in [*made, *others] if d.name in names and options.target in d.targets]
     inspector = Inspector(
         made, settings.detector_names(), certain=lambda _: min(CERTAINS), covered=max(COVEREDS) + 1e-9
@@ -81,7 +80,7 @@ def main() -> None:
         miss(inspector, first, case, tally)
         print(f"\r{tally.frames} pictures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    in_force = tally.row(max(certain(detector) for detector in able), COVERED)
+    in_force = tally.row(None, COVERED)
     curve = [tally.row(score, covered) for covered in COVEREDS for score in CERTAINS]
     report = {
         "target": options.target,
@@ -107,9 +106,12 @@ class Tally:
         self.missed: list[tuple[str, list[Sighting]]] = []
         """Likewise each object that the first look misses."""
 
-    def row(self, score: float, covered: float) -> dict[str, Any]:
+    def row(self, score: float | None, covered: float) -> dict[str, Any]:
+        """``score`` None: each detector's own, as in force."""
+
         def counts(sighting: Sighting) -> bool:
-            return sighting.detection.score >= score and sighting.covered < covered
+            least = certain(sighting.look.detector) if score is None else score
+            return sighting.detection.score >= least and sighting.covered < covered
 
         def found(leaks: list[tuple[str, list[Sighting]]]) -> dict[str, float]:
             hits = {size: [any(map(counts, seen)) for s, seen in leaks if s == size] for size in SIZES}

@@ -1,15 +1,16 @@
 """Write what is published of the contracts, made from the models: ``make schemas``.
 
-JSON Schemas; of the API also ``api.proto`` and ``api.xsd``. Fields that have no number in Protobuf yet get one, in
-``agents/field_numbers.json``.
+JSON Schemas; of the API also ``api.proto``, ``api.xsd`` and ``openapi.json``. Fields that have no number in Protobuf
+yet get one, in ``agents/field_numbers.json``.
 """
 
 import json
 from pathlib import Path
 
-from sfumato.agents import protobuf_form, xml_form
-from sfumato.agents.api.routes import RESOURCES
+from sfumato.agents import openapi, protobuf_form, xml_form
+from sfumato.agents.api.routes import RESOURCES, ROUTES
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.call import Call
 from sfumato.schemas.find import Find
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.suspension import Suspension
@@ -22,6 +23,7 @@ def published() -> dict[Path, str]:
     numbers = protobuf_form.number(protobuf_form.kept_numbers(), RESOURCES)
     schemas = {
         "audit.schema.json": AuditEvent.model_json_schema(by_alias=True, mode="serialization"),
+        "call.schema.json": Call.model_json_schema(by_alias=True, mode="serialization"),
         "find.schema.json": Find.model_json_schema(by_alias=True, mode="serialization"),
         "suspension.schema.json": Suspension.model_json_schema(by_alias=True, mode="serialization"),
         "policy.schema.json": Policy.model_json_schema(),
@@ -31,6 +33,7 @@ def published() -> dict[Path, str]:
         protobuf_form.NUMBERS: json.dumps(numbers, indent=2) + "\n",
         DOCS / "api.proto": protobuf_form.Protobuf(RESOURCES, numbers).proto(),
         DOCS / "api.xsd": xml_form.xsd(RESOURCES),
+        DOCS / "openapi.json": json.dumps(openapi.document(ROUTES), indent=2, ensure_ascii=False) + "\n",
     }
 
 

@@ -28,6 +28,7 @@ class DetectorName(StrEnum):
 
     CENTERFACE = "centerface"
     CLP = "clp"
+    MTCNN = "mtcnn"
     PPOCR = "ppocr"
     SSDLITE = "ssdlite"
     ULTRALYTICS = "ultralytics"

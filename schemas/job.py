@@ -35,8 +35,8 @@ Url = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class Step(StrEnum):
-    """What is done, in this order; each step needs the one before it. ``analyze`` measures what a recogniser could still
-    make of the masked faces. ``publish`` sends results to destinations."""
+    """What is done, in this order; each step needs the one before it. ``analyze`` measures what a recogniser could
+    still make of the masked faces. ``publish`` sends results to destinations."""
 
     ANONYMIZE = "anonymize"
     ANALYZE = "analyze"
@@ -76,8 +76,8 @@ class SourceFile(Part):
 
 
 class PolicyChoice(Part):
-    """By ``name`` (a camera or pattern of ``/v1/policies``), ``inline``, or only ``targets`` and their ``mask``; nothing:
-    faces and licence plates."""
+    """By ``name`` (a camera or pattern of ``/v1/policies``), ``inline``, or only ``targets`` and their ``mask``;
+    nothing: faces and licence plates."""
 
     name: Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")] | None = None
     inline: Policy | None = None
@@ -110,8 +110,8 @@ class Download(Part):
 
 
 class Webhook(Part):
-    """A POST to ``url`` when the job has ended, signed as Standard Webhooks say; ``secret``: ``whsec_`` and 24 to 64 bytes
-    in Base64; it is not shown again."""
+    """A POST to ``url`` when the job has ended, signed as Standard Webhooks say; ``secret``: ``whsec_`` and 24 to 64
+    bytes in Base64; it is not shown again."""
 
     type: Literal["webhook"]
     url: Url
@@ -162,7 +162,14 @@ class JobRequest(Part):
         uploads = [file.upload for file in self.files if file.upload]
         if len(set(uploads)) < len(uploads):
             raise ValueError("files: an upload is named twice; it is deleted once it is masked")
+        names = [name.lower() for name in self.names()]
+        if len(set(names)) < len(names):
+            raise ValueError("files: two results would have the same name; give each its own")
         return self
+
+    def names(self) -> tuple[str, ...]:
+        """Of the results, without their endings."""
+        return tuple(file.name or f"file-{number}" for number, file in enumerate(self.files))
 
 
 class Result(Part):
@@ -215,7 +222,7 @@ class Delivery(Part):
     error: str | None = None
 
 
-class Place(Part):
+class Reached(Part):
     """A destination without its secrets."""
 
     type: str
@@ -243,7 +250,7 @@ class Job(Part):
     policy: PolicyUsed
     options: JobOptions
     steps: tuple[Step, ...]
-    destinations: tuple[Place, ...]
+    destinations: tuple[Reached, ...]
     created_at: AwareDatetime
     started_at: AwareDatetime | None = None
     ended_at: AwareDatetime | None = None
@@ -332,7 +339,8 @@ class FileEnded(Part):
 
 
 class JobEnded(Part):
-    """A message of ``job.events``: how a job ended, who asked for it and what for. At least once: ``job`` identifies."""
+    """A message of ``job.events``: how a job ended, who asked for it and what for. At least once: ``job``
+    identifies."""
 
     job: JobId
     owner: str

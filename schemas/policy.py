@@ -21,6 +21,7 @@ from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.frame import Message
 from sfumato.schemas.inspection import Inspection
 from sfumato.schemas.masking import MaskName, Targets
+from sfumato.schemas.metadata import Metadata
 from sfumato.schemas.part import Moment, Part, Text
 from sfumato.schemas.remedy import remedies
 from sfumato.schemas.schedule import Schedule
@@ -86,7 +87,8 @@ class Policy(Part):
     ``valid_from``, ``valid_until``: outside of them the policy gives no right to look, by the clock of the worker.
     ``schedules``: other forms of the policy, by the frame's capture time; the first that covers it is in force.
     ``hold``: seconds for which the mask of an object that is no longer found stays. ``lookahead``: seconds by which a
-    frame waits for later ones, whose detections then mask it too; so much latency is added.
+    frame waits for later ones, whose detections then mask it too; so much latency is added. ``metadata``: what of a
+    file's stays; live frames carry none.
     """
 
     camera: Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")]
@@ -107,6 +109,7 @@ class Policy(Part):
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
     inspect: Inspection = Inspection()
+    metadata: Metadata = Metadata()
     _schedule: str | None = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -135,6 +138,7 @@ class Policy(Part):
         ended = self.valid_until is not None and self.valid_until <= datetime.now(UTC)
         found = ["valid_until: in the past; every frame will be fully masked"] if ended else []
         found += self._weak()
+        found += [f"metadata.{warning}" for warning in self.metadata.warnings()]
         for number, schedule in enumerate(self.schedules):
             weak = () if schedule.full_mask else self.under(schedule)._weak()
             found += [f"schedules.{number}.{warning}" for warning in weak if warning not in found]
@@ -162,12 +166,17 @@ class Policy(Part):
         return Message(key.encode(), self.model_dump_json().encode(), event.headers())
 
     @classmethod
-    def from_message(cls, key: bytes | None, value: bytes) -> Policy:
-        """Read a message of ``policies``; :class:`EnvelopeError` where it breaks the contract."""
+    def from_value(cls, value: bytes) -> Policy:
+        """Read a policy as JSON; :class:`EnvelopeError` names the fields at fault and the remedies."""
         try:
-            policy = cls.model_validate_json(value)
+            return cls.model_validate_json(value)
         except ValidationError as error:
             raise EnvelopeError("value", remedies(error)) from None
+
+    @classmethod
+    def from_message(cls, key: bytes | None, value: bytes) -> Policy:
+        """Read a message of ``policies``; :class:`EnvelopeError` where it breaks the contract."""
+        policy = cls.from_value(value)
         if key not in (policy.camera.encode(), f"{policy.camera}@{policy.version}".encode()):
             raise EnvelopeError("key", "differs from camera")
         return policy

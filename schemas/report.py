@@ -1,4 +1,4 @@
-"""What ``sfumato mask`` did to each file: counts, boxes by class, hashes. No pixels, nothing of the files' metadata."""
+"""What ``sfumato mask`` did to each file: counts, boxes by class, hashes; no pixels, no metadata's value."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sfumato.schemas.audit import DetectorRecord, Sha256
 from sfumato.schemas.detection import Evidence, Target
 from sfumato.schemas.masking import Masking
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Reason
 
 Count = Annotated[int, Field(ge=0)]
@@ -66,7 +67,9 @@ def total(accounts: Iterable[Account]) -> Account:
 
 class FileRecord(_Record):
     """One input file. ``error``: why there is no output; ``cut_short``: the input ended before it said it would, and
-    what could be read is in the output. ``sound``: whether the audio was kept. ``seconds``: how long it took."""
+    what could be read is in the output. ``sound``: whether the audio was kept. ``metadata``: by name what stayed and
+    what was removed. ``credentials``: whether the output carries a signed C2PA manifest; null: not asked for.
+    ``seconds``: how long it took."""
 
     input: str
     kind: Kind | None = None
@@ -77,6 +80,8 @@ class FileRecord(_Record):
     width: Count | None = None
     height: Count | None = None
     sound: bool = False
+    metadata: MetadataRecord | None = None
+    credentials: bool | None = None
     input_bytes: Count | None = None
     input_sha256: Sha256 | None = None
     output_bytes: Count | None = None

@@ -53,7 +53,8 @@ FRAMES_ANONYMIZED = Topic(
 AUDIT = Topic("audit", "camera", "JSON", None, 90 * DAY, "producer", 1024 * 1024)
 FINDS = Topic("finds", "camera", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 SUSPENSIONS = Topic("suspensions", "camera/milliseconds", "JSON", 1, None, "producer", 1024 * 1024)
+CALLS = Topic("calls", "caller", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 JOBS = Topic("jobs", "job", "JSON", None, DAY, "producer", 1024 * 1024)
 JOB_EVENTS = Topic("job.events", "job", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 
-TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT, FINDS, SUSPENSIONS, JOBS, JOB_EVENTS)
+TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT, FINDS, SUSPENSIONS, CALLS, JOBS, JOB_EVENTS)

@@ -86,6 +86,7 @@ class Workshop:
         archivist = self.archivist(ensemble)
         while archivist.step():
             pass
+        archivist.usage.close()
 
     def fetch(self, job: Job, number: int = 0) -> bytes:
         return self.blobs.get(self.jobs.result(job.id, number)[1])

@@ -165,8 +165,11 @@ def test_a_camera_shows_its_policy_and_a_person_lifts_its_suspension(bridge, top
             assert other.post("/cameras/north:lift-suspension", json=note).status_code == 403
             assert other.get("/cameras/north").status_code == 404
         assert api.post("/cameras/north:lift-suspension", json={"note": ""}).status_code == 422
-        lifted = api.post("/cameras/north:lift-suspension", json=note)
+        once = {"Idempotency-Key": "k1"}
+        lifted = api.post("/cameras/north:lift-suspension", json=note, headers=once)
         assert lifted.status_code == 200
+        again = api.post("/cameras/north:lift-suspension", json=note, headers=once)
+        assert (again.status_code, again.json()) == (200, lifted.json())
         assert (lifted.json()["state"], lifted.json()["note"]) == ("lifted", note["note"])
         assert lifted.json()["by"].startswith("key:")
         assert api.get("/cameras/north").json()["suspension"]["state"] == "lifted"

@@ -79,8 +79,8 @@ def test_reconcile_says_what_is_missing(stack):
 
 
 def test_weights_are_fetched_once_and_checked(tmp_path):
-    """Those alone that SFUMATO_DETECTORS needs."""
-    environment = {"WEIGHTS_DIR": str(tmp_path), "DETECTORS": "centerface"}
+    """Those alone that the settings name."""
+    environment = {"WEIGHTS_DIR": str(tmp_path), "DETECTORS": "centerface", "INSPECT_DETECTORS": "centerface"}
     first = sfumato("weights", **environment)
     assert first.returncode == 0, first.stderr
     (path,) = tmp_path.iterdir()

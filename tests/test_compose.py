@@ -51,7 +51,7 @@ def _ours(services: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_services(services: dict[str, Any]) -> None:
     ours = {name for name, _ in _ours(services)}
-    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "bridge"}
+    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "archive", "bridge"}
     assert set(services) == ours | {"kafka", "prometheus"}
 
 
@@ -63,10 +63,20 @@ def test_only_the_bridge_is_published_and_only_on_loopback(services: dict[str, A
     assert address.startswith("127.0.0.1:8080:8080")
 
 
+def test_prometheus_needs_no_key_and_the_bridges_state_lasts(services: dict[str, Any]) -> None:
+    bridge = services["bridge"]
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    (job,) = [job for job in scraped if job["job_name"] == "bridge"]
+    assert job["static_configs"] == [{"targets": [f"bridge:{bridge['environment']['SFUMATO_METRICS_PORT']}"]}]
+    folder = bridge["environment"]["SFUMATO_STATE_DIR"]
+    assert folder in json.dumps(bridge["volumes"])
+    assert f"install -d -o 10001 -m 700 {folder}" in DOCKERFILE.read_text()
+
+
 def test_kafka_and_metrics_have_no_way_out(compose: dict[str, Any]) -> None:
     assert compose["networks"]["backbone"]["internal"] is True
     joined = {name: set(service["networks"]) for name, service in compose["services"].items()}
-    assert {name for name, networks in joined.items() if networks != {"backbone"}} == {"ingest", "bridge"}
+    assert {name for name, networks in joined.items() if networks != {"backbone"}} == {"ingest", "archive", "bridge"}
 
 
 def test_every_service_is_confined(services: dict[str, Any]) -> None:

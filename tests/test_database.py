@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from sfumato.agents import bridge
+from sfumato.agents.api import routes
 from sfumato.agents.database import Base, Database, DatabaseError
 from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
@@ -25,7 +25,7 @@ def database(tmp_path: Path):
 
 
 def test_migrations_make_what_the_models_declare(database):
-    assert bridge.ROUTERS  # imports every module that declares a table
+    assert routes.ROUTERS  # imports every module that declares a table
     database.migrate()  # a second time is nothing
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

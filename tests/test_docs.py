@@ -20,11 +20,14 @@ from sfumato.agents.policy_files import read_file, read_floor
 from sfumato.agents.reconcile import TopicReader
 from sfumato.agents.settings import Settings
 from sfumato.models import images
+from sfumato.schemas.credential import Statement
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.masking import Masking
+from sfumato.schemas.metadata import Block, Grain, Metadata, MetadataField, Period, Treatment
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.schedule import Schedule
+from sfumato.schemas.scope import ROLES, Role, Scope
 from sfumato.schemas.topics import FRAMES_RAW, TOPICS
 from sfumato.schemas.zone import Zone
 from tests.filming import Encoder, shade
@@ -100,13 +103,39 @@ def test_the_websocket_example_saves_a_picture(topics, tmp_path):
     assert images.inspect((tmp_path / "live.jpg").read_bytes(), "image/jpeg", max_pixels=10**6) == (64, 36)
 
 
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_the_lines_that_make_and_use_a_key(topics, tmp_path):
+    with Bridge(topics) as bridge:
+        (lines,) = blocks("access.md", "sh")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "SFUMATO_STATE_DIR": str(topics.state_dir)}
+        environment["BRIDGE"] = f"http://{bridge.address}"
+        ran = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", lines], cwd=tmp_path, env=environment, capture_output=True, timeout=120
+        )
+    assert ran.returncode == 0, ran.stderr.decode()
+    answered, listed = ran.stdout.decode().split("}", 1)
+    assert json.loads(answered + "}") == {"cameras": []}
+    assert [json.loads(line)["name"] for line in listed.splitlines()].count("Acme Traffic") == 1
+
+
+def test_the_table_of_roles_is_the_codes():
+    rows = re.findall(r"^\| (`[a-z:`, ]+`) \|.*?\|((?: x? ?\|){5})$", (DOCS / "access.md").read_text(), re.MULTILINE)
+    table = {
+        scope: [cell.strip() == "x" for cell in cells.split("|")[:-1]]
+        for scopes, cells in rows
+        for scope in re.findall(r"[a-z]+:[a-z]+", scopes)
+    }
+    assert table == {scope: [scope in ROLES[role] for role in Role] for scope in Scope}
+
+
 def test_the_example_policies_are_valid(tmp_path):
     smallest, patterns, schedules, floor = blocks("policies.md", "toml")
     named = []
-    for text in (smallest, patterns, schedules):
+    for text in (smallest, patterns, schedules, *blocks("metadata.md", "toml")):
         (tmp_path / "policies.toml").write_text(text)
         named.append([policy.camera for policy in read_file(tmp_path / "policies.toml")])
-    assert named == [["north"], ["*", "north-*", "north-1"], ["market"]]
+    assert named == [["north"], ["*", "north-*", "north-1"], ["market"], ["archive"]]
     (tmp_path / "floor.toml").write_text(floor)
     stated = read_floor(Settings(policy_floor=tmp_path / "floor.toml"))
     assert all(getattr(stated, name) != field.default for name, field in Floor.model_fields.items())
@@ -116,6 +145,13 @@ def test_every_key_of_a_policy_is_documented():
     text = (DOCS / "policies.md").read_text()
     keys = [name for part in (Policy, Masking, Zone, Schedule) for name in part.model_fields]
     assert [key for key in keys if not re.search(rf"^\| .*`{key}`.* \|", text, re.MULTILINE)] == []
+
+
+def test_every_field_and_block_of_metadata_is_documented():
+    text = (DOCS / "metadata.md").read_text()
+    names = [*MetadataField, *Treatment, *Block, *Grain, *Period, *Metadata.model_fields]
+    assert [name for name in names if f"`{name}`" not in text] == []
+    assert [name for name in Statement.model_fields if f"`{name}`" not in (DOCS / "credentials.md").read_text()] == []
 
 
 def test_every_setting_topic_and_reason_is_documented():

@@ -46,12 +46,15 @@ def leaks(*seen, masked=(), under=None, **options):
     return [sighting.detection.box for sighting in inspector.inspect(PICTURE, tuple(masked), under or policy())]
 
 
-def test_another_detector_looks_where_there_is_one():
+def test_another_detector_looks_as_the_policy_asks_and_the_one_that_masked_at_a_larger_scale():
     first, second = Scripted(CENTERFACE), Scripted(ULTRALYTICS)
-    (look,) = Inspector([first, second], ["centerface"]).looks(masking(smallest=30))
-    assert (look.detector, look.smallest) == (second, 30)
-    (look,) = Inspector([first, second], ["centerface", "ultralytics"]).looks(masking(detectors=["ultralytics"]))
-    assert (look.detector, look.smallest) == (first, None)  # the policy says which one masked
+
+    def planned(masked_by, under):
+        return [(look.detector, look.smallest) for look in Inspector([first, second], masked_by).looks(under)]
+
+    assert planned(["centerface"], masking(smallest=30)) == [(first, 12), (second, 30)]
+    named = masking(detectors=["ultralytics"])  # the policy says which one masked
+    assert planned(["centerface", "ultralytics"], named) == [(first, None), (second, 12)]
 
 
 @pytest.mark.parametrize(("asked", "then"), [(None, 12), (100, 12), (16, 8), (4, 4)])

@@ -192,6 +192,11 @@ def test_an_output_folder_inside_the_input_is_not_read(tmp_path, pictures):
         (["--targets", "vehicle"], "targets.vehicle: no detector here looks for it"),
         (["--targets", "face", "--mask", "fog"], "--mask: one of"),
         (["--targets", "face", "--policy", "POLICY"], "leave out --targets"),
+        (["--keep-metadata", "make", "--policy", "POLICY"], "leave out --targets, --mask and --keep-metadata"),
+        (["--targets", "face", "--keep-metadata", "gps"], "--keep-metadata: fields of make, model"),
+        (["--targets", "face", "--keep-metadata", "make=coarsen"], "cannot be coarsened"),
+        (["--targets", "face", "--keep-metadata", "serial"], "recipient: missing"),
+        (["--targets", "face", "--recipient", "press"], "--recipient: goes with --keep-metadata"),
     ],
 )
 def test_mistakes_are_named(tmp_path, arguments, said):

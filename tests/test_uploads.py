@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,14 +20,22 @@ from sfumato.agents.sealing import KEY, SEGMENT, SealError
 from sfumato.agents.settings import Settings
 from sfumato.agents.uploads import ConflictError, NoUploadError, Segment, TooLargeError, Upload, Uploads, fill
 from sfumato.models.content import ContentError
+from tests.postgresql import PostgreSQL, postgresql
 from tests.uploading import box, film, make_uploads
 
 OWNER = "key:1"
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "state")
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    url = request.getfixturevalue("server").database() if request.param == "postgresql" else ""
+    return Settings(state_dir=tmp_path / "state", database_url=url)
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def test_nothing_of_it_lies_in_the_clear(uploads, settings):
     uploads.complete(id)
     uploads._database.close()
     files = [path for path in settings.state_dir.rglob("*") if path.is_file()]
-    assert len(files) >= 5
+    assert len(files) >= 4
     for path in files:
         found = path.read_bytes()
         assert marker not in found, path
@@ -95,6 +104,21 @@ def test_deleting_shreds_the_key(uploads, settings):
         uploads.get(id)
     for path in settings.state_dir.rglob("*"):
         assert not path.is_file() or wrapped not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("id", ["", "x", "a" * 31, "A" * 32, "\0" * 32, "a" * 32, "../" * 10, "'; DROP TABLE uploads"])
+def test_an_id_that_was_never_given_out_is_not_there(uploads, id):
+    with pytest.raises(NoUploadError):
+        uploads.get(id)
+
+
+def test_what_a_job_keeps_stays(uploads, settings):
+    id, now = filled(uploads, film()), datetime.now(UTC)
+    uploads.keep(id, now + timedelta(days=30))
+    uploads.sweep(now + timedelta(days=29))
+    assert blobs(settings)
+    uploads.sweep(now + timedelta(days=31))
+    assert not blobs(settings)
 
 
 def test_another_caller_sees_nothing_of_it(uploads):
@@ -282,16 +306,15 @@ def test_two_processes_share_uploads(uploads, settings):
 
 def test_a_database_that_another_key_sealed_names_the_setting(uploads, settings, tmp_path):
     id = filled(uploads, film())
-    other = Settings(state_dir=settings.state_dir, sealing_key_file=tmp_path / "other.key")
+    other = settings.model_copy(update={"sealing_key_file": tmp_path / "other.key"})
     strange = make_uploads(other)
     with pytest.raises(SealError, match="SFUMATO_SEALING_KEY_FILE"):
         strange.get(id)
     strange._database.close()
 
 
-def test_migrations_are_on_the_database(settings):
-    database = Database(settings)
-    database.migrate()
+def test_sqlite_overwrites_what_is_deleted(tmp_path):
+    database = Database(Settings(state_dir=tmp_path))
     with database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
     database.close()

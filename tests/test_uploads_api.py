@@ -6,16 +6,20 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.openapi.utils import get_openapi
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
@@ -306,6 +310,29 @@ def test_what_is_no_picture_or_film_is_refused_at_its_end_and_deleted(client, se
     assert not blobs(settings)
 
 
+def test_the_curl_lines_of_the_documents_upload_and_go_on(client, bridge, settings, tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "uploads.md").read_text()
+    (script,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    data = film(pictures=30)
+    (tmp_path / "holiday film.mp4").write_bytes(data)
+    environment = {
+        **os.environ,
+        "KEY": client.headers["Authorization"].removeprefix("Bearer "),
+        "BRIDGE": f"http://{bridge.address}",
+        "FILE": str(tmp_path / "holiday film.mp4"),
+    }
+    whole = ["bash", "-euo", "pipefail", "-c", script]
+    shown = json.loads(subprocess.run(whole, env=environment, check=True, capture_output=True, timeout=60).stdout)
+    assert (shown["filename"], shown["content_type"]) == ("holiday film.mp4", "video/mp4")
+    assert read(settings, shown["id"]) == data
+    url = create(client, len(data))
+    patch(client, url, 0, data[:1234])
+    begin, rest = script.index("# Begin"), script.index("# Where is it?")
+    again = ["bash", "-euo", "pipefail", "-c", script[:begin] + f"UPLOAD={url}\n" + script[rest:]]
+    subprocess.run(again, env=environment, check=True, capture_output=True, timeout=60)
+    assert read(settings, url) == data
+
+
 class Slow:
     """A PATCH whose body is sent as told, over a connection of its own."""
 
@@ -463,7 +490,7 @@ def test_a_key_file_that_cannot_be_used_ends_the_bridge_with_its_name(tmp_path):
         assert "Traceback" not in process.log
 
 
-def test_the_resource_is_in_the_schema(bridge):
-    schema = bridge.get("/openapi.json").json()
-    assert {"/v1/uploads", "/v1/uploads/{id}"} <= set(schema["paths"])
-    assert json.dumps(schema).count("460")
+def test_the_resource_describes_itself():
+    schema = get_openapi(title="uploads", version="1", routes=api.router.routes)
+    assert set(schema["paths"]) == {"/v1/uploads", "/v1/uploads/{id}"}
+    assert "460" in schema["paths"]["/v1/uploads/{id}"]["patch"]["responses"]

@@ -10,19 +10,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 from starlette.exceptions import HTTPException
 
 from sfumato.agents import audits, paging
 from sfumato.agents.audits import AuditError, Positions, Search
 from sfumato.agents.callers import Caller, needs
 from sfumato.agents.formats import Negotiated, chosen
-from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.agents.paging import LIMIT, Limit
 from sfumato.agents.problems import Refusal
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CAMERA_ID
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.page import Page
+from sfumato.schemas.part import Moment
 from sfumato.schemas.problem import Fault
 from sfumato.schemas.scope import Scope
 
@@ -31,8 +31,9 @@ router = APIRouter(prefix="/v1", tags=["audit"], route_class=Negotiated)
 LINES = "application/x-ndjson"
 CSV = "text/csv"
 COLUMNS = (
-    "id", "camera", "epoch", "sequence", "outcome", "reason", "detail", "captured_at", "time_source", "audited_at", "policy",
-    "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes", "output_sha256",
+    "id", "camera", "epoch", "sequence", "outcome", "reason", "detail", "captured_at", "time_source", "audited_at",
+    "policy", "policy_version", "schedule", "width", "height", "input_bytes", "input_sha256", "output_bytes",
+    "output_sha256",
 )  # fmt: skip
 """Of the CSV; what is nested is in the JSON lines alone."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -42,12 +43,18 @@ EXPORTED = 1_000
 
 Reading = Annotated[Caller, needs(Scope.AUDIT_READ)]
 OneCamera = Annotated[str | None, Query(pattern=f"^{CAMERA_ID.pattern}$", description="A camera's id")]
+Place = Annotated[
+    str | None,
+    Query(
+        description="`next` of the page before; nothing: from the beginning",
+        max_length=100_000,
+        json_schema_extra={"format": "audit-cursor"},
+    ),
+]
 Since = Annotated[
-    AwareDatetime | None, Query(alias="from", description="Audited at or after", examples=["2027-01-01T00:00:00Z"])
+    Moment | None, Query(alias="from", description="Audited at or after", examples=["2027-01-01T00:00:00Z"])
 ]
-Until = Annotated[
-    AwareDatetime | None, Query(alias="to", description="Audited before", examples=["2027-01-02T00:00:00Z"])
-]
+Until = Annotated[Moment | None, Query(alias="to", description="Audited before", examples=["2027-01-02T00:00:00Z"])]
 
 
 @router.get(
@@ -65,10 +72,10 @@ def search(
     outcome: Outcome | None = None,
     reason: Reason | None = None,
     limit: Limit = LIMIT,
-    cursor: Cursor = None,
+    cursor: Place = None,
 ) -> Page[AuditEvent]:
-    """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so it may
-    hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with the cursor."""
+    """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so
+    it may hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with it."""
     query = _query(caller, camera, since, until, outcome, reason)
     try:
         with Search(request.app.state.settings, query, paging.read(cursor, Positions)) as found:
@@ -118,8 +125,8 @@ def export(
 def _query(
     caller: Caller,
     camera: str | None,
-    since: AwareDatetime | None,
-    until: AwareDatetime | None,
+    since: Moment | None,
+    until: Moment | None,
     outcome: Outcome | None,
     reason: Reason | None,
 ) -> audits.Query:

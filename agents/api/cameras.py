@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from av.error import FFmpegError
 from confluent_kafka import KafkaException
 from fastapi import APIRouter, Depends, Path, Request, Response, WebSocket
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -18,6 +19,7 @@ from sfumato.agents import hls, paging, suspensions, viewers
 from sfumato.agents.callers import Caller, needs
 from sfumato.agents.deprecation import deprecated
 from sfumato.agents.formats import Negotiated
+from sfumato.agents.idempotency import Idempotent
 from sfumato.agents.live import Camera, Live
 from sfumato.agents.paging import LIMIT, Cursor, Limit
 from sfumato.agents.standing import Standing
@@ -29,6 +31,14 @@ from sfumato.schemas.page import Page
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.suspension import Suspension
 
+
+class _IdConvertor(StringConvertor):
+    """A part of a path without a colon: what comes after one is what is to be done."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("id", _IdConvertor())
 router = APIRouter(prefix="/v1/cameras", tags=["cameras"], route_class=Negotiated)
 
 NO_FRAME = "no frame of this camera has arrived; GET /v1/cameras lists those that have"
@@ -76,7 +86,7 @@ async def cameras(
     return Page(items=tuple(describe(camera, standing) for camera in found.items), next=found.next)
 
 
-@router.get("/{camera}", summary="A camera", operation_id="getCamera", responses=UNSEEN)
+@router.get("/{camera:id}", summary="A camera", operation_id="getCamera", responses=UNSEEN)
 async def get_camera(camera: CameraId, live: LiveCameras, standing: Known, caller: Watching) -> CameraView:
     """Its state, its newest frame's metadata, which policy is in force and whether it is suspended."""
     return describe(_seen(live, camera, caller), standing)
@@ -98,6 +108,7 @@ def lift(
     request: Request,
     standing: Known,
     caller: Annotated[Caller, needs(Scope.POLICIES_WRITE)],
+    _: Idempotent = None,
 ) -> Suspension:
     """A person has looked at the finds: frames are masked by the policy again. The record says who and why."""
     if not caller.sees(camera):

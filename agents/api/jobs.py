@@ -24,15 +24,22 @@ from sfumato.agents.formats import Negotiated
 from sfumato.agents.idempotency import Idempotent
 from sfumato.agents.jobs import JobError, NoJobError
 from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.agents.standing import Standing
+from sfumato.models.reading import ENDINGS
+from sfumato.models.task import NoPolicy
+from sfumato.models.timetable import Timetable
 from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress
 from sfumato.schemas.page import Page
 from sfumato.schemas.part import Part
+from sfumato.schemas.policy import covers
 from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Negotiated)
 
 LOOKED_AT = 0.4
 """Seconds between two looks at a job that somebody watches."""
+KINDS = ("image/jpeg", "image/png", "image/webp", *ENDINGS)
+"""The media types of results."""
 PING = 15
 """Seconds after which a silent stream of events says that it is there."""
 
@@ -61,11 +68,20 @@ Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
     "",
     status_code=202,
     summary="Hand in a job",
+    operation_id="createJob",
     responses={409: {"description": "An upload belongs to another job"}, 422: {"description": "Names the field"}},
 )
-def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None) -> Job:
+def create(
+    wanted: JobRequest, request: Request, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None
+) -> Job:
+    def named(name: str) -> Timetable | NoPolicy | None:
+        """A policy of the caller's cameras."""
+        standing: Standing = request.app.state.standing
+        known = standing.policies.look(lambda register: register.in_force.get(name))
+        return known if covers(caller.cameras, name) else None
+
     try:
-        job = desk.create(caller.id, wanted)
+        job = desk.create(caller.id, wanted, named)
     except RequestError as error:
         raise HTTPException(422, str(error)) from None
     except JobError as error:
@@ -74,7 +90,7 @@ def create(wanted: JobRequest, response: Response, caller: Writer, desk: TheDesk
     return job
 
 
-@router.get("", summary="The caller's jobs, newest first")
+@router.get("", summary="The caller's jobs, newest first", operation_id="listJobs")
 def listed(
     caller: Reader,
     desk: TheDesk,
@@ -93,6 +109,7 @@ def listed(
 @router.get(
     "/{job}",
     summary="A job with its files",
+    operation_id="getJob",
     response_model=Job,
     responses={**MISSING, 304: {"description": "It is the one of If-None-Match"}},
 )
@@ -107,7 +124,12 @@ def get(
     return found
 
 
-@router.post("/{job}:cancel", summary="End a job", responses={**MISSING, 409: {"description": "It has ended"}})
+@router.post(
+    "/{job}:cancel",
+    summary="End a job",
+    operation_id="cancelJob",
+    responses={**MISSING, 409: {"description": "It has ended"}},
+)
 def cancel(job: str, caller: Writer, desk: TheDesk) -> Job:
     try:
         return desk.jobs.cancel(job, caller.id)
@@ -121,6 +143,7 @@ def cancel(job: str, caller: Writer, desk: TheDesk) -> Job:
     "/{job}",
     status_code=204,
     summary="Delete an ended job and its results",
+    operation_id="deleteJob",
     responses={**MISSING, 409: {"description": "It has not ended"}},
 )
 def delete(job: str, caller: Writer, desk: TheDesk) -> None:
@@ -132,7 +155,7 @@ def delete(job: str, caller: Writer, desk: TheDesk) -> None:
         raise HTTPException(409, str(error)) from None
 
 
-@router.get("/{job}/report", summary="What became of every picture", responses=MISSING)
+@router.get("/{job}/report", summary="What became of every picture", operation_id="getJobReport", responses=MISSING)
 def report(job: str, caller: Reader, desk: TheDesk) -> JobReport:
     return JobReport.of(_found(desk, job, caller))
 
@@ -140,6 +163,7 @@ def report(job: str, caller: Reader, desk: TheDesk) -> JobReport:
 @router.get(
     "/{job}/events",
     summary="Progress as server-sent events",
+    operation_id="watchJob",
     response_class=EventSourceResponse,
     responses={**MISSING, 200: {"content": {"text/event-stream": {}}}, 204: {"description": "Nothing more will come"}},
 )
@@ -177,12 +201,14 @@ async def progress(socket: WebSocket, job: str, caller: Reader, desk: TheDesk) -
         leaving.cancel()
 
 
-@router.api_route(
+@router.head("/{job}/files/{number}/content", include_in_schema=False)
+@router.get(
     "/{job}/files/{number}/content",
-    methods=["GET", "HEAD"],
     summary="A masked file",
+    operation_id="getJobContent",
     response_class=StreamingResponse,
     responses={
+        200: {"content": {kind: {} for kind in KINDS}},
         404: {"description": "There is no such result, or not any more"},
         206: {"description": "The part that Range asks for"},
         304: {"description": "It is the one of If-None-Match"},

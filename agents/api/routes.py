@@ -6,16 +6,36 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from sfumato.agents import formats
-from sfumato.agents.api import audit, cameras, health, jobs, policies, session, uploads
+from sfumato.agents.api import (
+    analyses,
+    audit,
+    cameras,
+    detections,
+    health,
+    images,
+    jobs,
+    keys,
+    policies,
+    pseudonyms,
+    session,
+    uploads,
+    usage,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     cameras.router,
     policies.router,
     audit.router,
-    session.router,
     uploads.router,
     jobs.router,
+    session.router,
+    keys.router,
+    usage.router,
+    images.router,
+    detections.router,
+    analyses.router,
+    pseudonyms.router,
 )
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(

@@ -1,0 +1,167 @@
+"""``POST /v1/analyses``: what a recogniser could make of the faces in a picture, and what a mask leaves of them.
+
+No template is returned, logged or stored (``docs/analyses.md``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from sfumato.agents import receive
+from sfumato.agents.api.images import REFUSALS, body, ensemble
+from sfumato.agents.callers import Caller, needs
+from sfumato.agents.formats import Negotiated
+from sfumato.agents.lookers import Lookers
+from sfumato.agents.mask import Rules
+from sfumato.agents.receive import Received
+from sfumato.agents.settings import Settings
+from sfumato.models import analysis, images
+from sfumato.models.centerface import CenterFace
+from sfumato.models.detectors import Image
+from sfumato.models.images import ImageError
+from sfumato.models.recogniser import SAME_PERSON, Recogniser, RecogniserError
+from sfumato.models.weights import WeightError
+from sfumato.schemas.analysis import Analysis, Face, RecogniserRecord, Residual
+from sfumato.schemas.anonymization import found
+from sfumato.schemas.detection import Detection, DetectorName, Evidence, Target
+from sfumato.schemas.part import Part
+from sfumato.schemas.scope import Scope
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1", tags=["analyses"], route_class=Negotiated)
+
+FACES = Rules.usual([Target.FACE], None).policy
+OTHER = (
+    "does not show the same scene around the faces, or too little of it is left to tell; "
+    "two pictures are not compared here: send what was made of this picture"
+)
+AGAIN = 85
+"""Quality of the JPEG in which a face is encoded once more, to be compared with itself."""
+MASKED_PART: dict[str, Any] = {
+    "masked": {
+        "type": "string",
+        "contentMediaType": "application/octet-stream",
+        "description": "The same picture, masked",
+    }
+}
+
+
+class Options(Part):
+    """``masked``: the id of a masked picture that ``POST /v1/images:anonymize`` answered with its URL."""
+
+    masked: Annotated[str, Field(max_length=64)] | None = None
+
+
+@router.post(
+    "/analyses",
+    summary="Judge the faces of a picture, without recognising anybody",
+    responses={**REFUSALS, 501: {"description": "There is no recogniser here; the extra `attack` brings one"}},
+    max_body_size=receive.LARGEST,
+    openapi_extra=body(**MASKED_PART),
+)
+async def analyse(
+    request: Request,
+    caller: Annotated[Caller, needs(Scope.ANALYSES_CREATE)],
+    options: Annotated[Options, Query()],
+) -> Analysis:
+    settings: Settings = request.app.state.settings
+    lookers: Lookers = request.app.state.lookers
+    received = await receive.receive(request, settings.image_bytes, "masked")
+    masked = received.parts.get("masked")
+    if options.masked is not None:
+        if masked is not None:
+            raise HTTPException(422, "masked: sent along and named by its id; leave one out")
+        kept = request.app.state.shelf.get(caller.id, options.masked)
+        if kept is None:
+            raise HTTPException(422, "masked: not, or no longer, there, or not yours; send it as the part `masked`")
+        masked = kept.payload
+    analysed = await lookers.run(request, _analyse(lookers, received, masked, settings.max_pixels))
+    request.app.state.usage.add(caller.id, frames=1 if masked is None else 2)
+    return analysed
+
+
+def _analyse(lookers: Lookers, received: Received, masked: bytes | None, max_pixels: int) -> Callable[[], Analysis]:
+    def work() -> Analysis:
+        recogniser = None if masked is None else _recogniser(lookers)
+        chosen = ensemble(lookers, FACES)
+        detector = cast(CenterFace, lookers.detector(DetectorName.CENTERFACE))
+        image = receive.open_picture(received.payload, received.content_type, max_pixels)
+        other = None if masked is None else _counterpart(masked, image, max_pixels)
+        height, width = image.shape[:2]
+        (detections,) = chosen.detect([image], [FACES])
+        faces = [d for d in detections if d.evidence is not Evidence.WEAK]
+        largest = analysis.largest(faces)
+        if other is not None and not analysis.same_scene(image, other, [face.box for face in faces]):
+            raise HTTPException(422, f"masked: {OTHER}")
+        return Analysis(
+            width=width,
+            height=height,
+            faces=tuple(_face(lookers, detector, recogniser, image, other, face) for face in largest),
+            left_out=len(faces) - len(largest),
+            criteria=analysis.CRITERIA,
+            detectors=chosen.records(FACES),
+            recogniser=recogniser and RecogniserRecord(name=recogniser.name, weights_sha256=recogniser.weights_sha256),
+        )
+
+    return work
+
+
+def _recogniser(lookers: Lookers) -> Recogniser:
+    try:
+        return lookers.recogniser()
+    except RecogniserError as error:
+        raise HTTPException(501, f"masked: {error}") from None
+    except WeightError as error:
+        log.error("the recogniser cannot be loaded: %s", error)
+        raise HTTPException(503, "masked: weights are missing: `sfumato weights --recogniser`") from None
+
+
+def _counterpart(masked: bytes, image: Image, max_pixels: int) -> Image:
+    try:
+        other = images.decode_file(masked, images.sniff(masked), max_pixels=max_pixels)
+    except ImageError as error:
+        raise HTTPException(422, f"masked: {error}") from None
+    if other.shape != image.shape:
+        (height, width), (h, w) = other.shape[:2], image.shape[:2]
+        raise HTTPException(
+            422, f"masked: {width}x{height}, the picture is {w}x{h}; send what was made of this picture"
+        )
+    return other
+
+
+def _face(
+    lookers: Lookers,
+    detector: CenterFace,
+    recogniser: Recogniser | None,
+    image: Image,
+    other: Image | None,
+    face: Detection,
+) -> Face:
+    (place,) = found([face], image.shape[1], image.shape[0])
+    residual = None
+    with lookers.turn:
+        measures = analysis.measure(image, face.box, detector)
+        if recogniser is not None and other is not None:
+            residual = _residual(recogniser, image, other, face)
+    return Face(box=place.box, relative=place.relative, score=face.score, measures=measures, residual=residual)
+
+
+def _residual(recogniser: Recogniser, image: Image, other: Image, face: Detection) -> Residual:
+    x0, y0, x1, y1 = (round(side) for side in face.box)
+    around = round(max(x1 - x0, y1 - y0))
+    rows = slice(max(0, y0 - around), y1 + around)
+    columns = slice(max(0, x0 - around), x1 + around)
+    part, masked = image[rows, columns], other[rows, columns]
+    again = images.decode(images.encode(part, AGAIN), "image/jpeg", max_pixels=part.size)
+    box = (x0 - columns.start, y0 - rows.start, x1 - columns.start, y1 - rows.start)
+    before, after = recogniser.distances(box, part, again, masked)
+    return Residual(
+        before=round(before, 3), after=round(after, 3), threshold=SAME_PERSON, recognised=after < SAME_PERSON
+    )
