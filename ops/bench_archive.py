@@ -27,9 +27,9 @@ import httpx
 from clips import clip
 from stack import Stack
 
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.database import Database
 from sfumato.agents.fetch import fetch_weights
-from sfumato.agents.keys import Keys
 from sfumato.schemas.scope import Scope
 
 RATE = 25

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.testclient import WebSocketDenialResponse
 
-from sfumato.agents import gate
-from sfumato.agents.callers import authorize
+from sfumato.agents.access import gate
+from sfumato.agents.access.callers import authorize
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
 from tests.calling import bearer, client, secret, websocket

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from sfumato.agents.blobs import BlobError
-from sfumato.agents.claims import Claim, LostError
-from sfumato.agents.jobs import JobError, JobRow, NoJobError, PartRow
-from sfumato.agents.uploads import NoUploadError
-from sfumato.agents.usage import Usage
+from sfumato.agents.access.usage import Usage
+from sfumato.agents.files.blobs import BlobError
+from sfumato.agents.files.uploads import NoUploadError
+from sfumato.agents.jobs.claims import Claim, LostError
+from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
 from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
 from sfumato.schemas.topics import JOB_EVENTS

@@ -44,7 +44,7 @@ def test_a_vendors_client_sees_its_cameras_alone_and_a_stranger_none(app, keyclo
 
 
 def test_keycloaks_keys_rotate(app, keycloak, monkeypatch):
-    monkeypatch.setattr("sfumato.agents.tokens.PAUSE", 0.0)
+    monkeypatch.setattr("sfumato.agents.access.tokens.PAUSE", 0.0)
     old = keycloak.token("acme")
     assert client(app).get("/v1/cameras", headers=bearer(old)).status_code == 200
     keycloak.rotate()

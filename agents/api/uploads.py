@@ -22,8 +22,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
 from sfumato.models.content import ContentError
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.upload import UploadStatus

@@ -16,7 +16,7 @@ from sqlalchemy import Select, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
-from sfumato.agents.jobs import WHOLE_JOB, DeliveryRow, FileRow, JobRow, PartRow, deliveries, end, part
+from sfumato.agents.jobs.records import WHOLE_JOB, DeliveryRow, FileRow, JobRow, PartRow, deliveries, end, part
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import DeliveryState, JobOptions, JobState, Result, Step
 from sfumato.schemas.policy import Policy
@@ -33,7 +33,7 @@ class LostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.PartRow`."""
+    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.records.PartRow`."""
 
     job: str
     owner: str
@@ -360,7 +360,7 @@ class Claims:
 
 
 class Housekeeping:
-    """What is due of jobs that have ended, or should have; for :mod:`sfumato.agents.sweep`."""
+    """What is due of jobs that have ended, or should have; for :mod:`sfumato.agents.jobs.sweep`."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings

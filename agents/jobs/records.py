@@ -1,8 +1,8 @@
 """Jobs as their owners know them: created, shown, cancelled and deleted. What workers do with them:
-``agents/claims.py``.
+``agents/jobs/claims.py``.
 
 The rows are the truth. A job's row is written first and announced on Kafka after it; an announcement that was lost is
-made again by the sweep (:mod:`sfumato.agents.sweep`).
+made again by the sweep (:mod:`sfumato.agents.jobs.sweep`).
 """
 
 from __future__ import annotations

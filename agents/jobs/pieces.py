@@ -20,10 +20,10 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sfumato.agents import metrics
-from sfumato.agents.blobs import Blobs
-from sfumato.agents.claims import Claim, Claims, Errand, LostError
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
+from sfumato.agents.jobs.claims import Claim, Claims, Errand, LostError
 from sfumato.agents.settings import Settings
-from sfumato.agents.uploads import ConflictError, NoUploadError, Uploads
 from sfumato.models import images, joining, splitting, still
 from sfumato.models.content import MOST_PICTURE_BYTES, ContentError
 from sfumato.models.ensemble import Ensemble
