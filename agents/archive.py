@@ -22,21 +22,21 @@ from functools import partial
 from typing import Any
 
 from sfumato.agents import anonymize, metrics
+from sfumato.agents.access.usage import Usage
 from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
-from sfumato.agents.blobs import BlobError, Blobs
-from sfumato.agents.claims import Claim, Claims
 from sfumato.agents.database import Database, DatabaseError
-from sfumato.agents.desk import Desk
-from sfumato.agents.destinations import Courier
-from sfumato.agents.hidden import unseal
-from sfumato.agents.jobs import Jobs
-from sfumato.agents.masking import Hold, Masking, Refused
-from sfumato.agents.outbound import FailedError, Outbound, RefusedError
+from sfumato.agents.files.blobs import BlobError, Blobs
+from sfumato.agents.files.outbound import FailedError, Outbound, RefusedError
+from sfumato.agents.files.sealing import MasterKeys, SealError
+from sfumato.agents.files.uploads import TooLargeError, Uploads, fill
+from sfumato.agents.jobs.claims import Claim, Claims
+from sfumato.agents.jobs.desk import Desk
+from sfumato.agents.jobs.destinations import Courier
+from sfumato.agents.jobs.hidden import unseal
+from sfumato.agents.jobs.pieces import Hold, Masking, Refused
+from sfumato.agents.jobs.records import Jobs
 from sfumato.agents.policy_files import FloorError
-from sfumato.agents.sealing import MasterKeys, SealError
 from sfumato.agents.settings import Settings, SettingsError
-from sfumato.agents.uploads import TooLargeError, Uploads, fill
-from sfumato.agents.usage import Usage
 from sfumato.agents.watch import Watchdog
 from sfumato.models import detectors, weights
 from sfumato.models.ensemble import Ensemble

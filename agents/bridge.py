@@ -21,34 +21,36 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from sfumato.agents import calls, metrics, openapi, problems, tls
+from sfumato.agents import metrics
+from sfumato.agents.access import calls
+from sfumato.agents.access.calls import CallAudit, Calls
+from sfumato.agents.access.gate import Gate
+from sfumato.agents.access.keys import Keys
+from sfumato.agents.access.limits import Limits
+from sfumato.agents.access.sessions import Sessions
+from sfumato.agents.access.tokens import Tokens
+from sfumato.agents.access.usage import Usage
 from sfumato.agents.api.routes import ROUTERS, ROUTES
 from sfumato.agents.api.uploads import Writing
-from sfumato.agents.blobs import Blobs
-from sfumato.agents.bodies import Bodies
-from sfumato.agents.calls import CallAudit, Calls
 from sfumato.agents.credentials import Credentials
 from sfumato.agents.database import Database
-from sfumato.agents.desk import Desk
-from sfumato.agents.gate import Gate
-from sfumato.agents.headers import SecurityHeaders
-from sfumato.agents.keys import Keys
-from sfumato.agents.limits import Limits
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.sealing import MasterKeys
+from sfumato.agents.files.uploads import Uploads, sweep_regularly
+from sfumato.agents.jobs.desk import Desk
 from sfumato.agents.live import Live
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.reader import Reader
-from sfumato.agents.request_ids import RequestIds
-from sfumato.agents.sealing import MasterKeys
-from sfumato.agents.server import Server, config
-from sfumato.agents.sessions import Sessions
 from sfumato.agents.settings import Settings
 from sfumato.agents.shelf import Shelf
 from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
-from sfumato.agents.tokens import Tokens
-from sfumato.agents.uploads import Uploads, sweep_regularly
-from sfumato.agents.usage import Usage
+from sfumato.agents.web import openapi, problems, tls
+from sfumato.agents.web.bodies import Bodies
+from sfumato.agents.web.headers import SecurityHeaders
+from sfumato.agents.web.request_ids import RequestIds
+from sfumato.agents.web.server import Server, config
 
 log = logging.getLogger(__name__)
 

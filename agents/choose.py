@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller
+from sfumato.agents.access.callers import Caller
 from sfumato.agents.mask import USUAL_TARGETS, MaskError, Rules, timeless
 from sfumato.agents.policies import Register
 from sfumato.agents.standing import Standing

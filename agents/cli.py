@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from sfumato.agents.key_commands import key
+from sfumato.agents.access.key_commands import key
 from sfumato.agents.policy_commands import policy
-from sfumato.agents.request_ids import FORMAT, RequestFilter
 from sfumato.agents.settings import SettingsError, load
+from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 
 
 class _Commands(click.Group):
@@ -25,14 +25,14 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from confluent_kafka import KafkaException
 
-        from sfumato.agents.blobs import BlobError
         from sfumato.agents.broker import BrokerError
         from sfumato.agents.credentials import CredentialsError
         from sfumato.agents.database import DatabaseError
+        from sfumato.agents.files.blobs import BlobError
+        from sfumato.agents.files.sealing import SealError
         from sfumato.agents.policy_files import FloorError, PolicyError
         from sfumato.agents.provision import TopicError
         from sfumato.agents.pseudonyms import PseudonymError
-        from sfumato.agents.sealing import SealError
         from sfumato.agents.suspensions import SuspensionError
         from sfumato.models.detectors import DetectorError
         from sfumato.models.weights import WeightError

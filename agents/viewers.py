@@ -13,9 +13,10 @@ from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
-from sfumato.agents import metrics, problems
+from sfumato.agents import metrics
 from sfumato.agents.live import GOODBYE_TIMEOUT, Arrival, Camera, Live, Place
 from sfumato.agents.stills import Stills
+from sfumato.agents.web import problems
 from sfumato.schemas.cloudevent import CAMERA_ID, format_time
 from sfumato.schemas.unit import AnonymizedUnit
 

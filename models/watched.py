@@ -9,11 +9,18 @@ from typing import IO, Any
 
 
 class Watched(io.RawIOBase):
-    """Reads ``file``, and calls ``seen`` before; what that raises ends the reading."""
+    """Reads ``file``, and calls ``seen`` before; what that raises ends the reading. ``broke`` is told what reading
+    raised: a library may take that for the file's end, and go on."""
 
-    def __init__(self, file: IO[bytes] | io.RawIOBase, seen: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        file: IO[bytes] | io.RawIOBase,
+        seen: Callable[[], None],
+        broke: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._file: Any = file
         self._seen = seen
+        self._broke = broke
 
     def readable(self) -> bool:
         return True
@@ -22,8 +29,12 @@ class Watched(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        self._seen()
-        return bytes(self._file.read(size))
+        try:
+            self._seen()
+            return bytes(self._file.read(size))
+        except BaseException as error:
+            self._broke(error)
+            raise
 
     def readinto(self, buffer: Any, /) -> int:
         data = self.read(len(buffer))

@@ -11,10 +11,10 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import events, from_schema
 
-from sfumato.agents import formats, openapi, paging
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import ROUTES
 from sfumato.agents.audits import Positions
+from sfumato.agents.web import formats, openapi, paging
 
 ANSWERED = ["2xx", "304", "401", "403", "404", "409", "410", "412", "428"]
 """What a request that is valid by the document may get: conditions and states are nothing that a document can say."""

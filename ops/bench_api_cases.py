@@ -18,9 +18,9 @@ import uvicorn
 from stack import demonstration_policy
 
 from sfumato.agents import policies, provision
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.bridge import make_app
 from sfumato.agents.broker import EmbeddedBroker, free_port
-from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 

@@ -27,13 +27,13 @@ import httpx
 from clips import clip
 from stack import Stack
 
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.database import Database
 from sfumato.agents.fetch import fetch_weights
-from sfumato.agents.keys import Keys
 from sfumato.schemas.scope import Scope
 
 RATE = 25
-PIECE = 8 * 1024 * 1024
+PIECE = 512 * 1024
 BARE = """
 import sys, time
 from pathlib import Path

@@ -17,13 +17,13 @@ from pathlib import Path
 import httpx
 import psutil
 
-from sfumato.agents.blobs import Blobs
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.broker import free_port
 from sfumato.agents.database import Database
-from sfumato.agents.keys import Keys
-from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.sealing import MasterKeys
+from sfumato.agents.files.uploads import Uploads
 from sfumato.agents.settings import Settings
-from sfumato.agents.uploads import Uploads
 from sfumato.schemas.scope import Scope
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -1,14 +1,14 @@
 """Write what is published of the contracts, made from the models: ``make schemas``.
 
 JSON Schemas; of the API also ``api.proto``, ``api.xsd`` and ``openapi.json``. Fields that have no number in Protobuf
-yet get one, in ``agents/field_numbers.json``.
+yet get one, in ``agents/web/field_numbers.json``.
 """
 
 import json
 from pathlib import Path
 
-from sfumato.agents import openapi, protobuf_form, xml_form
 from sfumato.agents.api.routes import RESOURCES, ROUTES
+from sfumato.agents.web import openapi, protobuf_form, xml_form
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.call import Call
 from sfumato.schemas.find import Find

@@ -13,10 +13,11 @@ from io import BytesIO
 from pathlib import Path
 
 import av
+import numpy as np
 from clips import clip
 from demo import cameras_table, demonstration_policies
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import FilePayload, Page, expect, sync_playwright
 from stack import Stack
 
 from sfumato.agents.fetch import fetch_weights
@@ -82,7 +83,7 @@ def policy(page: Page, camera: str) -> None:
 
 def jobs(page: Page) -> None:
     page.get_by_role("link", name="Jobs").click()
-    still = {"name": "taxi.jpg", "mimeType": "image/jpeg", "buffer": first_picture("carphone")}
+    still: FilePayload = {"name": "taxi.jpg", "mimeType": "image/jpeg", "buffer": first_picture("carphone")}
     page.get_by_label("Pictures and films").set_input_files(clip("carphone"))
     page.get_by_role("button", name="Upload and mask").click()
     expect(page.get_by_text("succeeded").first).to_be_visible(timeout=PATIENCE)
@@ -96,7 +97,7 @@ def jobs(page: Page) -> None:
 
 def first_picture(name: str) -> bytes:
     with av.open(str(clip(name))) as container:
-        return images.encode(next(container.decode(video=0)).to_ndarray(format="bgr24"), 90)
+        return images.encode(next(container.decode(video=0)).to_ndarray(format="bgr24").astype(np.uint8), 90)
 
 
 def keep(page: Page, name: str) -> None:

@@ -22,9 +22,9 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from sfumato.agents import policies, provision
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.broker import EmbeddedBroker, free_port
 from sfumato.agents.database import Database
-from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope

@@ -25,8 +25,8 @@ class Call(Part):
     """Identity: ``id``. A WebSocket is recorded when it opens, without ``duration_ms`` and bytes, and under the same
     ``id`` when it ends: the last record counts.
 
-    ``caller``: as :class:`~sfumato.agents.callers.Caller` names it; null where none was known. ``purpose``: that of
-    the key. ``route``: the path with names for its parts, null where there is no such endpoint; ``path``: with what
+    ``caller``: as :class:`~sfumato.agents.access.callers.Caller` names it; null where none was known. ``purpose``: that
+    of the key. ``route``: the path with names for its parts, null where there is no such endpoint; ``path``: with what
     stood there. ``bytes_in``, ``bytes_out``: of bodies and WebSocket messages.
     """
 

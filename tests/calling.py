@@ -10,9 +10,9 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.testclient import TestClient, WebSocketTestSession
 
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.bridge import make_app
 from sfumato.agents.database import Database
-from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sfumato.agents.shapes import Choice, Kind, Many, Record, Shape, Single, Table
+from sfumato.agents.web.shapes import Choice, Kind, Many, Record, Shape, Single, Table
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SINGLES: dict[Kind, st.SearchStrategy[Any]] = {

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.agents.archive import Archivist
-from sfumato.agents.blobs import Blobs
-from sfumato.agents.claims import Claims, Housekeeping
 from sfumato.agents.database import Database
-from sfumato.agents.hidden import seal
-from sfumato.agents.jobs import Jobs
-from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.sealing import MasterKeys
+from sfumato.agents.files.uploads import Uploads, fill
+from sfumato.agents.jobs.claims import Claims, Housekeeping
+from sfumato.agents.jobs.hidden import seal
+from sfumato.agents.jobs.records import Jobs
+from sfumato.agents.jobs.sweep import Sweeper
 from sfumato.agents.settings import Settings
-from sfumato.agents.sweep import Sweeper
-from sfumato.agents.uploads import Uploads, fill
 from sfumato.models.ensemble import Ensemble
 from sfumato.schemas.job import Job, JobRequest
 from tests import films

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.testclient import WebSocketDenialResponse
 
-from sfumato.agents import gate
-from sfumato.agents.callers import authorize
+from sfumato.agents.access import gate
+from sfumato.agents.access.callers import authorize
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
 from tests.calling import bearer, client, secret, websocket
@@ -123,7 +123,7 @@ def test_a_camera_that_is_not_the_callers_is_not_there(app, key):
         live.put(unit)
     live.put(frame("north-2", 0))
     caller = client(app, key(Scope.CAMERAS_READ, cameras=("north-*",)))
-    assert [camera["id"] for camera in caller.get("/v1/cameras").json()["cameras"]] == ["north-1", "north-2"]
+    assert [camera["id"] for camera in caller.get("/v1/cameras").json()["items"]] == ["north-1", "north-2"]
     assert caller.get("/v1/cameras/north-2/snapshot.jpg").status_code == 200
     for what in ("snapshot.jpg", "hls/index.m3u8", "hls/init-0.mp4", "hls/0.m4s"):
         foreign, nowhere = (caller.get(f"/v1/cameras/{camera}/{what}") for camera in ("south", "nowhere"))

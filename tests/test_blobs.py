@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from obstore.store import S3Store
 
-from sfumato.agents.blobs import PART, BlobError, Blobs
+from sfumato.agents.files.blobs import PART, BlobError, Blobs
 from sfumato.agents.settings import Settings
 from tests.object_store import CREDENTIALS, object_store
 from tests.test_uploads import OWNER

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
-from sfumato.agents.bodies import LARGEST
-from sfumato.agents.server import Server, config
+from sfumato.agents.web.bodies import LARGEST
+from sfumato.agents.web.server import Server, config
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
 from tests.calling import client

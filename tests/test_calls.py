@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.testclient import WebSocketDenialResponse
 
-from sfumato.agents import calls
+from sfumato.agents.access import calls
 from sfumato.schemas.call import Call
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.scope import Scope
@@ -31,10 +31,10 @@ def app(tmp_path) -> Iterator[FastAPI]:
 @pytest.fixture
 def recorded(app, caplog):
     """What was recorded so far."""
-    caplog.set_level(logging.INFO, logger="sfumato.agents.calls")
+    caplog.set_level(logging.INFO, logger="sfumato.agents.access.calls")
 
     def read() -> list[Call]:
-        lines = [record.getMessage() for record in caplog.records if record.name == "sfumato.agents.calls"]
+        lines = [record.getMessage() for record in caplog.records if record.name == "sfumato.agents.access.calls"]
         return [Call.model_validate_json(line) for line in lines]
 
     return read
@@ -161,7 +161,7 @@ def test_messages_that_break_the_contract_are_refused():
 
 
 def test_a_line_of_the_log_is_json_and_nothing_else(app, capsys):
-    logger = logging.getLogger("sfumato.agents.calls")
+    logger = logging.getLogger("sfumato.agents.access.calls")
     calls.log_lines()
     logger.setLevel(logging.INFO)
     try:

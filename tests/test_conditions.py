@@ -11,16 +11,16 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from sfumato.agents import conditions, problems
+from sfumato.agents.access.gate import Gate
+from sfumato.agents.access.keys import Keys
+from sfumato.agents.access.limits import Limits
+from sfumato.agents.access.usage import Usage
 from sfumato.agents.database import Database
-from sfumato.agents.deprecation import deprecated
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.gate import Gate
-from sfumato.agents.idempotency import LARGEST, Answer, Idempotent
-from sfumato.agents.keys import Keys
-from sfumato.agents.limits import Limits
 from sfumato.agents.settings import Settings
-from sfumato.agents.usage import Usage
+from sfumato.agents.web import conditions, problems
+from sfumato.agents.web.deprecation import deprecated
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.idempotency import LARGEST, Answer, Idempotent
 from sfumato.schemas.part import Part
 from tests.calling import bearer, secret
 

@@ -9,9 +9,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.api import routes
 from sfumato.agents.database import Base, Database, DatabaseError
-from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 

@@ -17,8 +17,8 @@ from sqlalchemy import select, update
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from sfumato.agents.destinations import DESTINATIONS, signed
-from sfumato.agents.jobs import DeliveryRow, JobRow
+from sfumato.agents.jobs.destinations import DESTINATIONS, signed
+from sfumato.agents.jobs.records import DeliveryRow, JobRow
 from sfumato.models import images
 from sfumato.schemas.job import JobRequest, JobState
 from tests.films import scene

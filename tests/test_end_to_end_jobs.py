@@ -24,7 +24,7 @@ from sqlalchemy import select
 from stack import Stack, demonstration_policy
 from websockets.sync.client import connect
 
-from sfumato.agents.jobs import JobRow, PartRow
+from sfumato.agents.jobs.records import JobRow, PartRow
 from sfumato.schemas.job import JobEnded
 from sfumato.schemas.topics import JOB_EVENTS
 from tests import films

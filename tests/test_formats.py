@@ -23,10 +23,10 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from sfumato.agents import problems, protobuf_form, xml_form
 from sfumato.agents.api.routes import RESOURCES
-from sfumato.agents.formats import JSON, PROTOBUF, RESOURCE, XML, Negotiated, choose, chosen, decode, encode
-from sfumato.agents.shapes import Record
+from sfumato.agents.web import problems, protobuf_form, xml_form
+from sfumato.agents.web.formats import JSON, PROTOBUF, RESOURCE, XML, Negotiated, choose, chosen, decode, encode
+from sfumato.agents.web.shapes import Record
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.find import Find
 from sfumato.schemas.part import Part

@@ -76,7 +76,11 @@ def encoded(image: np.ndarray, kind: str = "PNG", **keys: object) -> bytes:
 
 
 def anonymize(
-    client: httpx.Client, payload: bytes, kind: str = "image/jpeg", query: str = "targets=face&credentials=false", **headers: str
+    client: httpx.Client,
+    payload: bytes,
+    kind: str = "image/jpeg",
+    query: str = "targets=face&credentials=false",
+    **headers: str,
 ) -> httpx.Response:
     named = {"Content-Type": kind} | {name.replace("_", "-"): value for name, value in headers.items()}
     return client.post(f"/v1/images:anonymize?{query}", content=payload, headers=named)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from sfumato.agents.claims import Claim, LostError
-from sfumato.agents.jobs import JobError, JobRow, NoJobError, PartRow
-from sfumato.agents.uploads import NoUploadError
-from sfumato.agents.usage import Usage
+from sfumato.agents.access.usage import Usage
+from sfumato.agents.files.blobs import BlobError
+from sfumato.agents.files.uploads import NoUploadError
+from sfumato.agents.jobs.claims import Claim, LostError
+from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
 from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
 from sfumato.schemas.topics import JOB_EVENTS
@@ -200,6 +201,51 @@ def test_a_cancelled_job_is_noticed_while_it_is_masked(shop: Workshop, tmp_path:
     shop.sweeper.sweep()
     assert shop.names() == []
     assert shop.names("uploads") == []
+
+
+def test_a_store_that_fails_while_a_film_is_read_shortens_nothing(shop: Workshop, tmp_path: Path) -> None:
+    """A decoder takes what cannot be read for the file's end; the attempt counts for nothing."""
+    job = shop.create(film(tmp_path, "a.mkv"))
+    archivist = shop.archivist()
+    archivist.step()
+    fails = [0]
+    get = shop.blobs.get
+
+    def failing(name: str) -> bytes:
+        fails[0] += 1
+        if fails[0] in (2, 3):
+            raise BlobError("the store does not answer")
+        return get(name)
+
+    shop.blobs.get = failing  # type: ignore[method-assign]
+    archivist.step()
+    archivist.step()
+    assert fails[0] >= 2
+    with shop.database.begin() as session:
+        session.execute(update(PartRow).values(not_before=datetime.now(UTC) - timedelta(seconds=1)))
+    shop.work()
+    done = shop.jobs.get(job.id).files[0]
+    assert (done.state, done.cut_short) == (JobState.SUCCEEDED, None)
+    assert done.result is not None
+    assert done.result.account.frames == 200
+
+
+def test_a_worker_that_ends_in_good_order_gives_back_what_it_holds(shop: Workshop, tmp_path: Path) -> None:
+    job = shop.create(film(tmp_path))
+
+    class Ending(films.Squares):
+        def detect(self, pictures, smallest=None):  # type: ignore[no-untyped-def]
+            archivist.stopping.set()
+            return super().detect(pictures, smallest)
+
+    archivist = shop.archivist(films.Ensemble([Ending()]))
+    archivist.step()
+    archivist.step()
+    assert not archivist.step()
+    claim = shop.claims.next("another")
+    assert isinstance(claim, Claim)
+    assert (claim.number, claim.attempt) == (1, 1)
+    assert shop.jobs.get(job.id).files[0].error is None
 
 
 def test_two_workers_share_a_film(shop: Workshop, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_vendors_client_sees_its_cameras_alone_and_a_stranger_none(app, keyclo
     said = vendor.get("/v1/session").json()
     assert {*said["scopes"]} == ROLES[Role.VENDOR]
     assert said["caller"].endswith(f"@{keycloak.issuer}")
-    assert [camera["id"] for camera in vendor.get("/v1/cameras").json()["cameras"]] == ["north-1"]
+    assert [camera["id"] for camera in vendor.get("/v1/cameras").json()["items"]] == ["north-1"]
     assert vendor.get("/v1/cameras/north-1/snapshot.jpg").status_code == 200
     assert vendor.get("/v1/cameras/south/snapshot.jpg").status_code == 404
     assert vendor.get("/v1/keys").status_code == 403
@@ -44,7 +44,7 @@ def test_a_vendors_client_sees_its_cameras_alone_and_a_stranger_none(app, keyclo
 
 
 def test_keycloaks_keys_rotate(app, keycloak, monkeypatch):
-    monkeypatch.setattr("sfumato.agents.tokens.PAUSE", 0.0)
+    monkeypatch.setattr("sfumato.agents.access.tokens.PAUSE", 0.0)
     old = keycloak.token("acme")
     assert client(app).get("/v1/cameras", headers=bearer(old)).status_code == 200
     keycloak.rotate()

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from fastapi import FastAPI
 from sqlalchemy import event
 
-from sfumato.agents import keys as module
+from sfumato.agents.access import keys as module
+from sfumato.agents.access.keys import Keys
 from sfumato.agents.cli import main
 from sfumato.agents.database import Database
-from sfumato.agents.keys import Keys
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import ROLES, Role, Scope
 from tests.calling import app as application
@@ -154,7 +154,7 @@ def test_a_key_revoked_by_another_process_opens_for_two_seconds_at_most(app, mon
     theirs.revoke(new.key.id)
     assert mine.find(new.secret)  # remembered
     later = module.Recent.get.__globals__["time"].monotonic() + module.REMEMBERED
-    monkeypatch.setattr("sfumato.agents.recent.time.monotonic", lambda: later)
+    monkeypatch.setattr("sfumato.agents.access.recent.time.monotonic", lambda: later)
     assert mine.find(new.secret) is None
 
 

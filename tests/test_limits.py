@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+from sfumato.agents.access.limits import FAILURES, Left, Limits
 from sfumato.agents.broker import free_port
-from sfumato.agents.limits import FAILURES, Left, Limits
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
@@ -126,7 +126,7 @@ def test_bridges_share_a_bucket_through_redis(redis):
 
 
 def test_without_redis_each_bridge_limits_by_itself_and_says_so(redis, caplog, monkeypatch):
-    monkeypatch.setattr("sfumato.agents.limits.STORE_PAUSE", 0.0)
+    monkeypatch.setattr("sfumato.agents.access.limits.STORE_PAUSE", 0.0)
 
     async def run() -> None:
         limits = Limits(Settings(rate_limit_url=redis.url))

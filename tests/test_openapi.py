@@ -9,9 +9,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from sfumato.agents import formats, openapi
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import RESOURCES, ROUTERS, ROUTES
+from sfumato.agents.web import formats, openapi
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text())
 OPERATIONS = [

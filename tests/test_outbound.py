@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from sfumato.agents.outbound import FailedError, Outbound, OutboundError, RefusedError, public
+from sfumato.agents.files.outbound import FailedError, Outbound, OutboundError, RefusedError, public
+from sfumato.agents.files.uploads import import_url
 from sfumato.agents.settings import Settings, SettingsError
-from sfumato.agents.uploads import import_url
 from sfumato.models.content import ContentError
 from tests.test_uploads import blobs
 from tests.uploading import film, make_uploads

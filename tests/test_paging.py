@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import paging
+from sfumato.agents.web import paging
 
 
 @given(names=st.sets(st.text(max_size=8)), limit=st.integers(1, 5))

@@ -13,9 +13,9 @@ import pytest
 from fastapi import APIRouter, FastAPI, Query
 from starlette.testclient import TestClient
 
-from sfumato.agents import problems
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.request_ids import FORMAT, RequestFilter, RequestIds
+from sfumato.agents.web import problems
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.request_ids import FORMAT, RequestFilter, RequestIds
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.problem import KINDS, Fault
 

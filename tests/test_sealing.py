@@ -11,7 +11,7 @@ import stat
 import av
 import pytest
 
-from sfumato.agents.sealing import CACHED, KEY, OVERHEAD, MasterKeys, Part, Seal, SealedReader, SealError
+from sfumato.agents.files.sealing import CACHED, KEY, OVERHEAD, MasterKeys, Part, Seal, SealedReader, SealError
 from sfumato.agents.settings import Settings
 from tests.uploading import film
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from sfumato.agents.sessions import SignedIn
+from sfumato.agents.access.sessions import SignedIn
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
 from tests.calling import client, websocket
@@ -104,7 +104,7 @@ def test_a_websocket_by_cookie_wants_a_page_of_this_host(app, new):
 
 
 def test_an_open_websocket_closes_when_its_key_is_revoked(app, new, monkeypatch):
-    monkeypatch.setattr("sfumato.agents.gate.RECHECK", 0.05)
+    monkeypatch.setattr("sfumato.agents.access.gate.RECHECK", 0.05)
     app.state.live.put(frame("north", 0))
     with websocket(client(app, new.secret), "/v1/cameras/north/live") as socket:
         assert socket.receive_bytes()

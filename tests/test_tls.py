@@ -15,8 +15,8 @@ import pytest
 import trustme
 from cryptography import x509
 
-from sfumato.agents import tls
 from sfumato.agents.settings import Settings, SettingsError
+from sfumato.agents.web import tls
 from tests.calling import bearer
 
 COMMAND = [sys.executable, "-m", "sfumato.agents.cli", "bridge"]

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from joserfc import jwk, jws, jwt
 
-from sfumato.agents.callers import of_claims
+from sfumato.agents.access.callers import of_claims
+from sfumato.agents.access.tokens import TokenError, Tokens
 from sfumato.agents.settings import Settings
-from sfumato.agents.tokens import TokenError, Tokens
 from sfumato.schemas.scope import ROLES, Role, Scope
 from tests.calling import app as application
 from tests.calling import bearer, client
@@ -262,7 +262,7 @@ def test_keys_that_are_too_small_private_or_of_another_use_are_left_out(issuer):
 
 def test_keys_rotate_without_a_restart_and_made_up_ones_do_not_flood_the_provider(issuer, monkeypatch):
     now = [time.monotonic()]
-    monkeypatch.setattr("sfumato.agents.tokens.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sfumato.agents.access.tokens.time.monotonic", lambda: now[0])
 
     async def run() -> None:
         tokens = Tokens(issuer.settings)
@@ -288,7 +288,7 @@ def test_keys_rotate_without_a_restart_and_made_up_ones_do_not_flood_the_provide
 
 def test_while_the_provider_is_away_its_keys_are_trusted_for_an_hour(issuer, monkeypatch):
     now = [time.monotonic()]
-    monkeypatch.setattr("sfumato.agents.tokens.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sfumato.agents.access.tokens.time.monotonic", lambda: now[0])
 
     async def run() -> None:
         tokens = Tokens(issuer.settings)

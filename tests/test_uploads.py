@@ -13,12 +13,12 @@ import av
 import pytest
 from sqlalchemy import delete, select, update
 
-from sfumato.agents import uploads as module
-from sfumato.agents.blobs import Blobs
 from sfumato.agents.database import Database
-from sfumato.agents.sealing import KEY, SEGMENT, SealError
+from sfumato.agents.files import uploads as module
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.sealing import KEY, SEGMENT, SealError
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, Segment, TooLargeError, Upload, Uploads, fill
 from sfumato.agents.settings import Settings
-from sfumato.agents.uploads import ConflictError, NoUploadError, Segment, TooLargeError, Upload, Uploads, fill
 from sfumato.models.content import ContentError
 from tests.postgresql import PostgreSQL, postgresql
 from tests.uploading import box, film, make_uploads

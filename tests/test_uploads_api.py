@@ -25,7 +25,7 @@ from tusclient.exceptions import TusCommunicationError
 
 from sfumato.agents.api import uploads as api
 from sfumato.agents.broker import free_port
-from sfumato.agents.sealing import SEGMENT
+from sfumato.agents.files.sealing import SEGMENT
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 from tests.calling import bearer, secret

@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import callers
-from sfumato.agents.usage import Usage
+from sfumato.agents.access import callers
+from sfumato.agents.access.usage import Usage
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
 from tests.calling import client, websocket
@@ -75,7 +75,7 @@ def test_days_and_pages(app):
 
 
 def _one():  # type: ignore[no-untyped-def]
-    from sfumato.agents.usage import Counts
+    from sfumato.agents.access.usage import Counts
 
     return Counts(requests=1)
 
@@ -129,7 +129,7 @@ def test_what_could_not_be_written_is_kept(app, monkeypatch):
     usage = app.state.usage
     usage.add("x", requests=1)
     with monkeypatch.context() as broken:
-        broken.setattr("sfumato.agents.usage._store", lambda *_: 1 / 0)
+        broken.setattr("sfumato.agents.access.usage._store", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             usage.flush()
     assert usage.between(date.min, date.max, "x")[0].requests == 1

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sfumato.agents.archive import Archivist
-from sfumato.agents.jobs import JobRow
-from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.files.sealing import MasterKeys
+from sfumato.agents.jobs.records import JobRow
 from sfumato.models import images
 from sfumato.schemas.job import Job
 from sfumato.schemas.scope import Scope

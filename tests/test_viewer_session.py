@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sfumato.agents.keys import PREFIX
+from sfumato.agents.access.keys import PREFIX
 from sfumato.schemas.scope import Scope
 from tests.calling import secret
 from tests.test_bridge import Bridge

@@ -14,8 +14,6 @@ import pytest
 from playwright.sync_api import expect
 
 from sfumato.agents.broker import free_port
-from sfumato.schemas.scope import Scope
-from tests.calling import secret
 from tests.test_bridge import frame, metric
 from tests.test_bridge_process import Process, publish
 from tests.test_viewer import bridge, brightness, page, tile  # noqa: F401
@@ -112,7 +110,7 @@ def test_a_bridge_that_goes_is_noticed_and_found_again(topics, tmp_path):
     with chromium() as browser, start() as first:
         first.wait_for("/readyz", 200)
         page = browser.new_page()
-        page.goto(f"http://{first.address}/#key={secret(topics, Scope.CAMERAS_READ)}")
+        page.goto(f"http://{first.address}/#key={first.key}")
         publish(topics, frame("north", 0, scene(200)))
         expect(tile(page, "north").locator(".outcome")).to_have_text("masked", timeout=10_000)
         assert first.end(signal.SIGTERM) == 0

@@ -7,11 +7,11 @@ import io
 import av
 import numpy as np
 
-from sfumato.agents.blobs import Blobs
 from sfumato.agents.database import Database
-from sfumato.agents.sealing import MasterKeys
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.sealing import MasterKeys
+from sfumato.agents.files.uploads import Uploads
 from sfumato.agents.settings import Settings
-from sfumato.agents.uploads import Uploads
 
 CODECS = {"mp4": "libx264", "mov": "libx264", "matroska": "libx264", "webm": "libvpx-vp9"}
 

@@ -13,14 +13,14 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import receive
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.api.images import REFUSALS, body, ensemble
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.formats import Negotiated
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.mask import Rules
-from sfumato.agents.receive import Received
 from sfumato.agents.settings import Settings
+from sfumato.agents.web import receive
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.receive import Received
 from sfumato.models import analysis, images
 from sfumato.models.centerface import CenterFace
 from sfumato.models.detectors import Image

@@ -12,12 +12,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import audits, paging
+from sfumato.agents import audits
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.audits import AuditError, Positions, Search
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.formats import Negotiated, chosen
-from sfumato.agents.paging import LIMIT, Limit
-from sfumato.agents.problems import Refusal
+from sfumato.agents.web import paging
+from sfumato.agents.web.formats import Negotiated, chosen
+from sfumato.agents.web.paging import LIMIT, Limit
+from sfumato.agents.web.problems import Refusal
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CAMERA_ID
 from sfumato.schemas.outcome import Outcome, Reason

@@ -15,15 +15,16 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from sfumato.agents import hls, paging, suspensions, viewers
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.deprecation import deprecated
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.idempotency import Idempotent
+from sfumato.agents import hls, suspensions, viewers
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.live import Camera, Live
-from sfumato.agents.paging import LIMIT, Cursor, Limit
 from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
+from sfumato.agents.web import paging
+from sfumato.agents.web.deprecation import deprecated
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.idempotency import Idempotent
+from sfumato.agents.web.paging import LIMIT, Cursor, Limit
 from sfumato.models.task import NoPolicy
 from sfumato.schemas.camera import CameraView, Lift, PolicyInForce
 from sfumato.schemas.cloudevent import CAMERA_ID

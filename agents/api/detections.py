@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import receive
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.api.images import POLICY_PART, REFUSALS, body, ensemble, policy_of
-from sfumato.agents.callers import Caller, needs
 from sfumato.agents.choose import Choice
-from sfumato.agents.formats import Negotiated
 from sfumato.agents.lookers import Lookers
-from sfumato.agents.receive import Received
 from sfumato.agents.settings import Settings
+from sfumato.agents.web import receive
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.receive import Received
 from sfumato.models.engine import SMALLEST_SIDE
 from sfumato.schemas.anonymization import Detected, Detections
 from sfumato.schemas.anonymization import found as described

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.formats import Negotiated
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.web.formats import Negotiated
 from sfumato.schemas.health import Health
 from sfumato.schemas.scope import Scope
 

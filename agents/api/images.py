@@ -14,17 +14,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import choose, receive
-from sfumato.agents.callers import Caller, needs
+from sfumato.agents import choose
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.choose import Choice, Chosen
 from sfumato.agents.credentials import Credentials
-from sfumato.agents.formats import RESOURCE, Negotiated
-from sfumato.agents.formats import choose as preferred
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.mask import MaskError
 from sfumato.agents.pseudonyms import Pseudonyms
-from sfumato.agents.receive import Received
 from sfumato.agents.settings import Settings
+from sfumato.agents.web import receive
+from sfumato.agents.web.formats import RESOURCE, Negotiated
+from sfumato.agents.web.formats import choose as preferred
+from sfumato.agents.web.receive import Received
 from sfumato.models import still
 from sfumato.models.detectors import DetectorError
 from sfumato.models.ensemble import Ensemble

@@ -16,15 +16,15 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from sfumato.agents import conditions, paging
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.conditions import IfNoneMatch
-from sfumato.agents.desk import Desk, RequestError
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.idempotency import Idempotent
-from sfumato.agents.jobs import JobError, NoJobError
-from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.jobs.desk import Desk, RequestError
+from sfumato.agents.jobs.records import JobError, NoJobError
 from sfumato.agents.standing import Standing
+from sfumato.agents.web import conditions, paging
+from sfumato.agents.web.conditions import IfNoneMatch
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.idempotency import Idempotent
+from sfumato.agents.web.paging import LIMIT, Cursor, Limit
 from sfumato.models.reading import ENDINGS
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.keys import PREFIX, Key, Keys
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.access.keys import PREFIX, Key, Keys
+from sfumato.agents.web.formats import Negotiated
 from sfumato.schemas.key import KeyDraft, KeyMade, KeyPage, KeyShown
 from sfumato.schemas.scope import Scope
 

@@ -10,15 +10,16 @@ from confluent_kafka import KafkaException
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import conditions, paging, policies
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.conditions import IfMatch, IfNoneMatch
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.paging import LIMIT, Cursor, Limit
+from sfumato.agents import policies
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import PolicyError
-from sfumato.agents.problems import Refusal, summary
 from sfumato.agents.standing import Standing
+from sfumato.agents.web import conditions, paging
+from sfumato.agents.web.conditions import IfMatch, IfNoneMatch
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.paging import LIMIT, Cursor, Limit
+from sfumato.agents.web.problems import Refusal, summary
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.schemas.page import Page

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller, needs
+from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.pseudonyms import PseudonymError, Pseudonyms, UnknownPseudonymError, record
 from sfumato.schemas.pseudonym import Reveal, Revealed
 from sfumato.schemas.scope import Scope

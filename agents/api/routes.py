@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from sfumato.agents import formats
 from sfumato.agents.api import (
     analyses,
     audit,
@@ -21,6 +20,7 @@ from sfumato.agents.api import (
     uploads,
     usage,
 )
+from sfumato.agents.web import formats
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,

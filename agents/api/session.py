@@ -9,10 +9,10 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import callers, sessions
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.sessions import Sessions
+from sfumato.agents.access import callers, sessions
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.access.sessions import Sessions
+from sfumato.agents.web.formats import Negotiated
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.session import Session, SignIn
 

@@ -22,8 +22,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
 from sfumato.models.content import ContentError
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.upload import UploadStatus
@@ -69,13 +69,14 @@ class Writing:
             self.ids.discard(id)
 
 
-def _speaks(request: Request) -> None:
-    """412 for another version of the protocol, or none."""
+def _speaks(request: Request, caller: Owner) -> Caller:
+    """The caller; 412 for another version of the protocol, or none."""
     if request.headers.get("tus-resumable") != VERSION:
         raise _refusal(412, f"Tus-Resumable: wants {VERSION}", {"Tus-Version": VERSION})
+    return caller
 
 
-Tus = [Depends(_speaks)]
+Speaker = Annotated[Caller, Depends(_speaks)]
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such upload of yours, or it has expired"},
     412: {"description": "Tus-Resumable is missing or of another version"},
@@ -108,9 +109,8 @@ async def options(request: Request, caller: Owner) -> Response:
     summary="Begin an upload (tus)",
     responses={201: {"description": "Location says where it goes on"}, 412: PROBLEMS[412], **WRITES},
     response_class=Response,
-    dependencies=Tus,
 )
-async def create(request: Request, caller: Owner) -> Response:
+async def create(request: Request, caller: Speaker) -> Response:
     length = _number(request, "upload-length")
     deferred = request.headers.get("upload-defer-length")
     if (length is None) == (deferred is None) or deferred not in (None, "1"):
@@ -135,10 +135,8 @@ async def create(request: Request, caller: Owner) -> Response:
     return _answer(201, headers)
 
 
-@router.head(
-    "/{id}", summary="How far an upload is (tus)", responses=PROBLEMS, response_class=Response, dependencies=Tus
-)
-async def offset(id: str, request: Request, caller: Owner) -> Response:
+@router.head("/{id}", summary="How far an upload is (tus)", responses=PROBLEMS, response_class=Response)
+async def offset(id: str, request: Request, caller: Speaker) -> Response:
     uploads = _uploads(request)
     with _errors():
         state = await asyncio.to_thread(uploads.get, id, caller.id)
@@ -161,9 +159,8 @@ async def offset(id: str, request: Request, caller: Owner) -> Response:
     summary="Go on with an upload (tus)",
     responses={**PROBLEMS, **WRITES, 503: {"description": "Too many uploads at once"}},
     response_class=Response,
-    dependencies=Tus,
 )
-async def append(id: str, request: Request, caller: Owner) -> Response:
+async def append(id: str, request: Request, caller: Speaker) -> Response:
     if request.headers.get("content-type") != BODY:
         raise _refusal(415, f"Content-Type: wants {BODY}")
     start = _number(request, "upload-offset")
@@ -184,9 +181,8 @@ async def append(id: str, request: Request, caller: Owner) -> Response:
     summary="Delete an upload (tus)",
     responses=PROBLEMS,
     response_class=Response,
-    dependencies=Tus,
 )
-async def terminate(id: str, request: Request, caller: Owner) -> Response:
+async def terminate(id: str, request: Request, caller: Speaker) -> Response:
     uploads = _uploads(request)
     with _errors():
         await asyncio.to_thread(uploads.get, id, caller.id)
@@ -194,8 +190,8 @@ async def terminate(id: str, request: Request, caller: Owner) -> Response:
     return _answer(204)
 
 
-@router.post("/{id}", include_in_schema=False, dependencies=Tus)
-async def override(id: str, request: Request, caller: Owner) -> Response:
+@router.post("/{id}", include_in_schema=False)
+async def override(id: str, request: Request, caller: Speaker) -> Response:
     """For clients behind what lets only GET and POST through (tus, X-HTTP-Method-Override)."""
     methods = {"PATCH": append, "DELETE": terminate, "HEAD": offset}
     wanted = methods.get(request.headers.get("x-http-method-override", ""))

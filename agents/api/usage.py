@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller, needs
-from sfumato.agents.formats import Negotiated
-from sfumato.agents.usage import Counts, Usage
+from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.access.usage import Counts, Usage
+from sfumato.agents.web.formats import Negotiated
 from sfumato.schemas.part import Day
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.usage import DayOfUse, UsagePage

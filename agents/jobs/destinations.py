@@ -1,7 +1,7 @@
 """Where results go: a registry of kinds of destinations, and the courier that makes deliveries.
 
 A delivery is a row of the database, so its attempts and pauses outlive a restart. All calls go through
-:mod:`sfumato.agents.outbound`, which checks every address when it connects. Delivery is at least once: a webhook
+:mod:`sfumato.agents.files.outbound`, which checks every address when it connects. Delivery is at least once: a webhook
 carries the same ``webhook-id`` each time, an object in a bucket has the same name and content.
 """
 
@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import obstore
 from obstore.store import S3Store
 
-from sfumato.agents.blobs import BlobError, Blobs
-from sfumato.agents.claims import Claims, Errand, LostError
-from sfumato.agents.hidden import unseal
-from sfumato.agents.jobs import Jobs, NoJobError
-from sfumato.agents.outbound import FailedError, Outbound, OutboundError, RefusedError, body
-from sfumato.agents.sealing import MasterKeys, SealError
+from sfumato.agents.files.blobs import BlobError, Blobs
+from sfumato.agents.files.outbound import FailedError, Outbound, OutboundError, RefusedError, body
+from sfumato.agents.files.sealing import MasterKeys, SealError
+from sfumato.agents.jobs.claims import Claims, Errand, LostError
+from sfumato.agents.jobs.hidden import unseal
+from sfumato.agents.jobs.records import Jobs, NoJobError
 from sfumato.schemas.job import Bucket, Destination, Job, Webhook
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@
     @deprecated(since=date(2027, 1, 1), sunset=date(2028, 1, 1), successor="/v1/new")
     def old() -> Thing: ...
 
-on a router whose ``route_class`` is :class:`sfumato.agents.formats.Negotiated`.
+on a router whose ``route_class`` is :class:`sfumato.agents.web.formats.Negotiated`.
 """
 
 from __future__ import annotations

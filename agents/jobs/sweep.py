@@ -17,13 +17,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from sfumato.agents.blobs import Blobs
-from sfumato.agents.claims import Claims, Housekeeping
 from sfumato.agents.database import Database
-from sfumato.agents.jobs import JobRow, ending
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.uploads import NoUploadError, Uploads
+from sfumato.agents.jobs.claims import Claims, Housekeeping
+from sfumato.agents.jobs.records import JobRow, ending
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
-from sfumato.agents.uploads import NoUploadError, Uploads
 from sfumato.schemas.job import Work
 from sfumato.schemas.topics import JOB_EVENTS, JOBS
 

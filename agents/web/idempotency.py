@@ -1,8 +1,8 @@
 """``Idempotency-Key``: what creates can be sent again without creating twice.
 
-An endpoint on a :class:`sfumato.agents.formats.Negotiated` router takes ``_: Idempotent = None`` as its last parameter,
-so that whoever may not call it is refused before. The first answer is kept for a day and given to whoever sends the
-same key and body again; errors are not kept, since nothing was created. Not for
+An endpoint on a :class:`sfumato.agents.web.formats.Negotiated` router takes ``_: Idempotent = None`` as its last
+parameter, so that whoever may not call it is refused before. The first answer is kept for a day and given to whoever
+sends the same key and body again; errors are not kept, since nothing was created. Not for
 what answers with a secret: it would lie in the database.
 """
 
@@ -22,10 +22,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller
+from sfumato.agents.access.callers import Caller
 from sfumato.agents.database import Base, Database, Instant
-from sfumato.agents.formats import AlreadyAnswered
-from sfumato.agents.problems import Refusal
+from sfumato.agents.web.formats import AlreadyAnswered
+from sfumato.agents.web.problems import Refusal
 
 KEPT_FOR = timedelta(hours=24)
 CLAIMED_FOR = timedelta(minutes=5)

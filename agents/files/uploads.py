@@ -21,10 +21,10 @@ from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, del
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sfumato.agents.blobs import Blobs
 from sfumato.agents.database import Base, Database, Instant
-from sfumato.agents.outbound import Outbound
-from sfumato.agents.sealing import DETAILS, KEY, MOST_SEGMENTS, SEGMENT, MasterKeys, Part, Seal, SealedReader
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.outbound import Outbound
+from sfumato.agents.files.sealing import DETAILS, KEY, MOST_SEGMENTS, SEGMENT, MasterKeys, Part, Seal, SealedReader
 from sfumato.agents.settings import Settings
 from sfumato.models import content
 from sfumato.models.content import ContentError

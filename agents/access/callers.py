@@ -1,8 +1,8 @@
 """Who calls the API, and what they may do.
 
 A caller shows an API key or an access token (``Authorization: Bearer …``; WebSockets of pages, which cannot set
-headers, as the subprotocol ``bearer.KEY``), or the cookie of a session. :class:`~sfumato.agents.gate.Gate` looks at it
-before anything of a request's body is read; endpoints say by :func:`needs` which scopes they want.
+headers, as the subprotocol ``bearer.KEY``), or the cookie of a session. :class:`~sfumato.agents.access.gate.Gate` looks
+at it before anything of a request's body is read; endpoints say by :func:`needs` which scopes they want.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from sfumato.agents import sessions
-from sfumato.agents.keys import PREFIX, Key, Keys
-from sfumato.agents.limits import Limits
-from sfumato.agents.sessions import SAFE, Sessions
-from sfumato.agents.tokens import TokenError, Tokens, cameras, scopes, subject
+from sfumato.agents.access import sessions
+from sfumato.agents.access.keys import PREFIX, Key, Keys
+from sfumato.agents.access.limits import Limits
+from sfumato.agents.access.sessions import SAFE, Sessions
+from sfumato.agents.access.tokens import TokenError, Tokens, cameras, scopes, subject
 from sfumato.schemas.scope import Scope
 
 SUBPROTOCOL = "bearer."

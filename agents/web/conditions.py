@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import Header, Request
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import formats
+from sfumato.agents.web import formats
 
 IfMatch = Annotated[str | None, Header(description="The ETag of the version that this changes", max_length=1000)]
 IfNoneMatch = Annotated[

@@ -29,10 +29,10 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import deprecation, xml_form
-from sfumato.agents.protobuf_form import ProtobufError, protobuf
-from sfumato.agents.shapes import Record
-from sfumato.agents.xml_form import XmlError
+from sfumato.agents.web import deprecation, xml_form
+from sfumato.agents.web.protobuf_form import ProtobufError, protobuf
+from sfumato.agents.web.shapes import Record
+from sfumato.agents.web.xml_form import XmlError
 
 JSON = "application/json"
 XML = "application/xml"

@@ -16,7 +16,7 @@ from sqlalchemy import Select, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
-from sfumato.agents.jobs import WHOLE_JOB, DeliveryRow, FileRow, JobRow, PartRow, deliveries, end, part
+from sfumato.agents.jobs.records import WHOLE_JOB, DeliveryRow, FileRow, JobRow, PartRow, deliveries, end, part
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import DeliveryState, JobOptions, JobState, Result, Step
 from sfumato.schemas.policy import Policy
@@ -33,7 +33,7 @@ class LostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.PartRow`."""
+    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.records.PartRow`."""
 
     job: str
     owner: str
@@ -112,7 +112,7 @@ class Claims:
     def waiting(self, since: datetime) -> list[str]:
         """Jobs that have work for which nobody came, and about which Kafka was not told since then."""
         now = datetime.now(UTC)
-        with self._database.begin() as session:
+        with self._database.read() as session:
             told = or_(JobRow.announced_at.is_(None), JobRow.announced_at < since)
             jobs = {row.job for row in session.scalars(_due_parts(now).where(told))}
             jobs |= {row.job for row in session.scalars(_due_deliveries(now).where(told))}
@@ -200,7 +200,7 @@ class Claims:
 
     def parts(self, claim: Claim) -> list[tuple[str | None, Account]]:
         """Blob and account of each part of the film, in order."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             rows = session.scalars(_parts(claim).where(PartRow.stage == "mask").order_by(PartRow.number))
             return [(row.blob, Account.model_validate(row.account)) for row in rows]
 
@@ -360,7 +360,7 @@ class Claims:
 
 
 class Housekeeping:
-    """What is due of jobs that have ended, or should have; for :mod:`sfumato.agents.sweep`."""
+    """What is due of jobs that have ended, or should have; for :mod:`sfumato.agents.jobs.sweep`."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -378,7 +378,7 @@ class Housekeeping:
     def uncleared(self) -> list[tuple[str, list[str], set[str]]]:
         """Jobs that have ended, the uploads that go with them, and the blobs that stay: results."""
         found = []
-        with self._database.begin() as session:
+        with self._database.read() as session:
             for job in session.scalars(select(JobRow).where(JobRow.state.not_in(ACTIVE), ~JobRow.cleared)):
                 files = list(session.scalars(select(FileRow).where(FileRow.job == job.id)))
                 uploads = [file.upload for file in files if file.upload]
@@ -407,7 +407,7 @@ class Housekeeping:
     def expired(self) -> list[str]:
         """Jobs whose results' time is over."""
         now = datetime.now(UTC)
-        with self._database.begin() as session:
+        with self._database.read() as session:
             wanted = select(JobRow.id).where(JobRow.cleared, JobRow.expires_at <= now, JobRow.state != JobState.EXPIRED)
             return list(session.scalars(wanted))
 
@@ -421,7 +421,7 @@ class Housekeeping:
 
     def untold(self) -> list[str]:
         """Jobs that have ended and whose end is not in ``job.events``."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return list(session.scalars(select(JobRow.id).where(JobRow.state.not_in(ACTIVE), ~JobRow.told)))
 
     def told(self, job: str) -> None:
@@ -435,11 +435,11 @@ class Housekeeping:
             .join(JobRow, JobRow.id == FileRow.job)
             .where(JobRow.state.in_(ACTIVE), FileRow.upload.is_not(None))
         )
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return [upload for upload in session.scalars(wanted) if upload is not None]
 
     def known(self, job: str) -> bool:
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return session.get(JobRow, job) is not None
 
 

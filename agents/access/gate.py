@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sfumato.agents import callers, problems
+from sfumato.agents.access import callers
+from sfumato.agents.web import problems
 
 PUBLIC = frozenset({"/", "/openapi.json"})
 """Paths that want no caller: the viewer's page, which holds no data, and the description of the API;"""
@@ -29,7 +30,7 @@ POLICY_VIOLATION = 1008
 
 
 class Gate:
-    """Puts the caller into the request's state, where :func:`~sfumato.agents.callers.needs` finds it."""
+    """Puts the caller into the request's state, where :func:`~sfumato.agents.access.callers.needs` finds it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -18,7 +18,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 from pydantic import BaseModel
 
-from sfumato.agents.shapes import Choice, Kind, Many, Record, Shape, Single, Table, records
+from sfumato.agents.web.shapes import Choice, Kind, Many, Record, Shape, Single, Table, records
 
 NAMESPACE = "urn:sfumato:api:v1"
 ENCODING = "encoding"

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from pydantic import BaseModel
 
-from sfumato.agents.shapes import Choice, Field, Kind, Many, Record, Shape, Single, Table, records
+from sfumato.agents.web.shapes import Choice, Field, Kind, Many, Record, Shape, Single, Table, records
 
 PACKAGE = "sfumato.api.v1"
 NUMBERS = Path(__file__).with_name("field_numbers.json")

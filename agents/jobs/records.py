@@ -1,8 +1,8 @@
 """Jobs as their owners know them: created, shown, cancelled and deleted. What workers do with them:
-``agents/claims.py``.
+``agents/jobs/claims.py``.
 
 The rows are the truth. A job's row is written first and announced on Kafka after it; an announcement that was lost is
-made again by the sweep (:mod:`sfumato.agents.sweep`).
+made again by the sweep (:mod:`sfumato.agents.jobs.sweep`).
 """
 
 from __future__ import annotations
@@ -203,12 +203,12 @@ class Jobs:
 
     def get(self, id: str, owner: str | None = None) -> Job:
         """``owner`` None: whoever's it is. Raises :class:`NoJobError`."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return view(session, _find(session, id, owner))
 
     def version(self, id: str, owner: str | None = None) -> int:
         """Raises :class:`NoJobError`."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return _find(session, id, owner).version
 
     def page(
@@ -222,7 +222,7 @@ class Jobs:
             at, id = before
             wanted = wanted.where((JobRow.created_at < at) | ((JobRow.created_at == at) & (JobRow.id < id)))
         wanted = wanted.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
-        with self._database.begin() as session:
+        with self._database.read() as session:
             return [view(session, row) for row in session.scalars(wanted)]
 
     def cancel(self, id: str, owner: str | None = None) -> Job:
@@ -237,7 +237,7 @@ class Jobs:
 
     def uploads(self, id: str) -> list[str]:
         """The uploads that the job's files were read from."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             found = session.scalars(select(FileRow.upload).where(FileRow.job == id, FileRow.upload.is_not(None)))
             return [upload for upload in found if upload is not None]
 
@@ -252,7 +252,7 @@ class Jobs:
 
     def result(self, id: str, number: int, owner: str | None = None) -> tuple[Result, str]:
         """A file's result and the blob that holds it. Raises :class:`NoJobError` where there is none (any more)."""
-        with self._database.begin() as session:
+        with self._database.read() as session:
             row = _find(session, id, owner)
             file = session.get(FileRow, (id, number))
             expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)

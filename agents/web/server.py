@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
-from sfumato.agents.tls import Certificate
+from sfumato.agents.web.tls import Certificate
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sfumato.agents import metrics
-from sfumato.agents.blobs import Blobs
-from sfumato.agents.claims import Claim, Claims, Errand, LostError
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
+from sfumato.agents.jobs.claims import Claim, Claims, Errand, LostError
 from sfumato.agents.settings import Settings
-from sfumato.agents.uploads import ConflictError, NoUploadError, Uploads
 from sfumato.models import images, joining, splitting, still
 from sfumato.models.content import MOST_PICTURE_BYTES, ContentError
 from sfumato.models.ensemble import Ensemble
@@ -79,6 +79,8 @@ class Hold:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.frames = 0
         """Pictures done so far."""
+        self.broken: BaseException | None = None
+        """Why the file could not be read to its end, if it could not: nothing may be made of what was read."""
 
     def __enter__(self) -> Hold:
         self._thread.start()
@@ -91,8 +93,14 @@ class Hold:
     def check(self) -> None:
         """Raises :class:`LostError` where the work should not go on."""
         self._goes_on()
+        if self.broken is not None:
+            raise self.broken
         if self._lost.is_set() or self._stopping.is_set():
             raise LostError("the lease is lost, or the worker ends")
+
+    def broke(self, error: BaseException) -> None:
+        """Reading failed; from now on :meth:`check` says so."""
+        self.broken = self.broken or error
 
     def _keep(self) -> None:
         failing = 0.0
@@ -136,23 +144,32 @@ class Masking:
         """One piece, from claim to its end; whether its file may have more. Raises what the database raises."""
         try:
             self._do(claim, hold)
-        except LostError:
-            self._blobs.delete(claim.blob)
-            with suppress(LostError):
-                self._claims.release(claim)
-            return self._count(claim, "lost")
-        except (FilmError, ImageError, ContentError) as error:
-            return self._fail(claim, str(error), PLAYS, final=True)
-        except Refused as refused:
-            return self._fail(claim, str(refused), refused.remedy, final=refused.final)
-        except NoUploadError:
-            return self._fail(claim, "its upload is gone: deleted, or expired", "upload the file again", final=True)
         except SQLAlchemyError:
             raise
-        except Exception as error:  # noqa: BLE001 - other files are done all the same; its text may hold content
-            log.error("job %s, file %d, %s: %s", claim.job, claim.file, claim.stage, type(error).__name__)
-            return self._fail(claim, f"failed: {type(error).__name__}", "try again, or report it", final=False)
+        except Exception as raised:  # noqa: BLE001 - other files are done all the same
+            error = hold.broken or raised  # a library may have made something else of it
+            if isinstance(error, LostError):
+                return self._release(claim)
+            return self._judge(claim, error)
         return self._count(claim, "done")
+
+    def _release(self, claim: Claim) -> bool:
+        self._blobs.delete(claim.blob)
+        with suppress(LostError):
+            self._claims.release(claim)
+        return self._count(claim, "lost")
+
+    def _judge(self, claim: Claim, error: BaseException) -> bool:
+        """Say what went wrong; texts that may hold something of the content are left out."""
+        match error:
+            case FilmError() | ImageError() | ContentError():
+                return self._fail(claim, str(error), PLAYS, final=True)
+            case Refused():
+                return self._fail(claim, str(error), error.remedy, final=error.final)
+            case NoUploadError():
+                return self._fail(claim, "its upload is gone: deleted, or expired", "upload the file again", final=True)
+        log.error("job %s, file %d, %s: %s", claim.job, claim.file, claim.stage, type(error).__name__)
+        return self._fail(claim, f"failed: {type(error).__name__}", "try again, or report it", final=False)
 
     def _do(self, claim: Claim, hold: Hold) -> None:
         policy = self._policy(claim)
@@ -189,6 +206,7 @@ class Masking:
             return self._still(claim, upload, size, policy, hold)
         source, options = self._source(upload, media_type, hold), self._options(claim)
         plan = splitting.plan(source, policy, options, self._settings.archive_part_seconds)
+        hold.check()
         self._claims.describe(claim, **known, frames_total=plan.packets, cut_short=plan.cut_short)
         self._claims.split(claim, [asdict(span) for span in plan.spans])
 
@@ -199,7 +217,7 @@ class Masking:
 
     def _measure(self, upload: str, hold: Hold) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
-        with Watched(self._uploads.open(upload), hold.check) as file:
+        with Watched(self._uploads.open(upload), hold.check, hold.broke) as file:
             while data := file.read(CHUNK):
                 digest.update(data)
                 size += len(data)
@@ -208,7 +226,7 @@ class Masking:
     def _still(self, claim: Claim, upload: str, size: int, policy: Policy, hold: Hold) -> None:
         if size > MOST_PICTURE_BYTES:
             raise Refused(f"a picture of {size} bytes", f"at most {MOST_PICTURE_BYTES} are taken: make it smaller")
-        with Watched(self._uploads.open(upload), hold.check) as file:
+        with Watched(self._uploads.open(upload), hold.check, hold.broke) as file:
             payload = file.read()
         masked = still.mask(
             payload,
@@ -238,6 +256,7 @@ class Masking:
         with self._scratch() as folder:
             target = folder / "film"
             account = film.mask(target, effort.tick)
+            hold.check()
             sound = claim.options.keep_audio and film.form.sounds > 0
             self._publish(claim, target, film.form.size, sound, account, hold, film.cut_short)
 
@@ -248,6 +267,7 @@ class Masking:
         with self._scratch() as folder:
             target = folder / "part"
             account = film.mask(target, effort.tick)
+            hold.check()
             blob = claim.blob if target.exists() else None
             if blob is not None:
                 self._put(blob, target, hold)
@@ -269,6 +289,7 @@ class Masking:
             except joining.DifferentError:
                 self._blobs.delete(*self._claims.unsplit(claim))
                 return
+            hold.check()
             self._publish(claim, target, reader.form.size, sound, account, hold, None)
         self._blobs.delete(*(blob for blob, _ in parts if blob is not None))
 
@@ -339,10 +360,10 @@ class Masking:
         return self._source(claim.upload or "", claim.media_type or "", hold)
 
     def _source(self, upload: str, media_type: str, hold: Hold) -> Source:
-        return Source(lambda: Watched(self._uploads.open(upload), hold.check), media_type)
+        return Source(lambda: Watched(self._uploads.open(upload), hold.check, hold.broke), media_type)
 
     def _part_source(self, blob: str, hold: Hold) -> Source:
-        return Source(lambda: Watched(self._blobs.open(blob), hold.check), PART)
+        return Source(lambda: Watched(self._blobs.open(blob), hold.check, hold.broke), PART)
 
     def _options(self, claim: Claim) -> Options:
         settings, options = self._settings, claim.options

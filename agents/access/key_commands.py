@@ -16,7 +16,7 @@ from sfumato.schemas.key import KeyDraft
 from sfumato.schemas.scope import Role, Scope
 
 if TYPE_CHECKING:
-    from sfumato.agents.keys import Keys
+    from sfumato.agents.access.keys import Keys
 
 
 @click.group()
@@ -103,8 +103,8 @@ def revoke(id: str) -> None:
 
 @contextmanager
 def _opened() -> Iterator[Keys]:
+    from sfumato.agents.access.keys import Keys
     from sfumato.agents.database import Database
-    from sfumato.agents.keys import Keys
 
     database = Database(load())
     try:

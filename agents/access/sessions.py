@@ -14,9 +14,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from sfumato.agents.access.keys import REMEMBERED, Key
+from sfumato.agents.access.recent import Recent
 from sfumato.agents.database import Base, Database, Instant
-from sfumato.agents.keys import REMEMBERED, Key
-from sfumato.agents.recent import Recent
 
 LIFETIME = timedelta(hours=12)
 COOKIE, SECURE_COOKIE = "sfumato", "__Host-sfumato"

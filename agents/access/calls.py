@@ -16,11 +16,12 @@ from confluent_kafka import KafkaError, KafkaException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sfumato.agents import gate, metrics
-from sfumato.agents.callers import Caller
-from sfumato.agents.endpoints import template
+from sfumato.agents import metrics
+from sfumato.agents.access import gate
+from sfumato.agents.access.callers import Caller
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
+from sfumato.agents.web.endpoints import template
 from sfumato.schemas.call import Call
 from sfumato.schemas.topics import CALLS
 

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from sfumato.agents.sealing import KEY, MasterKeys, Seal
+from sfumato.agents.files.sealing import KEY, MasterKeys, Seal
 
 NUMBER = 0
 """Under which they are sealed: a job has one such text."""
@@ -22,7 +22,7 @@ def seal(keys: MasterKeys, job: str, secrets: dict[str, Any]) -> bytes:
 
 
 def unseal(keys: MasterKeys, job: str, sealed: bytes) -> dict[str, Any]:
-    """Raises :class:`~sfumato.agents.sealing.SealError`."""
+    """Raises :class:`~sfumato.agents.files.sealing.SealError`."""
     parts, at = [], 0
     while at < len(sealed):
         length = int.from_bytes(sealed[at : at + 4], "big")

@@ -14,10 +14,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from starlette.exceptions import HTTPException
 
-from sfumato.agents.callers import Caller
+from sfumato.agents.access.callers import Caller
+from sfumato.agents.access.keys import Key
+from sfumato.agents.access.recent import Recent
 from sfumato.agents.database import Base, Database
-from sfumato.agents.keys import Key
-from sfumato.agents.recent import Recent
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from sqlalchemy import JSON, BigInteger, LargeBinary, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from sfumato.agents.access.recent import Recent
 from sfumato.agents.database import Base, Database, Instant
-from sfumato.agents.recent import Recent
 from sfumato.schemas.scope import ROLES, Role, Scope
 
 PREFIX = "sfumato_"

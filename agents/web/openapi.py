@@ -13,10 +13,10 @@ from typing import Any
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from sfumato.agents import formats, problems
 from sfumato.agents.api.examples import example
-from sfumato.agents.formats import JSON, PROTOBUF, XML, Negotiated
-from sfumato.agents.shapes import Record
+from sfumato.agents.web import formats, problems
+from sfumato.agents.web.formats import JSON, PROTOBUF, XML, Negotiated
+from sfumato.agents.web.shapes import Record
 from sfumato.schemas.problem import KINDS, TYPES, Problem
 
 ABOUT = """Anonymization as a service: policies, cameras, audit, pictures, films.

@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sfumato.agents import problems
-from sfumato.agents.endpoints import largest_body
+from sfumato.agents.web import problems
+from sfumato.agents.web.endpoints import largest_body
 
 LARGEST = 1024 * 1024
 """Bytes of a body, where its route states no ``max_body_size``."""

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from sfumato.agents import formats, request_ids
+from sfumato.agents.web import formats, request_ids
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.problem import KINDS, TYPES, Fault, Problem
 from sfumato.schemas.remedy import field_of, remedy

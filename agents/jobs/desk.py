@@ -8,19 +8,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sfumato.agents import mask
-from sfumato.agents.blobs import Blobs
-from sfumato.agents.claims import Claims
 from sfumato.agents.database import Database
-from sfumato.agents.destinations import DESTINATIONS
-from sfumato.agents.hidden import seal
-from sfumato.agents.jobs import JobError, Jobs
-from sfumato.agents.outbound import Outbound, OutboundError
+from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.outbound import Outbound, OutboundError
+from sfumato.agents.files.sealing import MasterKeys
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
+from sfumato.agents.jobs.claims import Claims
+from sfumato.agents.jobs.destinations import DESTINATIONS
+from sfumato.agents.jobs.hidden import seal
+from sfumato.agents.jobs.records import JobError, Jobs
+from sfumato.agents.jobs.sweep import Announcer, Sweeper
 from sfumato.agents.policy_files import read_floor
 from sfumato.agents.produce import Producer
-from sfumato.agents.sealing import MasterKeys
 from sfumato.agents.settings import Settings
-from sfumato.agents.sweep import Announcer, Sweeper
-from sfumato.agents.uploads import ConflictError, NoUploadError, Uploads
 from sfumato.models.content import ContentError
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
@@ -70,7 +70,7 @@ class Desk:
 
     def create(self, owner: str, request: JobRequest, named: Named = lambda name: None) -> Job:
         """``named``: the policy of a name that the caller may use, None: there is none. Raises :class:`RequestError`,
-        and :class:`~sfumato.agents.jobs.JobError` where an upload is in use."""
+        and :class:`~sfumato.agents.jobs.records.JobError` where an upload is in use."""
         if Step.ANALYZE in request.steps:
             raise RequestError("steps: analyze is not available; leave it out")
         for number, destination in enumerate(request.destinations):

@@ -1,0 +1,1 @@
+"""Raw footage and results at rest, and how files come from elsewhere."""
