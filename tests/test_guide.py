@@ -112,6 +112,16 @@ def test_the_start(reader: Reader) -> None:
 
 
 @embedded
+def test_the_shortest_way_in_the_readme(bridge: Bridge, reader: Reader) -> None:
+    (line,) = re.findall(r"^    (curl (?:.*\\\n)*.*)$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
+    line = line.replace("127.0.0.1:8080", bridge.address)
+    environment = {**os.environ, "KEY": bridge.key}
+    subprocess.run(["bash", "-c", line], cwd=reader.folder, env=environment, check=True, timeout=60)
+    with Image.open(reader.folder / "masked.jpg") as shown:
+        assert shown.size == (176, 144)
+
+
+@embedded
 def test_a_media_archive(stack: Stack, bridge: Bridge, reader: Reader) -> None:
     folder, receiver = reader.folder, Receiver()
     stack.start("archive")
