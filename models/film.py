@@ -146,7 +146,7 @@ class Film:
                 damage.follow(len(findings.pts), shot)
                 findings.enter(shot.pts, sight, self._span is None or self._span.holds(shot.pts))
                 size = shot.planes.size if shot.planes is not None else self.form.size
-                timeline.append(time, size, sight.detections)
+                timeline.append(time, size, self._trusted(shot.pts, sight.detections))
                 inside.append(time)
                 while abs(time - inside[0]) > WINDOW:
                     findings.boxes.append(dump_boxes(timeline.pop()))
@@ -156,6 +156,13 @@ class Film:
         if self._reader.lost_at_end:
             damage.end(len(findings.pts))
         return findings
+
+    def _trusted(self, pts: int, detections: tuple[Detection, ...]) -> tuple[Detection, ...]:
+        """Before a part begins, what is weakly seen may go on from what was surely seen where the part does not look:
+        there it counts as sure."""
+        if self._span is None or pts >= self._span.start:
+            return detections
+        return tuple(detection.model_copy(update={"evidence": Evidence.DETECTED}) for detection in detections)
 
     def _mover(self) -> Mover | None:
         """Where the policy masks what moves: with the background learnt."""

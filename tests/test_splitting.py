@@ -150,3 +150,29 @@ def test_what_is_missed_at_a_seam_stays_masked(tmp_path: Path, hold: float) -> N
         Film(source, Ensemble([Blinkered()]), policy, options, span).mask(parts[-1], lambda: None)
     joining.join(parts, tmp_path / "b.mp4", ".mp4", plan.form, None)
     assert [n for n, image in enumerate(films.read(tmp_path / "b.mp4")) if red(image).any()] == ([] if hold else missed)
+
+
+class Fading(Squares):
+    """Is sure only of pictures with a black lower right corner."""
+
+    def _detect(self, picture: np.ndarray) -> tuple[Detection, ...]:
+        score = 0.9 if picture[-6:, -6:].mean() < 30 else 0.12
+        return tuple(d.model_copy(update={"score": score}) for d in super()._detect(picture))
+
+
+def test_what_was_last_seen_for_sure_long_before_a_seam_stays_masked(tmp_path: Path) -> None:
+    """A whole film follows it by what is weakly seen for as long as it takes; a part does not know its beginning."""
+    film = [scene(n, speed=0.2) for n in range(400)]
+    for n in range(8):
+        film[n][-8:, -8:] = 0
+    source = write(tmp_path / "a.mp4", film, options={"g": "20", "sc_threshold": "0"})
+    policy, options = films.policy(targets={Target.FACE: Masking(threshold=0.5)}), Options(every_frame=True)
+    Film(source, Ensemble([Fading()]), policy, options).mask(tmp_path / "whole.mp4", lambda: None)
+    assert not any(red(image).any() for image in films.read(tmp_path / "whole.mp4"))
+    plan, parts = splitting.plan(source, policy, options, 4.0), []
+    assert len(plan.spans) == 4
+    for number, span in enumerate(plan.spans):
+        parts.append(tmp_path / f"part{number}.mp4")
+        Film(source, Ensemble([Fading()]), policy, options, span).mask(parts[-1], lambda: None)
+    joining.join(parts, tmp_path / "b.mp4", ".mp4", plan.form, None)
+    assert [n for n, image in enumerate(films.read(tmp_path / "b.mp4")) if red(image).any()] == []
