@@ -139,7 +139,7 @@ class Reader:
                 lost, end = False, (shot.pts + shot.duration) * stream.time_base
             self.lost_at_end = lost
             if self._span is None:
-                self._judge_length(container, stream, end or Fraction(0))
+                self.judge_length(container, stream, end or Fraction(0))
 
     def _seek(self, container: Any, stream: Any) -> tuple[int | None, int | None]:
         """Go to the span's keyframe; the first time to be looked at, and the first that is not any more."""
@@ -188,8 +188,9 @@ class Reader:
             else:
                 return
 
-    def _judge_length(self, container: Any, stream: Any, end: Fraction) -> None:
-        """Whether the file holds what it says, where it does say. ``end``: of the last picture, in seconds."""
+    def judge_length(self, container: Any, stream: Any, end: Fraction) -> None:
+        """Set ``cut_short``: whether the file holds what it says, where it does say. ``end``: of the last picture, in
+        seconds."""
         stated = _stated_end(container, stream)
         if self.cut_short is not None:
             return

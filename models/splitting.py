@@ -41,6 +41,8 @@ class Index:
     pts: array[int]
     keyframes: list[tuple[int, int]]
     complete: bool
+    end: int = 0
+    """When the last picture's time is over."""
 
 
 def plan(origin: Origin, policy: Policy, options: Options, seconds: float) -> Plan:
@@ -50,13 +52,15 @@ def plan(origin: Origin, policy: Policy, options: Options, seconds: float) -> Pl
     reader = Reader(origin, options.max_pixels)
     with reader.opened() as (container, stream):
         index = _index(container, stream, by_pts=FORMATS[ending(origin)] in ("matroska", "webm"))
+        reader.packets = len(index.pts)
+        reader.judge_length(container, stream, index.end * stream.time_base)
     form, count = reader.form, len(index.pts)
     motion = policy.targets.get(Target.MOTION)
     if not index.complete or (motion is not None and not motion.detectors):
         return Plan(form, count, (), None)
     step, batch = pace(form, options)
     spans = _spans(index, form.time_base, seconds, policy.hold + SETTLING, step * batch)
-    return Plan(form, count, tuple(spans) if len(spans) > 1 else (), None)
+    return Plan(form, count, tuple(spans), reader.cut_short) if len(spans) > 1 else Plan(form, count, (), None)
 
 
 def _index(container: object, stream: object, by_pts: bool) -> Index:
@@ -73,6 +77,7 @@ def _index(container: object, stream: object, by_pts: bool) -> Index:
             if packet.is_discard:
                 return Index(index.pts, [], False)  # an edit list hides some: rare, and not worth the care
             index.pts.append(packet.pts)
+            index.end = max(index.end, packet.pts + (packet.duration or 0))
     except FFmpegError:
         return Index(index.pts, [], False)  # masked as a whole, up to where it can be read
     return index

@@ -176,3 +176,14 @@ def test_what_was_last_seen_for_sure_long_before_a_seam_stays_masked(tmp_path: P
         Film(source, Ensemble([Fading()]), policy, options, span).mask(parts[-1], lambda: None)
     joining.join(parts, tmp_path / "b.mp4", ".mp4", plan.form, None)
     assert [n for n, image in enumerate(films.read(tmp_path / "b.mp4")) if red(image).any()] == []
+
+
+def test_a_film_that_ends_early_says_so_in_parts_too(tmp_path: Path) -> None:
+    source = long(tmp_path / "a.mkv", options={"g": "20"})
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    film = Film(source, films.ensemble(), films.policy(), Options())
+    film.mask(tmp_path / "b.mkv", lambda: None)
+    plan = splitting.plan(source, films.policy(), Options(), 2.0)
+    assert len(plan.spans) > 2
+    assert plan.cut_short == film.cut_short
+    assert "seconds and ends after" in (plan.cut_short or "")
