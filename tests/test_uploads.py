@@ -267,6 +267,9 @@ def test_the_sweep_deletes_what_has_expired_and_orphans_and_nothing_else(uploads
     uploads.sweep()
     assert blobs(settings) == alive | {in_flight}
     uploads.sweep(now + timedelta(hours=1))
+    assert blobs(settings) == alive | {in_flight}
+    uploads.complete(growing)  # nothing more will come
+    uploads.sweep()
     assert blobs(settings) == alive
     with uploads._database.begin() as session:
         assert session.get(Upload, expired) is None
@@ -318,3 +321,17 @@ def test_sqlite_overwrites_what_is_deleted(tmp_path):
     with database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
     database.close()
+
+
+def test_the_sweep_leaves_alone_what_counts_only_at_its_end(uploads, settings):
+    """A body with a checksum may take hours, and has no row before."""
+    data = long_film()
+    id = uploads.create(OWNER, len(data)).id
+    writer = uploads.writer(id, 0, at_end=True)
+    writer.take(data)
+    writer.flush()
+    uploads.sweep(datetime.now(UTC) + timedelta(hours=1))
+    writer.finish()
+    uploads.complete(id)
+    with uploads.open(id) as file:
+        assert file.readall() == data

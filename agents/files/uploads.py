@@ -38,8 +38,6 @@ IMPORT = 6 * 3600.0
 """Seconds in which a source URL must have sent everything."""
 SWEEP = 60.0
 """Seconds between two sweeps."""
-IN_FLIGHT = timedelta(minutes=10)
-"""A blob without a row that is younger may be one whose row is about to be written."""
 
 
 class Upload(Base):
@@ -250,21 +248,22 @@ class Uploads:
         self._blobs.sweep()
         for upload, blobs in self._by_upload():
             with self._database.begin() as session:
-                known = session.get(Upload, upload) is not None
+                row = session.get(Upload, upload)
+                growing = row is not None and row.closing is None
                 rows = {
                     row.number: row.blob for row in session.scalars(select(Segment).where(Segment.upload == upload))
                 }
-            # The list is older than the rows: what has none by now, and does not come next, never gets one.
-            for name, modified_at in blobs:
+            # A number that has no row yet may get this one: a body with a checksum counts only at its end.
+            for name in blobs:
                 number = int(name.rpartition("/")[2].partition("-")[0])
-                if rows.get(number) != name and (not known or number in rows or modified_at < now - IN_FLIGHT):
+                if rows.get(number) != name and (not growing or number in rows):
                     self._blobs.delete(name)
 
-    def _by_upload(self) -> Iterator[tuple[str, list[tuple[str, datetime]]]]:
-        found: dict[str, list[tuple[str, datetime]]] = {}
+    def _by_upload(self) -> Iterator[tuple[str, list[str]]]:
+        found: dict[str, list[str]] = {}
         for blob in self._blobs.list(PREFIX):
             if (name := re.fullmatch(rf"{PREFIX}/({ID.pattern})/\d+-[0-9a-f]+", blob.name)) is not None:
-                found.setdefault(name[1], []).append((blob.name, blob.modified_at))
+                found.setdefault(name[1], []).append(blob.name)
         yield from found.items()
 
     def _find(self, session: Session, id: str, owner: str | None = None) -> Upload:
