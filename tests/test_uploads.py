@@ -15,7 +15,7 @@ from sqlalchemy import delete, select, update
 
 from sfumato.agents.database import Database
 from sfumato.agents.files import uploads as module
-from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.sealing import KEY, SEGMENT, SealError
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, Segment, TooLargeError, Upload, Uploads, fill
 from sfumato.agents.settings import Settings
@@ -335,3 +335,32 @@ def test_the_sweep_leaves_alone_what_counts_only_at_its_end(uploads, settings):
     uploads.complete(id)
     with uploads.open(id) as file:
         assert file.readall() == data
+
+
+def test_a_store_that_fails_while_an_upload_is_looked_at_costs_nothing(uploads, settings):
+    """FFmpeg takes what cannot be read for a damaged film."""
+    id = uploads.create(OWNER, None).id
+    data, writer = film(), uploads.writer(id, 0)
+    for start in range(0, len(data), 200):
+        writer.take(data[start : start + 200])
+        writer.flush(all=True)
+    uploads.set_length(id, len(data))
+    get, left = uploads._blobs.get, 0
+
+    def failing(name: str) -> bytes:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise BlobError("the store does not answer")
+        return get(name)
+
+    uploads._blobs.get = failing
+    for fails in range(1, 1000):
+        left = fails
+        try:
+            uploads.complete(id)
+        except BlobError:
+            continue
+        break
+    assert fails > 3
+    assert uploads.get(id).kind == "video/mp4"

@@ -28,6 +28,7 @@ from sfumato.agents.files.sealing import DETAILS, KEY, MOST_SEGMENTS, SEGMENT, M
 from sfumato.agents.settings import Settings
 from sfumato.models import content
 from sfumato.models.content import ContentError
+from sfumato.models.watched import Watched
 
 log = logging.getLogger(__name__)
 
@@ -192,14 +193,19 @@ class Uploads:
             raise ConflictError(
                 f"upload {id} is not complete: {offset} of {upload.length or 'unknown'} bytes have arrived"
             )
+        broken: list[BaseException] = []
         try:
-            with self._read(upload) as file:
+            with Watched(self._read(upload), lambda: None, broken.append) as file:
                 found = content.recognise(
-                    file, file.size, max_pixels=self._settings.max_pixels, max_seconds=self._settings.max_film_seconds
+                    file, offset, max_pixels=self._settings.max_pixels, max_seconds=self._settings.max_film_seconds
                 )
         except ContentError:
+            if broken:  # what could not be read is not what is not there
+                raise broken[0] from None
             self.delete(id)
             raise
+        if broken:
+            raise broken[0]
         with self._database.begin() as session:
             upload = self._find(session, id)
             upload.kind = found.kind
