@@ -230,6 +230,25 @@ def test_a_store_that_fails_while_a_film_is_read_shortens_nothing(shop: Workshop
     assert done.result.account.frames == 200
 
 
+def test_a_store_that_fails_after_a_film_is_published_takes_nothing_back(shop: Workshop, tmp_path: Path) -> None:
+    job = shop.create(film(tmp_path))
+    delete, refused = shop.blobs.delete, []
+
+    def failing(*names: str) -> None:
+        if names and not refused and shop.jobs.get(job.id).state is JobState.SUCCEEDED:
+            refused.extend(names)
+            raise BlobError("the store does not answer")
+        delete(*names)
+
+    shop.blobs.delete = failing  # type: ignore[method-assign]
+    shop.work()
+    assert refused
+    assert shop.jobs.get(job.id).state is JobState.SUCCEEDED
+    assert kept(shop, job, 0, tmp_path / "masked.mp4").stat().st_size
+    shop.sweeper.sweep()
+    assert len(shop.names()) == 1
+
+
 def test_a_worker_that_ends_in_good_order_gives_back_what_it_holds(shop: Workshop, tmp_path: Path) -> None:
     job = shop.create(film(tmp_path))
 

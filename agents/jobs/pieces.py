@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sfumato.agents import metrics
-from sfumato.agents.files.blobs import Blobs
+from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
 from sfumato.agents.jobs.claims import Claim, Claims, Errand, LostError
 from sfumato.agents.settings import Settings
@@ -291,7 +291,8 @@ class Masking:
                 return
             hold.check()
             self._publish(claim, target, reader.form.size, sound, account, hold, None)
-        self._blobs.delete(*(blob for blob, _ in parts if blob is not None))
+        with suppress(BlobError):  # the result is there; what stays goes when the job is cleared
+            self._blobs.delete(*(blob for blob, _ in parts if blob is not None))
 
     def _publish(
         self,
@@ -391,7 +392,7 @@ class Scratch(tempfile.TemporaryDirectory[str]):
     """A temporary folder as a path."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(dir=folder, prefix="archive-")
+        super().__init__(dir=folder, prefix="archive-", ignore_cleanup_errors=True)
 
     def __enter__(self) -> Path:  # type: ignore[override]
         return Path(super().__enter__())
