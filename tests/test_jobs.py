@@ -13,6 +13,7 @@ from sqlalchemy import update
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
+from sfumato.agents.jobs import pieces
 from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
@@ -247,6 +248,35 @@ def test_a_store_that_fails_after_a_film_is_published_takes_nothing_back(shop: W
     assert kept(shop, job, 0, tmp_path / "masked.mp4").stat().st_size
     shop.sweeper.sweep()
     assert len(shop.names()) == 1
+
+
+def test_a_policy_that_expires_while_a_file_is_masked_shows_nothing(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = datetime.now(UTC) + timedelta(hours=2)
+
+    class Clock(datetime):
+        passed = timedelta(0)
+
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) + cls.passed
+
+    class Slow(films.Squares):
+        def detect(self, pictures, smallest=None):  # type: ignore[no-untyped-def]
+            Clock.passed = timedelta(hours=3)
+            return super().detect(pictures, smallest)
+
+    monkeypatch.setattr(pieces, "datetime", Clock)
+    for source in (picture(), film(tmp_path, count=30)):
+        Clock.passed = timedelta(0)
+        job = shop.create(source, policy=films.policy(valid_until=ends))
+        shop.work(films.Ensemble([Slow()]))
+        (done,) = shop.jobs.get(job.id).files
+        assert (done.state, done.result) == (JobState.FAILED, None)
+        assert "valid_until" in (done.error or "")
+    shop.sweeper.sweep()
+    assert shop.names() == []
 
 
 def test_a_worker_that_ends_in_good_order_gives_back_what_it_holds(shop: Workshop, tmp_path: Path) -> None:

@@ -350,6 +350,7 @@ class Masking:
             sound=sound,
             account=account,
         )
+        self._policy(claim)  # it may have ended while the file was masked
         self._claims.finish(claim, result, cut_short)
         self._counted(claim.owner, account.frames)
 
