@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from sfumato.agents.jobs.destinations import DESTINATIONS, signed
-from sfumato.agents.jobs.records import DeliveryRow, JobRow
+from sfumato.agents.jobs.records import DeliveryRow, JobRow, NoJobError
 from sfumato.models import images
 from sfumato.schemas.job import JobRequest, JobState
 from tests.films import scene
@@ -35,12 +35,13 @@ class Receiver:
     def __init__(self, *statuses: int) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
         left = list(statuses)
-        got = self.got
+        got, called = self.got, self.called
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                called()
                 self.send_response(left.pop(0) if left else 204)
                 self.send_header("Location", "http://127.0.0.1:1/")
                 self.send_header("Content-Length", "0")
@@ -52,6 +53,9 @@ class Receiver:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hook?token={CANARY}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def called(self) -> None:
+        """Before it answers."""
 
     def close(self) -> None:
         self._server.shutdown()
@@ -94,6 +98,21 @@ def test_a_webhook_tells_of_the_end_and_is_verified_by_another_library(shop: Wor
     shop.sweeper.sweep()
     with shop.database.begin() as session:
         assert session.get_one(JobRow, job.id).sealed is None
+    receiver.close()
+
+
+def test_a_job_that_is_deleted_while_its_webhook_is_called_ends_no_worker(shop: Workshop) -> None:
+    class Deleting(Receiver):
+        def called(self) -> None:
+            shop.sweeper.clear(job.id, shop.jobs.uploads(job.id), set())
+            shop.jobs.delete(job.id)
+
+    receiver = Deleting()
+    job = shop.create(picture(), destinations=[hook(receiver)])
+    shop.work()
+    assert len(receiver.got) == 1
+    with pytest.raises(NoJobError):
+        shop.jobs.get(job.id)
     receiver.close()
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
-from sfumato.agents.jobs import pieces
+from sfumato.agents.jobs import claims, pieces
 from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
@@ -277,6 +278,29 @@ def test_a_policy_that_expires_while_a_file_is_masked_shows_nothing(
         assert "valid_until" in (done.error or "")
     shop.sweeper.sweep()
     assert shop.names() == []
+
+
+def test_a_job_that_goes_while_a_worker_takes_it_ends_no_worker(
+    server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite who writes is alone."""
+    with workshop(tmp_path, database_url=server.database()) as shop:
+        take, jobs = claims._job, []
+
+        def late(session: Session, id: str) -> JobRow:
+            if jobs:
+                job, deleted = jobs.pop()
+                shop.jobs.cancel(job)
+                shop.sweeper.sweep()
+                if deleted:
+                    shop.jobs.delete(job)
+            return take(session, id)
+
+        monkeypatch.setattr(claims, "_job", late)
+        for deleted in (False, True):
+            jobs.append((shop.create(picture()).id, deleted))
+            assert shop.claims.next("worker") is None
+            assert not jobs
 
 
 def test_a_worker_that_ends_in_good_order_gives_back_what_it_holds(shop: Workshop, tmp_path: Path) -> None:

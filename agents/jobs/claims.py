@@ -8,15 +8,27 @@ whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, delete, or_, select, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
-from sfumato.agents.jobs.records import WHOLE_JOB, DeliveryRow, FileRow, JobRow, PartRow, deliveries, end, part
+from sfumato.agents.jobs.records import (
+    WHOLE_JOB,
+    DeliveryRow,
+    FileRow,
+    JobRow,
+    NoJobError,
+    PartRow,
+    deliveries,
+    end,
+    part,
+)
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import DeliveryState, JobOptions, JobState, Result, Step
 from sfumato.schemas.policy import Policy
@@ -90,8 +102,11 @@ class Claims:
                 if found is None:
                     return None
                 # Job first, as everywhere: two that lock in different orders would wait for each other.
-                job = _job(session, found.job)
-                session.refresh(found, with_for_update=True)
+                try:
+                    job = _job(session, found.job)
+                    session.refresh(found, with_for_update=True)
+                except (NoJobError, InvalidRequestError):
+                    continue  # it was cleared or deleted meanwhile
                 if found.leased_until is not None and found.leased_until >= now:
                     continue  # somebody else was quicker
                 if isinstance(found, DeliveryRow):
@@ -311,7 +326,10 @@ class Claims:
         return row, job
 
     def _own_errand(self, session: Session, errand: Errand) -> DeliveryRow:
-        _job(session, errand.job)
+        try:
+            _job(session, errand.job)
+        except NoJobError:
+            raise LostError("the job was deleted") from None
         key = (errand.job, errand.destination, errand.file)
         row = session.get(DeliveryRow, key, with_for_update=True)
         if row is None or row.state != DeliveryState.WAITING:
@@ -386,7 +404,7 @@ class Housekeeping:
         return found
 
     def cleared(self, job: str) -> None:
-        with self._database.begin() as session:
+        with suppress(NoJobError), self._database.begin() as session:
             row = _job(session, job)
             row.cleared = True
             waiting = select(DeliveryRow.job).where(DeliveryRow.job == job, DeliveryRow.state == DeliveryState.WAITING)
@@ -413,7 +431,7 @@ class Housekeeping:
 
     def expire(self, job: str) -> None:
         """The results are deleted."""
-        with self._database.begin() as session:
+        with suppress(NoJobError), self._database.begin() as session:
             row = _job(session, job)
             row.state = JobState.EXPIRED
             row.version += 1
@@ -468,7 +486,11 @@ def _parts(claim: Claim) -> Select[PartRow]:
 
 
 def _job(session: Session, id: str) -> JobRow:
-    return session.get_one(JobRow, id, with_for_update=True, populate_existing=True)
+    """Raises :class:`NoJobError` where it was deleted meanwhile."""
+    row = session.get(JobRow, id, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise NoJobError("the job was deleted")
+    return row
 
 
 def _file(session: Session, claim: Claim) -> FileRow:
