@@ -22,7 +22,7 @@ from sfumato.agents import hls
 from sfumato.agents.live import Live
 from tests.filming import Encoder, shade
 from tests.test_bridge import Bridge, bridge, frame  # noqa: F401
-from tests.test_viewer import ARGUMENTS, CHROMIUM
+from tests.viewing import ARGUMENTS, CHROMIUM
 
 
 def put(held: Live, *units) -> hls.Window:  # type: ignore[no-untyped-def]

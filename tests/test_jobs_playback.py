@@ -14,7 +14,7 @@ from sfumato.schemas.job import JobState
 from tests import films
 from tests.films import scene, write
 from tests.jobbing import workshop
-from tests.test_viewer import ARGUMENTS, CHROMIUM
+from tests.viewing import ARGUMENTS, CHROMIUM
 
 RATE = 25
 

@@ -33,7 +33,8 @@ class LostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.records.PartRow`."""
+    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.records.PartRow`. ``named``: somebody
+    answers for the policy."""
 
     job: str
     owner: str
@@ -44,6 +45,7 @@ class Claim:
     worker: str
     span: dict[str, Any] | None
     policy: Policy
+    named: bool
     options: JobOptions
     steps: tuple[Step, ...]
     name: str
@@ -272,6 +274,7 @@ class Claims:
             worker=worker,
             span=row.span,
             policy=Policy.model_validate(job.policy),
+            named=job.request["named"],
             options=JobOptions.model_validate(job.request["options"]),
             steps=job.steps,
             name=file.name,
