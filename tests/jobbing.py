@@ -70,7 +70,7 @@ class Workshop:
 
     def create(self, *sources: Path | bytes, policy: Any = None, **wanted: Any) -> Job:
         contents = (source.read_bytes() if isinstance(source, Path) else source for source in sources)
-        files = [{"upload": self.upload(data)} for data in contents]
+        files = wanted.pop("files", None) or [{"upload": self.upload(data)} for data in contents]
         choice = {} if policy is None else {"inline": policy}
         request = JobRequest.model_validate({"files": files, "policy": choice, "purpose": "tests", **wanted})
         return self.jobs.create(
