@@ -16,6 +16,7 @@ from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import load
 from sfumato.models import images, recogniser
+from sfumato.models.detectors import make
 from sfumato.schemas.credential import LABEL, Statement
 from sfumato.schemas.job import Job, JobState, Result
 from sfumato.schemas.metadata import MetadataRecord
@@ -92,6 +93,11 @@ def test_a_picture_keeps_what_its_policy_says_and_is_signed(shop: Workshop, tmp_
     (tmp_path / "out.jpg").write_bytes(shop.fetch(bare))
     seen = tagging.read(tmp_path / "out.jpg")
     assert seen["IFD0:Make"] == SECRETS["Make"]
+    assert {name for name in seen if not name.startswith("JFIF:")} == {
+        "IFD0:Make", "ExifIFD:SerialNumber", "ExifIFD:DateTimeOriginal", "ExifIFD:OffsetTimeOriginal",
+        "ExifIFD:ExifVersion", "GPS:GPSVersionID", *(f"GPS:GPS{name}{ref}" for name in ("Latitude", "Longitude")
+        for ref in ("", "Ref")),
+    }  # fmt: skip
     (pseudonym,) = {value for name, value in seen.items() if name.endswith(":SerialNumber")}
     period = next(iter((shop.settings.state_dir / "pseudonyms").glob("*.key"))).stem
     assert Pseudonyms(shop.settings).reveal(pseudonym, "press", period) == ("serial", SECRETS["SerialNumber"])
@@ -201,8 +207,6 @@ def analysed(shop: Workshop, payload: bytes, *finding: Any) -> Result:
 
 
 def test_a_masked_face_is_measured_and_one_that_was_missed_is_told(shop: Workshop, portrait: bytes) -> None:
-    from sfumato.models.detectors import make
-
     settings = shop.settings
     good = analysed(shop, portrait, films.Ensemble([make("centerface", settings.detector_options())]))
     bad = analysed(shop, portrait)  # it looks for red squares: the face stays
