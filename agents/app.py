@@ -11,7 +11,7 @@ import tempfile
 
 import faust
 
-from sfumato.agents import anonymize, archive, inspect, transport
+from sfumato.agents import anonymize, inspect, transport
 from sfumato.agents.settings import Settings, load
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, JOBS
 
@@ -68,4 +68,6 @@ jobs = archivist.topic(settings.topic(JOBS), value_type=bytes, key_type=bytes)
 
 @archivist.agent(jobs, name="archive", concurrency=1)
 async def mask_files(stream: faust.Stream[bytes]) -> None:
+    from sfumato.agents import archive  # with the database and HTTP clients that the other workers do without
+
     await archive.run(archivist, stream, settings.archiving())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from starlette.testclient import WebSocketDenialResponse
 
@@ -52,10 +53,19 @@ def endpoints(app: FastAPI) -> Iterator[tuple[str, str, frozenset[Scope] | None]
         if not context.path or context.path == "/viewer":
             continue
         dependant = getattr(context, "dependant", None)
-        asked = [each for each in dependant.dependencies if each.call is authorize] if dependant else []
+        asked = list(authorizations(dependant)) if dependant else []
         scopes = frozenset(map(Scope, asked[0].own_oauth_scopes or ())) if asked else None
         for method in sorted((context.methods or {"WS"}) - {"HEAD"}):
             yield method, context.path, scopes
+
+
+def authorizations(dependant: Dependant) -> Iterator[Dependant]:
+    """Where an endpoint asks for its caller, itself or by what it depends on."""
+    for each in dependant.dependencies:
+        if each.call is authorize:
+            yield each
+        else:
+            yield from authorizations(each)
 
 
 def call(app: FastAPI, method: str, path: str, key: str = "") -> int:

@@ -20,8 +20,6 @@ from sfumato.schemas.topics import AUDIT
 from tests.calling import bearer, secret
 from tests.test_bridge import Bridge
 
-BEGIN = datetime.now(UTC).replace(microsecond=0)
-
 
 @pytest.fixture
 def bridge(topics: Settings) -> Iterator[Bridge]:
@@ -38,7 +36,7 @@ def event(number: int, camera: str | None, **changes: object) -> AuditEvent:
         "epoch": None if camera is None else 1,
         "sequence": None if camera is None else number,
         "outcome": Outcome.MASKED,
-        "audited_at": BEGIN + timedelta(seconds=number),
+        "audited_at": datetime.now(UTC).replace(microsecond=0),
         "input_bytes": 9,
         "input_sha256": "0" * 64,
         "output_sha256": "1" * 64 if masked else None,
@@ -53,7 +51,9 @@ CAMERAS = ("north", "south", "east", "west")
 def published(bridge: Bridge, count: int = 40) -> list[AuditEvent]:
     """Events of four cameras in two partitions, one message after another, each camera's third a refusal."""
     refused = {"outcome": Outcome.FULLY_MASKED, "reason": Reason.NO_POLICY, "detail": "=HYPERLINK()"}
-    events = [event(n, CAMERAS[n % 4], **(refused if n % 3 == 0 else {})) for n in range(count)]
+    begin = datetime.now(UTC).replace(microsecond=0)
+    times = [begin + timedelta(seconds=n) for n in range(count)]
+    events = [event(n, CAMERAS[n % 4], audited_at=at, **(refused if n % 3 == 0 else {})) for n, at in enumerate(times)]
     for each in events:
         bridge.send(AUDIT, each.to_message())
     return events
