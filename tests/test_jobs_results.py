@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trustme
 
@@ -219,6 +221,32 @@ def test_a_masked_face_is_measured_and_one_that_was_missed_is_told(shop: Worksho
         assert face.residual.before < 0.3
         assert face.residual.recognised is recognised
     assert json.loads(good.model_dump_json())["analysis"]["recogniser"]["name"] == "dlib"
+
+
+def test_no_template_leaves_memory(
+    shop: Workshop, portrait: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the recogniser made is looked for in the result, the log and all files, the database among them."""
+    templates: list[Any] = []
+    template = recogniser.Recogniser.template
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        templates.append(template(self, *arguments))
+        return templates[-1]
+
+    monkeypatch.setattr(recogniser.Recogniser, "template", watched)
+    caplog.set_level(logging.DEBUG)
+    result = analysed(shop, portrait)
+    assert len(templates) == 3
+    files = b"".join(path.read_bytes() for path in shop.settings.state_dir.rglob("*") if path.is_file())
+    seen = result.model_dump_json() + caplog.text + files.decode("latin-1")
+    assert result.sha256 in seen
+    numbers = {f"{abs(value):.5f}" for made in templates for value in made if abs(value) > 0.02}
+    assert len(numbers) > 100
+    assert [number for number in numbers if number in seen] == []
+    for made in templates:
+        assert made.tobytes()[:64] not in files
+        assert made.astype(np.float32).tobytes()[:64] not in files
 
 
 def test_without_the_extra_faces_are_measured_and_the_rest_is_said(
