@@ -24,6 +24,7 @@ from typing import Any
 from sfumato.agents import anonymize, metrics
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
+from sfumato.agents.credentials import Credentials, CredentialsError
 from sfumato.agents.database import Database, DatabaseError
 from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.outbound import FailedError, Outbound, RefusedError
@@ -81,6 +82,7 @@ class Archivist:
             uploads,
             blobs,
             ensemble,
+            Credentials(settings),
             self._fetch,
             lambda owner, frames: usage.add(owner, frames=frames),
         )
@@ -205,7 +207,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
             lag=metrics.ARCHIVE_LAG,
             progress=lambda: archivist.progress,
         ).start()
-    except (FloorError, DatabaseError, BlobError, SealError, SettingsError) as error:
+    except (FloorError, DatabaseError, BlobError, SealError, SettingsError, CredentialsError) as error:
         anonymize.leave(str(error), EXIT_CONFIGURATION)
     except (detectors.DetectorError, weights.WeightError) as error:
         anonymize.leave(str(error), EXIT_CONFIGURATION)

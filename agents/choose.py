@@ -1,4 +1,8 @@
-"""The policy by which a picture of the API is looked at: one in force, one sent along, or targets and a mask."""
+"""The policy by which the API looks at a file: one in force, one sent along, or targets and a mask.
+
+Requests with a picture say it in the query and in a part of their own (:class:`Choice`), jobs in JSON; both become one
+:class:`~sfumato.schemas.job.PolicyChoice`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.detection import Target
+from sfumato.schemas.job import PolicyChoice
 from sfumato.schemas.masking import MaskName
 from sfumato.schemas.part import Part
 from sfumato.schemas.policy import CAMERAS, Policy
@@ -30,6 +35,24 @@ class Choice(Part):
     targets: Annotated[str, Field(max_length=200)] | None = None
     mask: Annotated[str, Field(max_length=50)] | None = None
 
+    def with_inline(self, inline: bytes | None) -> PolicyChoice:
+        """As jobs say it; ``inline``: a policy as JSON. 422 where it is not valid, and where more than one way is
+        taken."""
+        plain = self.targets is not None or self.mask is not None
+        if (self.policy is not None) + (inline is not None) + plain > 1:
+            raise HTTPException(422, "policy: a name, a policy sent along, or targets and mask: leave all but one out")
+        try:
+            targets = tuple(Target(name.strip()) for name in self.targets.split(",")) if self.targets else None
+        except ValueError:
+            raise HTTPException(422, f"targets: one or more of {', '.join(STILLS)}, comma-separated") from None
+        try:
+            mask = MaskName(self.mask) if self.mask else None
+        except ValueError:
+            raise HTTPException(422, f"mask: one of {', '.join(MaskName)}") from None
+        return PolicyChoice(
+            name=self.policy, inline=None if inline is None else _read(inline), targets=targets, mask=mask
+        )
+
 
 class Chosen(NamedTuple):
     """``named``: whether the caller named or sent it, rather than targets and a mask."""
@@ -38,29 +61,30 @@ class Chosen(NamedTuple):
     named: bool
 
 
-def choose(choice: Choice, inline: bytes | None, standing: Standing, caller: Caller) -> Chosen:
+def choose(choice: PolicyChoice, standing: Standing, caller: Caller) -> Chosen:
     """The policy that a request asks for, no less than the site's floor; without any: what ``sfumato mask`` does.
 
-    ``inline``: a policy as JSON. 422 where it is not valid, not in force, has schedules or wants motion, and where
-    more than one way is taken.
+    422 where it is not in force, not for the caller's cameras, below the floor or has schedules.
     """
-    plain = choice.targets is not None or choice.mask is not None
-    if (choice.policy is not None) + (inline is not None) + plain > 1:
-        raise HTTPException(422, "policy: a name, a policy sent along, or targets and mask: leave all but one out")
     try:
-        if inline is not None:
-            policy = timeless(_read(inline))
-        elif choice.policy is not None:
-            policy = timeless(_find(choice.policy, standing, caller))
+        if choice.name is not None:
+            policy = timeless(_find(choice.name, standing, caller))
+        elif choice.inline is not None:
+            policy = timeless(choice.inline)
         else:
-            policy = _plain(choice)
+            policy = Rules.usual(choice.targets or USUAL_TARGETS, choice.mask).policy
     except MaskError as error:
         raise HTTPException(422, f"policy: {error}") from None
     if problems := standing.floor.problems(policy):
         raise HTTPException(422, f"policy: {'; '.join(problems)}")
-    if Target.MOTION in policy.targets:
+    return Chosen(policy, choice.named)
+
+
+def for_picture(chosen: Chosen) -> Chosen:
+    """The same; 422 where it wants motion, which no single picture shows."""
+    if Target.MOTION in chosen.policy.targets:
         raise HTTPException(422, "targets.motion: one picture shows no motion; leave it out, or send a film as a job")
-    return Chosen(policy, inline is not None or choice.policy is not None)
+    return chosen
 
 
 def _find(name: str, standing: Standing, caller: Caller) -> Policy:
@@ -78,18 +102,6 @@ def _find(name: str, standing: Standing, caller: Caller) -> Policy:
     if not isinstance(entry, Timetable):
         raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
     return entry.policy
-
-
-def _plain(choice: Choice) -> Policy:
-    try:
-        targets = [Target(name.strip()) for name in choice.targets.split(",")] if choice.targets else USUAL_TARGETS
-    except ValueError:
-        raise HTTPException(422, f"targets: one or more of {', '.join(STILLS)}, comma-separated") from None
-    try:
-        mask = MaskName(choice.mask) if choice.mask else None
-    except ValueError:
-        raise HTTPException(422, f"mask: one of {', '.join(MaskName)}") from None
-    return Rules.usual(targets, mask).policy
 
 
 def _read(inline: bytes) -> Policy:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sfumato.agents.settings import Settings
+from sfumato.models.watched import Watched
 from sfumato.schemas.credential import LABEL, Statement
 
 CONTENT_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "video/mp4", "video/quicktime"})
@@ -84,13 +86,28 @@ class Credentials:
         self._sign(content_type, io.BytesIO(payload), signed, statement)
         return signed.getvalue()
 
-    def sign_file(self, content_type: str, source: Path, target: Path, statement: Statement) -> None:
-        """Write the file with its manifest to ``target``, which is another path. Raises :class:`CredentialsError`;
-        what is at ``target`` is then no whole file."""
+    def sign_file(
+        self,
+        content_type: str,
+        source: Path,
+        target: Path,
+        statement: Statement,
+        seen: Callable[[], None] | None = None,
+    ) -> None:
+        """Write the file with its manifest to ``target``, which is another path. ``seen`` is called as long as reading
+        goes on; what it raises ends it. Raises :class:`CredentialsError`; what is at ``target`` is then no whole
+        file."""
         with source.open("rb") as read, target.open("w+b") as written:
-            self._sign(content_type, read, written, statement)
+            self._sign(content_type, read, written, statement, seen)
 
-    def _sign(self, content_type: str, source: BinaryIO, target: BinaryIO, statement: Statement) -> None:
+    def _sign(
+        self,
+        content_type: str,
+        source: BinaryIO,
+        target: BinaryIO,
+        statement: Statement,
+        seen: Callable[[], None] | None = None,
+    ) -> None:
         if not self.supports(content_type):
             raise CredentialsError(f"{content_type}: cannot carry a manifest; {', '.join(sorted(CONTENT_TYPES))} can")
         if content_type.startswith("video/") and _boxes(source).count(b"mdat") > 1:
@@ -100,10 +117,11 @@ class Credentials:
             )
         try:
             with c2pa.Builder.from_json(json.dumps(self._manifest(statement)), self._context) as builder:
-                builder.sign(content_type, source, target)
+                builder.sign(content_type, source if seen is None else Watched(source, seen), target)
             # The library does not do it by itself, and has made manifests that its own reader refuses.
             target.seek(0)
-            with c2pa.Reader(content_type, target, context=self._reading) as read:
+            signed = target if seen is None else Watched(target, seen)
+            with c2pa.Reader(content_type, signed, context=self._reading) as read:
                 state = read.get_validation_state()
         except c2pa.C2paError as error:
             raise CredentialsError(f"the manifest could not be made: {type(error).__name__}") from None

@@ -6,6 +6,7 @@ No template is made here, and nothing that tells one person from another is meas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import cv2
@@ -16,7 +17,9 @@ from sfumato.models import images
 from sfumato.models.boxes import Box
 from sfumato.models.centerface import CenterFace, Points
 from sfumato.models.detectors import Image
-from sfumato.schemas.analysis import Criteria, Hindrance, Measures, Pose
+from sfumato.models.recogniser import SAME_PERSON, Recogniser
+from sfumato.schemas.analysis import Criteria, Face, Hindrance, Measures, Pose, Residual
+from sfumato.schemas.anonymization import found
 from sfumato.schemas.detection import Detection
 
 MOST_FACES = 50
@@ -32,7 +35,11 @@ LEAST_AROUND = 0.05
 """Share of a picture that no face covers, below which nobody can tell whether two show the same scene."""
 AGREES, LEFT = 8, 0.25
 """Pixels whose channels differ by so much at most, of 255, agree; so many of those around the faces must."""
+AGAIN = 85
+"""Quality of the JPEG in which a face is encoded once more, to be compared with itself."""
 CRITERIA = Criteria()
+ALONE = nullcontext()
+"""Nobody else uses detector and recogniser."""
 
 MODEL = np.array(
     [
@@ -114,6 +121,51 @@ def occlusion(picture: Image, points: Points, box: Box) -> float:
         x0, y0, x1, y1 = _inside((x - half, y - half, x + half, y + half), picture)
         hidden += float(cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_BGR2GRAY).std()) < FLAT
     return hidden / len(points)
+
+
+def analyse(
+    picture: Image,
+    masked: Image | None,
+    faces: Sequence[Detection],
+    detector: CenterFace,
+    recogniser: Recogniser | None,
+    turn: AbstractContextManager[object] = ALONE,
+) -> tuple[Face, ...]:
+    """The largest faces, judged. ``masked``: the same picture, masked; what it leaves is measured where there is a
+    recogniser. ``turn``: held while detector or recogniser compute."""
+    return tuple(_face(picture, masked, face, detector, recogniser, turn) for face in largest(faces))
+
+
+def _face(
+    picture: Image,
+    masked: Image | None,
+    face: Detection,
+    detector: CenterFace,
+    recogniser: Recogniser | None,
+    turn: AbstractContextManager[object],
+) -> Face:
+    (place,) = found([face], picture.shape[1], picture.shape[0])
+    left = None
+    with turn:
+        measures = measure(picture, face.box, detector)
+        if recogniser is not None and masked is not None:
+            left = residual(recogniser, picture, masked, face.box)
+    return Face(box=place.box, relative=place.relative, score=face.score, measures=measures, residual=left)
+
+
+def residual(recogniser: Recogniser, picture: Image, masked: Image, box: Box) -> Residual:
+    """How far a face lies from itself, encoded once more, and from what a mask left of it."""
+    x0, y0, x1, y1 = (round(side) for side in box)
+    around = round(max(x1 - x0, y1 - y0))
+    rows = slice(max(0, y0 - around), y1 + around)
+    columns = slice(max(0, x0 - around), x1 + around)
+    part, other = picture[rows, columns], masked[rows, columns]
+    again = images.decode(images.encode(part, AGAIN), "image/jpeg", max_pixels=part.size)
+    inside = (x0 - columns.start, y0 - rows.start, x1 - columns.start, y1 - rows.start)
+    before, after = recogniser.distances(inside, part, again, other)
+    return Residual(
+        before=round(before, 3), after=round(after, 3), threshold=SAME_PERSON, recognised=after < SAME_PERSON
+    )
 
 
 def same_scene(picture: Image, masked: Image, faces: Sequence[Box]) -> bool:

@@ -41,6 +41,10 @@ class Watched(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
+    def write(self, data: Any, /) -> int:
+        """Libraries ask for it, even where they only read."""
+        raise io.UnsupportedOperation("not writable")
+
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return int(self._file.seek(offset, whence))
 

@@ -33,7 +33,7 @@ from sfumato.agents.fetch import fetch_weights
 from sfumato.schemas.scope import Scope
 
 RATE = 25
-PIECE = 512 * 1024
+PIECE = 8 * 1024 * 1024
 BARE = """
 import sys, time
 from pathlib import Path

@@ -15,11 +15,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from sfumato.schemas.analysis import Analysis
 from sfumato.schemas.audit import Sha256, summary
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.detection import Target
 from sfumato.schemas.frame import Message
 from sfumato.schemas.masking import MaskName
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.part import Part, Text
 from sfumato.schemas.policy import CAMERAS, Policy
 from sfumato.schemas.report import Account, Count, Kind
@@ -93,14 +95,21 @@ class PolicyChoice(Part):
             raise ValueError("targets: name one at least")
         return self
 
+    @property
+    def named(self) -> bool:
+        """Whether somebody answers for the policy, rather than targets and a mask alone."""
+        return self.name is not None or self.inline is not None
+
 
 class JobOptions(Part):
-    """``quality``: of JPEG and WebP. ``crf``: of films, lower is better; null: as usual for the encoder."""
+    """``quality``: of JPEG and WebP. ``crf``: of films, lower is better; null: as usual for the encoder.
+    ``credentials``: results carry a signed statement of what was done (docs/credentials.md)."""
 
     keep_audio: bool = False
     every_frame: bool = False
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     crf: Annotated[int, Field(ge=0, le=63)] | None = None
+    credentials: bool = True
 
 
 class Download(Part):
@@ -173,7 +182,9 @@ class JobRequest(Part):
 
 
 class Result(Part):
-    """A masked file. ``href``: where it is fetched. ``account``: what became of each picture."""
+    """A masked file. ``href``: where it is fetched. ``account``: what became of each picture. ``metadata``: by name
+    what stayed and what was removed. ``credentials``: whether it carries a signed statement (C2PA). ``analysis``: of
+    the step ``analyze``, with the residual of each face; ``no_residual``: why there is none."""
 
     href: str
     name: str
@@ -184,6 +195,10 @@ class Result(Part):
     height: Count
     sound: bool
     account: Account
+    metadata: MetadataRecord
+    credentials: bool
+    analysis: Analysis | None = None
+    no_residual: str | None = None
 
 
 class JobFile(Part):

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
 
 from sfumato.schemas.job import Job, JobFile, JobRequest, JobState, PolicyUsed, Progress, Result
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.report import Account
 
 
@@ -67,6 +68,7 @@ class Jobs:
             result = Result(
                 href=f"/v1/jobs/{id}/files/{file.number}", name=f"{file.name}.jpg", content_type=self.content_type,
                 bytes=len(self.result), sha256="0" * 64, width=640, height=360, sound=False, account=account,
+                metadata=MetadataRecord(), credentials=True,
             )  # fmt: skip
             progress = {"state": state, "frames_done": done, "frames_total": total, "result": result if ended else None}
             files.append(file.model_copy(update=progress))

@@ -70,8 +70,9 @@ class Workshop:
 
     def create(self, *sources: Path | bytes, policy: Any = None, **wanted: Any) -> Job:
         contents = (source.read_bytes() if isinstance(source, Path) else source for source in sources)
-        files = [{"upload": self.upload(data)} for data in contents]
-        request = JobRequest.model_validate({"files": files, "purpose": "tests", **wanted})
+        files = wanted.pop("files", None) or [{"upload": self.upload(data)} for data in contents]
+        choice = {} if policy is None else {"inline": policy}
+        request = JobRequest.model_validate({"files": files, "policy": choice, "purpose": "tests", **wanted})
         return self.jobs.create(
             OWNER, request, policy or films.policy(), lambda job, secrets: seal(self.keys, job, secrets)
         )

@@ -25,6 +25,9 @@ from tests.films import red, scene, write
 from tests.jobbing import OWNER, Workshop, workshop
 from tests.postgresql import PostgreSQL, postgresql
 
+FRAMES = 100
+"""Of a film: two parts."""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgreSQL]:
@@ -39,7 +42,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workshop]:
         yield made
 
 
-def film(folder: Path, name: str = "a.mp4", count: int = 200, **keys: object) -> Path:
+def film(folder: Path, name: str = "a.mp4", count: int = FRAMES, **keys: object) -> Path:
     return write(folder / name, [scene(n) for n in range(count)], options={"g": "20"}, **keys)
 
 
@@ -69,7 +72,7 @@ def test_a_batch_is_masked_and_each_file_accounted_for(shop: Workshop, tmp_path:
     for file, source in zip(done.files, sources, strict=False):
         assert file.result is not None
         account = file.result.account
-        assert (file.frames_done, file.frames_total, account.frames, account.masked) == (200, 200, 200, 200)
+        assert (file.frames_done, file.frames_total, account.frames, account.masked) == (FRAMES,) * 4
         assert file.bytes_before == source.stat().st_size
         target = kept(shop, job, file.number, tmp_path / f"masked{source.suffix}")
         assert file.result.bytes == target.stat().st_size
@@ -77,9 +80,9 @@ def test_a_batch_is_masked_and_each_file_accounted_for(shop: Workshop, tmp_path:
         assert not any(red(image).any() for image in films.read(target))
     masked = images.decode(shop.fetch(job, 4), "image/jpeg", max_pixels=10**6)
     assert not red(masked).any()
-    assert Usage(shop.database).today(OWNER).frames == 4 * 200 + 1 + 12
+    assert Usage(shop.database).today(OWNER).frames == 4 * FRAMES + 1 + 12
     report = JobReport.of(done)
-    assert (report.frames, report.masked) == (4 * 200 + 1 + 12, 4 * 200 + 1 + 12)
+    assert (report.frames, report.masked) == (4 * FRAMES + 1 + 12, 4 * FRAMES + 1 + 12)
     assert shop.uploads.get(garbage).complete is False
 
 
@@ -229,7 +232,7 @@ def test_a_store_that_fails_while_a_film_is_read_shortens_nothing(shop: Workshop
     done = shop.jobs.get(job.id).files[0]
     assert (done.state, done.cut_short) == (JobState.SUCCEEDED, None)
     assert done.result is not None
-    assert done.result.account.frames == 200
+    assert done.result.account.frames == FRAMES
 
 
 def test_a_store_that_fails_after_a_film_is_published_takes_nothing_back(shop: Workshop, tmp_path: Path) -> None:
@@ -322,7 +325,7 @@ def test_a_worker_that_ends_in_good_order_gives_back_what_it_holds(shop: Worksho
 
 
 def test_two_workers_share_a_film(shop: Workshop, tmp_path: Path) -> None:
-    job = shop.create(film(tmp_path, count=400))
+    job = shop.create(film(tmp_path, count=2 * FRAMES))
     archivists = [shop.archivist(), shop.archivist()]
     archivists[0].step()
     claims = [shop.claims.next("a"), shop.claims.next("b")]
@@ -343,7 +346,7 @@ def test_two_workers_share_a_film(shop: Workshop, tmp_path: Path) -> None:
     done = shop.jobs.get(job.id)
     assert done.state is JobState.SUCCEEDED
     assert done.files[0].result is not None
-    assert done.files[0].result.account.frames == 400
+    assert done.files[0].result.account.frames == 2 * FRAMES
 
 
 def test_owners_see_their_own_and_an_upload_has_one_job(shop: Workshop) -> None:

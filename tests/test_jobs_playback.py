@@ -32,7 +32,7 @@ def probe(path: Path) -> tuple[Fraction, int, Fraction]:
 
 @pytest.mark.parametrize(("ending", "media_type"), [(".mp4", "video/mp4"), (".webm", "video/webm")])
 def test_a_film_joined_from_parts_plays_in_chromium(tmp_path: Path, ending: str, media_type: str) -> None:
-    pictures = (scene(n) for n in range(8 * RATE))
+    pictures = (scene(n) for n in range(5 * RATE))
     source = write(tmp_path / f"a{ending}", pictures, options={"g": "25"}, adorn=films.tone)
     with workshop(tmp_path) as shop:
         job = shop.create(source, options={"keep_audio": True})

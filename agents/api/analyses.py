@@ -25,11 +25,10 @@ from sfumato.models import analysis, images
 from sfumato.models.centerface import CenterFace
 from sfumato.models.detectors import Image
 from sfumato.models.images import ImageError
-from sfumato.models.recogniser import SAME_PERSON, Recogniser, RecogniserError
+from sfumato.models.recogniser import Recogniser, RecogniserError
 from sfumato.models.weights import WeightError
-from sfumato.schemas.analysis import Analysis, Face, RecogniserRecord, Residual
-from sfumato.schemas.anonymization import found
-from sfumato.schemas.detection import Detection, DetectorName, Evidence, Target
+from sfumato.schemas.analysis import Analysis, RecogniserRecord
+from sfumato.schemas.detection import DetectorName, Evidence, Target
 from sfumato.schemas.part import Part
 from sfumato.schemas.scope import Scope
 
@@ -42,8 +41,6 @@ OTHER = (
     "does not show the same scene around the faces, or too little of it is left to tell; "
     "two pictures are not compared here: send what was made of this picture"
 )
-AGAIN = 85
-"""Quality of the JPEG in which a face is encoded once more, to be compared with itself."""
 MASKED_PART: dict[str, Any] = {
     "masked": {
         "type": "string",
@@ -97,14 +94,13 @@ def _analyse(lookers: Lookers, received: Received, masked: bytes | None, max_pix
         height, width = image.shape[:2]
         (detections,) = chosen.detect([image], [FACES])
         faces = [d for d in detections if d.evidence is not Evidence.WEAK]
-        largest = analysis.largest(faces)
         if other is not None and not analysis.same_scene(image, other, [face.box for face in faces]):
             raise HTTPException(422, f"masked: {OTHER}")
         return Analysis(
             width=width,
             height=height,
-            faces=tuple(_face(lookers, detector, recogniser, image, other, face) for face in largest),
-            left_out=len(faces) - len(largest),
+            faces=analysis.analyse(image, other, faces, detector, recogniser, lookers.turn),
+            left_out=max(0, len(faces) - analysis.MOST_FACES),
             criteria=analysis.CRITERIA,
             detectors=chosen.records(FACES),
             recogniser=recogniser and RecogniserRecord(name=recogniser.name, weights_sha256=recogniser.weights_sha256),
@@ -134,34 +130,3 @@ def _counterpart(masked: bytes, image: Image, max_pixels: int) -> Image:
             422, f"masked: {width}x{height}, the picture is {w}x{h}; send what was made of this picture"
         )
     return other
-
-
-def _face(
-    lookers: Lookers,
-    detector: CenterFace,
-    recogniser: Recogniser | None,
-    image: Image,
-    other: Image | None,
-    face: Detection,
-) -> Face:
-    (place,) = found([face], image.shape[1], image.shape[0])
-    residual = None
-    with lookers.turn:
-        measures = analysis.measure(image, face.box, detector)
-        if recogniser is not None and other is not None:
-            residual = _residual(recogniser, image, other, face)
-    return Face(box=place.box, relative=place.relative, score=face.score, measures=measures, residual=residual)
-
-
-def _residual(recogniser: Recogniser, image: Image, other: Image, face: Detection) -> Residual:
-    x0, y0, x1, y1 = (round(side) for side in face.box)
-    around = round(max(x1 - x0, y1 - y0))
-    rows = slice(max(0, y0 - around), y1 + around)
-    columns = slice(max(0, x0 - around), x1 + around)
-    part, masked = image[rows, columns], other[rows, columns]
-    again = images.decode(images.encode(part, AGAIN), "image/jpeg", max_pixels=part.size)
-    box = (x0 - columns.start, y0 - rows.start, x1 - columns.start, y1 - rows.start)
-    before, after = recogniser.distances(box, part, again, masked)
-    return Residual(
-        before=round(before, 3), after=round(after, 3), threshold=SAME_PERSON, recognised=after < SAME_PERSON
-    )

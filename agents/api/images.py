@@ -14,9 +14,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import choose
 from sfumato.agents.access.callers import Caller, needs
-from sfumato.agents.choose import Choice, Chosen
+from sfumato.agents.choose import Choice, Chosen, choose, for_picture
 from sfumato.agents.credentials import Credentials
 from sfumato.agents.lookers import Lookers
 from sfumato.agents.mask import MaskError
@@ -79,7 +78,8 @@ async def policy_of(request: Request, caller: Caller, choice: Choice, inline: by
     if header is not None and inline is not None:
         raise HTTPException(422, f"policy: sent along as a part and as {HEADER}; leave one out")
     given = header.encode() if header is not None else inline
-    return await asyncio.to_thread(choose.choose, choice, given, state.standing, caller)
+    wanted = choice.with_inline(given)
+    return for_picture(await asyncio.to_thread(choose, wanted, state.standing, caller))
 
 
 def ensemble(lookers: Lookers, policy: Policy) -> Ensemble:

@@ -17,21 +17,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from sfumato.agents.access.callers import Caller, needs
+from sfumato.agents.choose import choose
 from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, NoJobError
-from sfumato.agents.standing import Standing
 from sfumato.agents.web import conditions, paging
 from sfumato.agents.web.conditions import IfNoneMatch
 from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import Idempotent
 from sfumato.agents.web.paging import LIMIT, Cursor, Limit
 from sfumato.models.reading import ENDINGS
-from sfumato.models.task import NoPolicy
-from sfumato.models.timetable import Timetable
-from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress
+from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress, Step
 from sfumato.schemas.page import Page
 from sfumato.schemas.part import Part
-from sfumato.schemas.policy import covers
 from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Negotiated)
@@ -69,19 +66,20 @@ Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
     status_code=202,
     summary="Hand in a job",
     operation_id="createJob",
-    responses={409: {"description": "An upload belongs to another job"}, 422: {"description": "Names the field"}},
+    responses={
+        403: {"description": "The step analyze wants the scope analyses:create"},
+        409: {"description": "An upload belongs to another job"},
+        422: {"description": "Names the field"},
+    },
 )
 def create(
     wanted: JobRequest, request: Request, response: Response, caller: Writer, desk: TheDesk, _: Idempotent = None
 ) -> Job:
-    def named(name: str) -> Timetable | NoPolicy | None:
-        """A policy of the caller's cameras."""
-        standing: Standing = request.app.state.standing
-        known = standing.policies.look(lambda register: register.in_force.get(name))
-        return known if covers(caller.cameras, name) else None
-
+    if Step.ANALYZE in wanted.steps and Scope.ANALYSES_CREATE not in caller.scopes:
+        raise HTTPException(403, f"steps: analyze wants the scope {Scope.ANALYSES_CREATE}; ask an administrator for it")
+    chosen = choose(wanted.policy, request.app.state.standing, caller)
     try:
-        job = desk.create(caller.id, wanted, named)
+        job = desk.create(caller.id, wanted, chosen.policy)
     except RequestError as error:
         raise HTTPException(422, str(error)) from None
     except JobError as error:

@@ -45,7 +45,8 @@ class LostError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.records.PartRow`."""
+    """A piece of a file. ``stage``, ``span``: of :class:`~sfumato.agents.jobs.records.PartRow`. ``named``: somebody
+    answers for the policy."""
 
     job: str
     owner: str
@@ -56,6 +57,7 @@ class Claim:
     worker: str
     span: dict[str, Any] | None
     policy: Policy
+    named: bool
     options: JobOptions
     steps: tuple[Step, ...]
     name: str
@@ -287,6 +289,7 @@ class Claims:
             worker=worker,
             span=row.span,
             policy=Policy.model_validate(job.policy),
+            named=job.request["named"],
             options=JobOptions.model_validate(job.request["options"]),
             steps=job.steps,
             name=file.name,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sfumato.agents import mask
 from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.outbound import Outbound, OutboundError
@@ -18,17 +16,12 @@ from sfumato.agents.jobs.destinations import DESTINATIONS
 from sfumato.agents.jobs.hidden import seal
 from sfumato.agents.jobs.records import JobError, Jobs
 from sfumato.agents.jobs.sweep import Announcer, Sweeper
-from sfumato.agents.policy_files import read_floor
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models.content import ContentError
-from sfumato.models.task import NoPolicy
-from sfumato.models.timetable import Timetable
-from sfumato.schemas.floor import Floor
-from sfumato.schemas.job import Job, JobRequest, PolicyChoice, Step
+from sfumato.models.reading import ENDINGS
+from sfumato.schemas.job import Job, JobRequest, Step
 from sfumato.schemas.policy import Policy
-
-Named = Callable[[str], Timetable | NoPolicy | None]
 
 
 class RequestError(ValueError):
@@ -48,7 +41,6 @@ class Desk:
         self._uploads = uploads
         self._keys = keys
         self._outbound = Outbound(settings)
-        self._floor = read_floor(settings)
 
     def start(self, client_id: str = "sfumato-jobs") -> None:
         """Begin to announce and to sweep."""
@@ -68,18 +60,17 @@ class Desk:
         """Tell the workers that the job has work."""
         self._announcer.announce(job)
 
-    def create(self, owner: str, request: JobRequest, named: Named = lambda name: None) -> Job:
-        """``named``: the policy of a name that the caller may use, None: there is none. Raises :class:`RequestError`,
-        and :class:`~sfumato.agents.jobs.records.JobError` where an upload is in use."""
-        if Step.ANALYZE in request.steps:
-            raise RequestError("steps: analyze is not available; leave it out")
+    def create(self, owner: str, request: JobRequest, policy: Policy) -> Job:
+        """``policy``: what the request's choice is. Raises :class:`RequestError`, and
+        :class:`~sfumato.agents.jobs.records.JobError` where an upload is in use."""
         for number, destination in enumerate(request.destinations):
             try:
                 DESTINATIONS[destination.type].check(self._outbound, destination)
             except OutboundError as refusal:
                 raise RequestError(f"destinations.{number}: {refusal}") from None
         self._check_files(owner, request)
-        policy = choose(self._settings, self._floor, request.policy, named)
+        if not request.policy.named:  # it says nothing of how long files are kept
+            policy = policy.model_copy(update={"retention_hours": math.ceil(self._settings.job_hours)})
         job = self.jobs.create(owner, request, policy, self._seal)
         self.announce(job.id)
         return job
@@ -100,7 +91,9 @@ class Desk:
                     self._outbound.check(file.url)
                 elif file.upload is not None:
                     self._uploads.get(file.upload, owner)
-                    self._uploads.complete(file.upload)
+                    media_type = self._uploads.complete(file.upload)
+                    if Step.ANALYZE in request.steps and media_type in ENDINGS:
+                        raise RequestError("steps: analyze is for pictures only; send films in a job of their own")
                     self._uploads.keep(file.upload, until)
             except OutboundError as refusal:
                 raise RequestError(f"files.{number}.url: {refusal}") from None
@@ -109,33 +102,3 @@ class Desk:
 
     def _seal(self, job: str, secrets: dict[str, Any]) -> bytes:
         return seal(self._keys, job, secrets)
-
-
-def choose(settings: Settings, floor: Floor, choice: PolicyChoice, named: Named) -> Policy:
-    """The policy that a request asks for, as it is now; no less than the site's floor. Raises :class:`RequestError`."""
-    if choice.name is not None:
-        return _named(choice.name, named(choice.name))
-    if choice.inline is not None:
-        policy, where = choice.inline, "policy.inline"
-        if policy.schedules:
-            raise RequestError(f"{where}.schedules: a file has no time of day that could be relied on; leave them out")
-    else:
-        policy, where = mask.Rules.usual(choice.targets or mask.USUAL_TARGETS, choice.mask).policy, "policy"
-        policy = policy.model_copy(update={"retention_hours": math.ceil(settings.job_hours)})
-    if problems := list(floor.problems(policy)):
-        raise RequestError(f"{where}: {'; '.join(problems)}")
-    now = datetime.now(UTC)
-    form = Timetable(policy).at(now, now)
-    if isinstance(form, NoPolicy):
-        raise RequestError(f"{where}: {form.detail}: it gives no right to look")
-    return policy
-
-
-def _named(name: str, entry: Timetable | NoPolicy | None) -> Policy:
-    if entry is None:
-        raise RequestError(f"policy.name: there is no policy {name!r}; GET /v1/policies lists them")
-    now = datetime.now(UTC)
-    form = entry if isinstance(entry, NoPolicy) else entry.at(now, now)
-    if isinstance(form, NoPolicy):
-        raise RequestError(f"policy.name: {name!r}: {form.detail or form.reason}: it gives no right to look now")
-    return form.model_copy(update={"schedules": ()})

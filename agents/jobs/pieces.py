@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,27 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sfumato.agents import metrics
+from sfumato.agents.credentials import Credentials, CredentialsError
 from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
+from sfumato.agents.jobs.analyst import Analyst
 from sfumato.agents.jobs.claims import Claim, Claims, Errand, LostError
+from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import Settings
-from sfumato.models import images, joining, splitting, still
+from sfumato.models import film_metadata, images, joining, metadata, splitting, still
 from sfumato.models.content import MOST_PICTURE_BYTES, ContentError
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.film import Film, Options
 from sfumato.models.images import ImageError
-from sfumato.models.reading import ENDINGS, FilmError, Reader, Source, Span
+from sfumato.models.reading import ENDINGS, FORMATS, FilmError, Reader, Source, Span
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.models.watched import Watched
-from sfumato.schemas.job import Result
+from sfumato.schemas.analysis import Analysis
+from sfumato.schemas.credential import Statement
+from sfumato.schemas.detection import Target
+from sfumato.schemas.job import Result, Step
+from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.report import Account, total
@@ -55,6 +62,17 @@ class Refused(Exception):
         super().__init__(error)
         self.remedy = remedy
         self.final = final
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A masked film: its size in pixels, whether it has sound, and what became of the rest."""
+
+    form: tuple[int, int]
+    sound: bool
+    account: Account
+    metadata: MetadataRecord
+    cut_short: str | None = None
 
 
 class Hold:
@@ -119,7 +137,8 @@ class Hold:
 
 class Masking:
     """Does pieces of files; used by one thread at a time. ``fetch``: (claim, check) to the id of an upload that holds
-    what the file's URL leads to. ``counted``: told the owner of each finished file, and its pictures."""
+    what the file's URL leads to. ``credentials``: sign what can carry a manifest. ``counted``: told the owner of each
+    finished file, and its pictures."""
 
     def __init__(
         self,
@@ -128,6 +147,7 @@ class Masking:
         uploads: Uploads,
         blobs: Blobs,
         ensemble: Ensemble,
+        credentials: Credentials,
         fetch: Callable[[Claim, Callable[[], None]], str],
         counted: Callable[[str, int], None] = lambda owner, frames: None,
     ) -> None:
@@ -136,6 +156,9 @@ class Masking:
         self._uploads = uploads
         self._blobs = blobs
         self._ensemble = ensemble
+        self._credentials = credentials
+        self._pseudonymize = Pseudonyms(settings).pseudonymize
+        self._analyst = Analyst(settings)
         self._fetch = fetch
         self._counted = counted
         self._folder = settings.state_dir / "work"
@@ -162,6 +185,9 @@ class Masking:
     def _judge(self, claim: Claim, error: BaseException) -> bool:
         """Say what went wrong; texts that may hold something of the content are left out."""
         match error:
+            case CredentialsError():
+                remedy = "leave credentials out of the options, or see to SFUMATO_C2PA_… of the workers"
+                return self._fail(claim, f"credentials: {error}", remedy, final=False)
             case FilmError() | ImageError() | ContentError():
                 return self._fail(claim, str(error), PLAYS, final=True)
             case Refused():
@@ -179,7 +205,7 @@ class Masking:
             case "mask":
                 self._part(claim, policy, hold)
             case "join":
-                self._join(claim, hold)
+                self._join(claim, policy, hold)
             case _:
                 self._whole(claim, policy, hold)
 
@@ -204,6 +230,8 @@ class Masking:
         if media_type not in ENDINGS:
             self._claims.describe(claim, **known, frames_total=1)
             return self._still(claim, upload, size, policy, hold)
+        if Step.ANALYZE in claim.steps:
+            raise Refused("analyze is for pictures only", "send films in a job without that step")
         source, options = self._source(upload, media_type, hold), self._options(claim)
         plan = splitting.plan(source, policy, options, self._settings.archive_part_seconds)
         hold.check()
@@ -226,6 +254,8 @@ class Masking:
     def _still(self, claim: Claim, upload: str, size: int, policy: Policy, hold: Hold) -> None:
         if size > MOST_PICTURE_BYTES:
             raise Refused(f"a picture of {size} bytes", f"at most {MOST_PICTURE_BYTES} are taken: make it smaller")
+        if Target.MOTION in policy.targets:
+            raise Refused("targets.motion: one picture shows no motion", "leave the target out, or send a film")
         with Watched(self._uploads.open(upload), hold.check, hold.broke) as file:
             payload = file.read()
         masked = still.mask(
@@ -234,19 +264,32 @@ class Masking:
             policy,
             max_pixels=self._settings.max_pixels,
             quality=claim.options.quality,
+            pseudonymize=self._pseudonymize,
         )
         hold.frames = 1
-        self._blobs.put(claim.blob, masked.payload)
-        media_type = images.sniff(masked.payload)
+        analysed: dict[str, Any] = {}
+        if Step.ANALYZE in claim.steps:
+            analysed = dict(
+                zip(("analysis", "no_residual"), self._analyst.compare(payload, masked.payload), strict=True)
+            )
+        media_type, written = images.sniff(masked.payload), masked.payload
+        if claim.options.credentials:
+            statement = self._statement(claim, policy, masked.account, masked.metadata)
+            written = self._credentials.sign(media_type, written, statement)
+        hold.check()
+        self._blobs.put(claim.blob, written)
         self._finish(
             claim,
             media_type=media_type,
             ending=PICTURE_ENDINGS[media_type],
-            size=len(masked.payload),
-            digest=hashlib.sha256(masked.payload).hexdigest(),
+            size=len(written),
+            digest=hashlib.sha256(written).hexdigest(),
             form=(masked.width, masked.height),
             sound=False,
             account=masked.account,
+            metadata=masked.metadata,
+            credentials=claim.options.credentials,
+            **analysed,
         )
 
     def _whole(self, claim: Claim, policy: Policy, hold: Hold) -> None:
@@ -258,7 +301,8 @@ class Masking:
             account = film.mask(target, effort.tick)
             hold.check()
             sound = claim.options.keep_audio and film.form.sounds > 0
-            self._publish(claim, target, film.form.size, sound, account, hold, film.cut_short)
+            made = Made(film.form.size, sound, account, film.metadata, film.cut_short)
+            self._publish(claim, policy, target, made, hold)
 
     def _part(self, claim: Claim, policy: Policy, hold: Hold) -> None:
         span = Span(**(claim.span or {}))
@@ -274,56 +318,71 @@ class Masking:
         self._claims.masked(claim, account, blob)
         _count_frames(account)
 
-    def _join(self, claim: Claim, hold: Hold) -> None:
+    def _join(self, claim: Claim, policy: Policy, hold: Hold) -> None:
         source = self._claimed(claim, hold)
         parts = self._claims.parts(claim)
         account = total(account for _, account in parts)
         reader = Reader(source, self._settings.max_pixels)
         hold.frames = 0
         sound = claim.options.keep_audio and reader.form.sounds > 0
+        ending = ENDINGS[source.media_type]
+        told = film_metadata.read(source)
+        values, kept = metadata.treat(told, policy.metadata, self._pseudonymize)
+        hold.check()  # what could not be read is not what is not there
+        tags = film_metadata.tags(values, FORMATS[ending])
         written = [self._part_source(blob, hold) for blob, _ in parts if blob is not None]
         with self._scratch() as folder:
             target = folder / "film"
             try:
-                joining.join(written, target, ENDINGS[source.media_type], reader.form, source if sound else None)
+                joining.join(written, target, ending, reader.form, source if sound else None, tags)
             except joining.DifferentError:
                 self._blobs.delete(*self._claims.unsplit(claim))
                 return
             hold.check()
-            self._publish(claim, target, reader.form.size, sound, account, hold, None)
+            self._publish(claim, policy, target, Made(reader.form.size, sound, account, kept), hold)
         with suppress(BlobError):  # the result is there; what stays goes when the job is cleared
             self._blobs.delete(*(blob for blob, _ in parts if blob is not None))
 
-    def _publish(
-        self,
-        claim: Claim,
-        film: Path,
-        form: tuple[int, int],
-        sound: bool,
-        account: Account,
-        hold: Hold,
-        cut_short: str | None,
-    ) -> None:
+    def _publish(self, claim: Claim, policy: Policy, film: Path, made: Made, hold: Hold) -> None:
+        media_type = claim.media_type or ""
+        signing = claim.options.credentials and self._credentials.supports(media_type)
+        if signing:
+            film = self._signed(media_type, film, self._statement(claim, policy, made.account, made.metadata), hold)
         digest, size = hashlib.sha256(), film.stat().st_size
         with film.open("rb") as file:
             while data := file.read(CHUNK):
                 hold.check()
                 digest.update(data)
         self._put(claim.blob, film, hold)
-        media_type = claim.media_type or ""
         self._finish(
             claim,
             media_type=media_type,
             ending=ENDINGS[media_type],
             size=size,
             digest=digest.hexdigest(),
-            form=form,
-            sound=sound,
-            account=account,
-            cut_short=cut_short,
+            form=made.form,
+            sound=made.sound,
+            account=made.account,
+            metadata=made.metadata,
+            credentials=signing,
+            cut_short=made.cut_short,
         )
         if claim.stage == "whole":
-            _count_frames(account)
+            _count_frames(made.account)
+
+    def _statement(self, claim: Claim, policy: Policy, account: Account, kept: MetadataRecord) -> Statement:
+        return Statement.of(policy, account, self._ensemble.records(policy), kept, named=claim.named)
+
+    def _signed(self, media_type: str, film: Path, statement: Statement, hold: Hold) -> Path:
+        """Another file beside it, with the manifest."""
+        target = film.with_name("signed")
+        try:
+            self._credentials.sign_file(media_type, film, target, statement, hold.check)
+        except CredentialsError:
+            hold.check()  # the library hides that it was ended
+            raise
+        film.unlink()
+        return target
 
     def _finish(
         self,
@@ -336,6 +395,10 @@ class Masking:
         form: tuple[int, int],
         sound: bool,
         account: Account,
+        metadata: MetadataRecord,
+        credentials: bool,
+        analysis: Analysis | None = None,
+        no_residual: str | None = None,
         cut_short: str | None = None,
     ) -> None:
         """The result is whole and lies where it is to lie: now it may be seen."""
@@ -349,6 +412,10 @@ class Masking:
             height=form[1],
             sound=sound,
             account=account,
+            metadata=metadata,
+            credentials=credentials,
+            analysis=analysis,
+            no_residual=no_residual,
         )
         self._policy(claim)  # it may have ended while the file was masked
         self._claims.finish(claim, result, cut_short)
@@ -369,7 +436,14 @@ class Masking:
 
     def _options(self, claim: Claim) -> Options:
         settings, options = self._settings, claim.options
-        return Options(settings.max_pixels, options.every_frame, settings.batch_size, options.crf, options.keep_audio)
+        return Options(
+            max_pixels=settings.max_pixels,
+            every_frame=options.every_frame,
+            batch=settings.batch_size,
+            crf=options.crf,
+            sound=options.keep_audio,
+            pseudonymize=self._pseudonymize,
+        )
 
     def _scratch(self) -> Any:
         """A folder for what is masked already and not kept yet."""

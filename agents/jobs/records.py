@@ -51,9 +51,10 @@ SECRETS = ("secret", "access_key_id", "secret_access_key")
 
 
 class JobRow(Base):
-    """``sealed``: URLs of sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker
-    last took something of it. ``announced_at``: when Kafka last got a message about it. ``told``: its end is in
-    ``job.events``. ``cleared``: its uploads and parts are deleted."""
+    """``request``: without policy, files and secrets, but with whether a policy was ``named``. ``sealed``: URLs of
+    sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker last took something of
+    it. ``announced_at``: when Kafka last got a message about it. ``told``: its end is in ``job.events``. ``cleared``:
+    its uploads and parts are deleted."""
 
     __tablename__ = "jobs"
 
@@ -388,7 +389,7 @@ def _delivery(row: DeliveryRow) -> Delivery:
 
 
 def _without_secrets(request: JobRequest) -> dict[str, Any]:
-    said = request.model_dump(mode="json", exclude={"policy", "files"})
+    said = request.model_dump(mode="json", exclude={"policy", "files"}) | {"named": request.policy.named}
     said["destinations"] = [
         {name: value for name, value in each.items() if name not in SECRETS} for each in said["destinations"]
     ]

@@ -209,6 +209,8 @@ def _shape(annotation: Any, where: str, discriminator: str | None = None) -> Sha
     discriminator = discriminator or inner
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
+        if all(isinstance(each, type) and issubclass(each, Enum) for each in arguments):
+            return _names([member for each in arguments for member in each], where)
         return _choice(arguments, where, discriminator)
     if origin is Literal:
         return _names(arguments, where)
