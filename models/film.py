@@ -146,7 +146,8 @@ class Film:
                 damage.follow(len(findings.pts), shot)
                 findings.enter(shot.pts, sight, self._span is None or self._span.holds(shot.pts))
                 size = shot.planes.size if shot.planes is not None else self.form.size
-                timeline.append(time, size, self._trusted(shot.pts, sight.detections))
+                early = self._span is not None and shot.pts < self._span.start
+                timeline.append(time, size, _sure(sight.detections) if early else sight.detections, settled=early)
                 inside.append(time)
                 while abs(time - inside[0]) > WINDOW:
                     findings.boxes.append(dump_boxes(timeline.pop()))
@@ -156,13 +157,6 @@ class Film:
         if self._reader.lost_at_end:
             damage.end(len(findings.pts))
         return findings
-
-    def _trusted(self, pts: int, detections: tuple[Detection, ...]) -> tuple[Detection, ...]:
-        """Before a part begins, what is weakly seen may go on from what was surely seen where the part does not look:
-        there it counts as sure."""
-        if self._span is None or pts >= self._span.start:
-            return detections
-        return tuple(detection.model_copy(update={"evidence": Evidence.DETECTED}) for detection in detections)
 
     def _mover(self) -> Mover | None:
         """Where the policy masks what moves: with the background learnt."""
@@ -340,6 +334,11 @@ def _moving(mover: Mover | None, shot: Shot, time: float, sight: Sight) -> Sight
     if moving is None:
         return Sight((), Reason.LEARNING_BACKGROUND, None, looked=False)
     return replace(sight, detections=(*sight.detections, *moving))
+
+
+def _sure(detections: tuple[Detection, ...]) -> tuple[Detection, ...]:
+    """Before a part begins: what is weakly seen there may go on from what was surely seen where it does not look."""
+    return tuple(detection.model_copy(update={"evidence": Evidence.DETECTED}) for detection in detections)
 
 
 def _judged(detections: tuple[Detection, ...]) -> Sight:

@@ -177,15 +177,20 @@ class Timeline:
         self._run = 0
         self._time = -math.inf
         self._other_clock = False
+        self._settled = False
         self._size = (0, 0)
 
     def __len__(self) -> int:
         """How many frames are inside."""
         return len(self._moments)
 
-    def append(self, time: float, size: tuple[int, int], detections: Sequence[Detection]) -> None:
+    def append(
+        self, time: float, size: tuple[int, int], detections: Sequence[Detection], *, settled: bool = False
+    ) -> None:
         """The next frame: its time in seconds, its width and height in pixels, and what was found in it, weak boxes
-        included. A time that goes back is a :meth:`cut`; in a picture of another size, the tracks are scaled to it."""
+        included. A time that goes back is a :meth:`cut`; in a picture of another size, the tracks are scaled to it.
+        ``settled``: what is new in it may have been seen often before, and is held as long."""
+        self._settled = settled
         if time < self._time:
             self.cut(clock=True)
         if self._other_clock:
@@ -253,6 +258,8 @@ class Timeline:
             return
         self._count += 1
         track = Track.begin(self._count, moment.time, box, seen[0])
+        if self._settled:
+            track.hits = SETTLED
         self._tracks.append(track)
         moment.found[track.number] = [d.model_copy(update={"track": track.number}) for d in seen]
         self._take_back(track)

@@ -178,6 +178,25 @@ def test_what_was_last_seen_for_sure_long_before_a_seam_stays_masked(tmp_path: P
     assert [n for n, image in enumerate(films.read(tmp_path / "b.mp4")) if red(image).any()] == []
 
 
+def test_what_is_seen_seldom_is_held_as_long_after_a_seam(tmp_path: Path) -> None:
+    """A part does not know how often it was seen before."""
+    film = [scene(n, speed=0.0) for n in range(400)]
+    for n in range(400):
+        if n > 10 and n % 80:
+            film[n][-8:, -8:] = 0
+    source = write(tmp_path / "a.mp4", film, options={"g": "20", "sc_threshold": "0"})
+    policy, options = films.policy(hold=4.0, lookahead=0), Options(every_frame=True)
+    Film(source, Ensemble([Blinkered()]), policy, options).mask(tmp_path / "whole.mp4", lambda: None)
+    assert not any(red(image).any() for image in films.read(tmp_path / "whole.mp4"))
+    plan, parts = splitting.plan(source, policy, options, 5.6), []
+    assert len(plan.spans) > 1
+    for number, span in enumerate(plan.spans):
+        parts.append(tmp_path / f"part{number}.mp4")
+        Film(source, Ensemble([Blinkered()]), policy, options, span).mask(parts[-1], lambda: None)
+    joining.join(parts, tmp_path / "b.mp4", ".mp4", plan.form, None)
+    assert [n for n, image in enumerate(films.read(tmp_path / "b.mp4")) if red(image).any()] == []
+
+
 def test_a_film_that_ends_early_says_so_in_parts_too(tmp_path: Path) -> None:
     source = long(tmp_path / "a.mkv", options={"g": "20"})
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
