@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
-from sfumato.agents.jobs import claims, pieces
+from sfumato.agents.jobs import claims, pieces, sweep
 from sfumato.agents.jobs.claims import Claim, LostError
+from sfumato.agents.jobs.desk import Desk
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
 from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
@@ -362,6 +363,25 @@ def test_owners_see_their_own_and_an_upload_has_one_job(shop: Workshop) -> None:
         shop.jobs.create(OWNER, request, films.policy(), lambda *_: b"")
     with pytest.raises(JobError, match="cancel"):
         shop.jobs.delete(job.id, OWNER)
+
+
+def desk_of(shop: Workshop) -> Desk:
+    desk = Desk(shop.settings, shop.database, shop.uploads, shop.blobs, shop.keys)
+    desk._sweeper, desk._announcer = shop.sweeper, shop.unheard  # type: ignore[assignment]
+    return desk
+
+
+def test_a_job_is_deleted_only_when_its_end_is_told(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, jobs = desk_of(shop), [shop.create(picture()) for _ in range(2)]
+    shop.work()
+    desk.delete(jobs[0].id, OWNER)
+    told = [JobEnded.from_message(m.key, m.value).job for topic, m in shop.unheard.sent if topic is JOB_EVENTS]
+    assert told == [jobs[0].id]
+    monkeypatch.setattr(sweep, "TOLD_WITHIN", 0.01)
+    monkeypatch.setattr(shop.unheard, "try_send", lambda *_: True)  # Kafka does not answer
+    with pytest.raises(JobError, match="again"):
+        desk.delete(jobs[1].id, OWNER)
+    assert shop.fetch(jobs[1])
 
 
 def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:

@@ -76,10 +76,13 @@ class Desk:
         return job
 
     def delete(self, id: str, owner: str) -> None:
-        """Delete the results, and forget the job. Raises what :meth:`Jobs.get` and :meth:`Jobs.delete` do."""
+        """Delete the results, and forget the job, once its end is told. Raises what :meth:`Jobs.get` and
+        :meth:`Jobs.delete` do."""
         job = self.jobs.get(id, owner)
         if not job.state.ended:
             raise JobError("the job has not ended; POST …:cancel ends it")
+        if not self._sweeper.tell(id):
+            raise JobError("how it ended is not in the audit yet; try again in a moment")
         self._sweeper.clear(id, self.jobs.uploads(id), set())
         self.jobs.delete(id, owner)
 

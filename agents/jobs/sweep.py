@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from confluent_kafka import KafkaException
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 RARELY = 60.0
 """Seconds between two looks for what is never urgent."""
+TOLD_WITHIN = 5.0
+"""Seconds for Kafka to take the end of a job that somebody wants deleted."""
 ORPHANED_AFTER = timedelta(hours=1)
 """A blob without a job that is younger may be one that is just written."""
 
@@ -140,12 +143,21 @@ class Sweeper(threading.Thread):
         self._blobs.delete(*(blob.name for blob in self._blobs.list(f"jobs/{job}") if blob.name not in kept))
         self._housekeeping.cleared(job)
 
-    def _tell(self, job: str) -> None:
+    def tell(self, job: str) -> bool:
+        """See to it that the end of a job is in ``job.events``; False where that is not known in time."""
+        if job not in self._housekeeping.untold():
+            return True
+        arrived = threading.Event()
+        self._tell(job, arrived.set)
+        return arrived.wait(TOLD_WITHIN)
+
+    def _tell(self, job: str, arrived: Callable[[], None] = lambda: None) -> None:
         with self._database.begin() as session:
             message = ending(session, session.get_one(JobRow, job)).to_message()
 
         def told(error: object) -> None:
             if error is None:
                 self._housekeeping.told(job)
+                arrived()
 
         self._producer.try_send(JOB_EVENTS, message, told)
