@@ -16,7 +16,7 @@ from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
 from sfumato.agents.jobs import claims, pieces, sweep
 from sfumato.agents.jobs.claims import Claim, LostError
-from sfumato.agents.jobs.desk import Desk
+from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
 from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
@@ -382,6 +382,20 @@ def test_a_job_is_deleted_only_when_its_end_is_told(shop: Workshop, monkeypatch:
     with pytest.raises(JobError, match="again"):
         desk.delete(jobs[1].id, OWNER)
     assert shop.fetch(jobs[1])
+
+
+def test_only_a_job_that_was_taken_keeps_an_upload_longer(shop: Workshop) -> None:
+    desk, whole, part = desk_of(shop), shop.upload(picture()), shop.uploads.create(OWNER, 100).id
+    until = shop.uploads.get(whole).expires_at
+
+    def request(*uploads: str) -> JobRequest:
+        return JobRequest.model_validate({"files": [{"upload": each} for each in uploads], "purpose": "tests"})
+
+    with pytest.raises(RequestError, match=r"files\.1"):
+        desk.create(OWNER, request(whole, part), films.policy())
+    assert shop.uploads.get(whole).expires_at == until
+    desk.create(OWNER, request(whole), films.policy())
+    assert shop.uploads.get(whole).expires_at > until
 
 
 def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:

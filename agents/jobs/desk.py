@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -72,6 +73,7 @@ class Desk:
         if not request.policy.named:  # it says nothing of how long files are kept
             policy = policy.model_copy(update={"retention_hours": math.ceil(self._settings.job_hours)})
         job = self.jobs.create(owner, request, policy, self._seal)
+        self._keep(request)
         self.announce(job.id)
         return job
 
@@ -87,7 +89,6 @@ class Desk:
         self.jobs.delete(id, owner)
 
     def _check_files(self, owner: str, request: JobRequest) -> None:
-        until = datetime.now(UTC) + timedelta(hours=self._settings.job_deadline_hours)
         for number, file in enumerate(request.files):
             try:
                 if file.url is not None:
@@ -97,11 +98,18 @@ class Desk:
                     media_type = self._uploads.complete(file.upload)
                     if Step.ANALYZE in request.steps and media_type in ENDINGS:
                         raise RequestError("steps: analyze is for pictures only; send films in a job of their own")
-                    self._uploads.keep(file.upload, until)
             except OutboundError as refusal:
                 raise RequestError(f"files.{number}.url: {refusal}") from None
             except (NoUploadError, ConflictError, ContentError) as error:
                 raise RequestError(f"files.{number}.upload: {error}") from None
+
+    def _keep(self, request: JobRequest) -> None:
+        """What the job reads, as long as it may need it; the sweep does the same."""
+        until = datetime.now(UTC) + timedelta(hours=self._settings.job_deadline_hours)
+        for file in request.files:
+            if file.upload is not None:
+                with suppress(NoUploadError):
+                    self._uploads.keep(file.upload, until)
 
     def _seal(self, job: str, secrets: dict[str, Any]) -> bytes:
         return seal(self._keys, job, secrets)
