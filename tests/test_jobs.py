@@ -398,6 +398,27 @@ def test_only_a_job_that_was_taken_keeps_an_upload_longer(shop: Workshop) -> Non
     assert shop.uploads.get(whole).expires_at > until
 
 
+def test_a_job_that_cannot_be_cleared_holds_up_no_other(shop: Workshop) -> None:
+    jobs = [shop.create(picture(n)) for n in range(3)]
+    shop.work()
+    delete = shop.blobs.delete
+    stuck = shop.jobs.uploads(jobs[1].id)[0]
+
+    def failing(*names: str) -> None:
+        if any(stuck in name for name in names):
+            raise BlobError("the store does not answer")
+        delete(*names)
+
+    shop.blobs.delete = failing  # type: ignore[method-assign]
+    for _ in range(2):
+        shop.sweeper.sweep()
+    assert {name.split("/")[1] for name in shop.names("uploads")} == {stuck}
+    assert len(shop.unheard.sent) == 3
+    shop.blobs.delete = delete  # type: ignore[method-assign]
+    shop.sweeper.sweep()
+    assert shop.names("uploads") == []
+
+
 def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:
     made = [shop.create(picture()).id for _ in range(5)]
     seen: list[str] = []

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -116,12 +117,22 @@ class Sweeper(threading.Thread):
             self._announcer.announce(job)
         self._housekeeping.overdue()
         for job, uploads, kept in self._housekeeping.uncleared():
-            self.clear(job, uploads, kept)
+            self._alone(job, partial(self.clear, job, uploads, kept))
         for job in self._housekeeping.expired():
-            self._blobs.delete(*(blob.name for blob in self._blobs.list(f"jobs/{job}")))
-            self._housekeeping.expire(job)
+            self._alone(job, partial(self._expire, job))
         for job in self._housekeeping.untold():
-            self._tell(job)
+            self._alone(job, partial(self._tell, job))
+
+    def _alone(self, job: str, do: Callable[[], None]) -> None:
+        """One job's trouble with the store is not another's."""
+        try:
+            do()
+        except OSError as error:
+            log.warning("job %s is swept again later: %s", job, error)
+
+    def _expire(self, job: str) -> None:
+        self._blobs.delete(*(blob.name for blob in self._blobs.list(f"jobs/{job}")))
+        self._housekeeping.expire(job)
 
     def sweep_rarely(self) -> None:
         for upload in self._housekeeping.unfinished_uploads():
