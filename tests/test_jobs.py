@@ -419,6 +419,13 @@ def test_a_job_that_cannot_be_cleared_holds_up_no_other(shop: Workshop) -> None:
     assert shop.names("uploads") == []
 
 
+def test_numbers_beyond_any_file_are_none(shop: Workshop) -> None:
+    job = shop.create(picture())
+    for number in (-1, 1, 2**40, 2**80):
+        with pytest.raises(NoJobError):
+            shop.jobs.result(job.id, number)
+
+
 def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:
     made = [shop.create(picture()).id for _ in range(5)]
     seen: list[str] = []

@@ -50,6 +50,10 @@ SECRETS = ("secret", "access_key_id", "secret_access_key")
 """Of destinations: never in the request's row."""
 
 
+MOST_NUMBER = 2**31 - 1
+"""That the database's integers hold."""
+
+
 class JobRow(Base):
     """``request``: without policy, files and secrets, but with whether a policy was ``named``. ``sealed``: URLs of
     sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker last took something of
@@ -255,7 +259,7 @@ class Jobs:
         """A file's result and the blob that holds it. Raises :class:`NoJobError` where there is none (any more)."""
         with self._database.read() as session:
             row = _find(session, id, owner)
-            file = session.get(FileRow, (id, number))
+            file = session.get(FileRow, (id, number)) if 0 <= number <= MOST_NUMBER else None
             expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
             if file is None or file.result is None or file.blob is None or expired:
                 raise NoJobError("no such result: the file is not done, failed, or has expired; GET the job tells")
