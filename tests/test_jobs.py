@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
-from sfumato.agents.jobs import claims, pieces, sweep
+from sfumato.agents.jobs import claims, pieces, records, sweep
 from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
@@ -424,6 +424,38 @@ def test_numbers_beyond_any_file_are_none(shop: Workshop) -> None:
     for number in (-1, 1, 2**40, 2**80):
         with pytest.raises(NoJobError):
             shop.jobs.result(job.id, number)
+
+
+def test_of_two_jobs_made_at_once_one_gets_the_upload(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload, look, second, outcomes = shop.upload(picture()), records._in_use, threading.Event(), []
+    request = JobRequest.model_validate({"files": [{"upload": upload}], "purpose": "tests"})
+
+    def create() -> None:
+        try:
+            outcomes.append(shop.jobs.create(OWNER, request, films.policy(), lambda *_: b""))
+        except JobError as error:
+            outcomes.append(error)
+
+    other = threading.Thread(target=create)
+
+    def looking(*arguments: object) -> str | None:
+        found = look(*arguments)  # type: ignore[arg-type]
+        if threading.current_thread() is other:
+            second.set()
+        else:
+            other.start()
+            second.wait(1)  # in vain where the other has to wait
+        return found
+
+    monkeypatch.setattr(records, "_in_use", looking)
+    create()
+    other.join(20)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Job", "JobError"]
+    shop.uploads.delete(upload)
+    shop.jobs.cancel(shop.jobs.page(OWNER, 1)[0].id)
+    monkeypatch.undo()
+    with pytest.raises(JobError, match="gone"):
+        shop.jobs.create(OWNER, request, films.policy(), lambda *_: b"")
 
 
 def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:

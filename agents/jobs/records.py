@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sfumato.agents.database import Base, Database, Instant
+from sfumato.agents.files.uploads import Upload
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import (
     Delivery,
@@ -169,7 +170,7 @@ class Jobs:
         self, owner: str, request: JobRequest, policy: Policy, seal: Callable[[str, dict[str, Any]], bytes]
     ) -> Job:
         """A new job. ``seal``: (job id, secrets) to bytes. Raises :class:`JobError` where an upload is another
-        unfinished job's."""
+        unfinished job's, or gone."""
         id, now = secrets.token_hex(16), datetime.now(UTC)
         row = JobRow(
             id=id,
@@ -186,6 +187,10 @@ class Jobs:
         )
         uploads = [file.upload for file in request.files if file.upload is not None]
         with self._database.begin() as session:
+            # Locked: of two jobs made at once, and of one made while another is cleared, the second sees the first.
+            wanted = select(Upload.id).where(Upload.id.in_(uploads)).order_by(Upload.id).with_for_update()
+            if missing := set(uploads) - set(session.scalars(wanted)):
+                raise JobError(f"files: upload {min(missing)} is gone; upload the file again")
             if uploads and (taken := _in_use(session, uploads)) is not None:
                 raise JobError(f"files: upload {taken} belongs to a job that has not ended; upload the file again")
             session.add(row)
