@@ -102,6 +102,7 @@ class Asked(Choice):
 @router.post(
     "/images:anonymize",
     summary="Mask a picture",
+    operation_id="anonymizeImage",
     response_model=Anonymization,
     responses={200: {"content": {kind: PICTURE for kind in FORMATS}}, **REFUSALS},
     max_body_size=receive.LARGEST,
@@ -128,6 +129,7 @@ async def anonymize(
 @router.get(
     "/images/{id}",
     summary="A masked picture that was answered with its URL",
+    operation_id="getImage",
     responses={200: {"content": {kind: PICTURE for kind in FORMATS}}, 404: {"description": "Not, or no longer, there"}},
     response_class=Response,
 )

@@ -24,7 +24,7 @@ from sfumato.agents.web import conditions, paging
 from sfumato.agents.web.conditions import IfNoneMatch
 from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import Idempotent
-from sfumato.agents.web.paging import LIMIT, Cursor, Limit
+from sfumato.agents.web.paging import LIMIT, Limit
 from sfumato.models.reading import ENDINGS
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
@@ -49,6 +49,9 @@ class Place(Part):
 
     created_at: AwareDatetime
     id: str
+
+
+JobCursor = Annotated[str | None, paging.cursor("job-cursor")]
 
 
 MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such job of yours"}}
@@ -95,7 +98,7 @@ def listed(
     caller: Reader,
     desk: TheDesk,
     limit: Limit = LIMIT,
-    cursor: Cursor = None,
+    cursor: JobCursor = None,
     state: JobState | None = None,
 ) -> Page[Job]:
     place = paging.read(cursor, Place)
