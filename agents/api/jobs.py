@@ -28,7 +28,7 @@ from sfumato.agents.web.paging import LIMIT, Limit
 from sfumato.models.reading import ENDINGS
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
-from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress
+from sfumato.schemas.job import Job, JobId, JobReport, JobRequest, JobState, Progress
 from sfumato.schemas.page import Page
 from sfumato.schemas.part import Part
 from sfumato.schemas.policy import covers
@@ -48,7 +48,7 @@ class Place(Part):
     """Where a page goes on: after this job."""
 
     created_at: AwareDatetime
-    id: str
+    id: JobId
 
 
 JobCursor = Annotated[str | None, paging.cursor("job-cursor")]

@@ -41,7 +41,7 @@ Cursor = Annotated[str | None, cursor("cursor")]
 class After(Part):
     """The place after an item, by its name."""
 
-    after: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+    after: Annotated[str, Field(max_length=500)]
 
 
 def write(place: BaseModel) -> str:

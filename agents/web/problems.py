@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -54,6 +55,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _problem)
     app.add_exception_handler(Exception, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(DataError, _unstorable)
 
 
 def response(
@@ -104,6 +106,11 @@ async def _problem(request: Request, error: Exception) -> Response:
     if error.status_code == 404 and detail == title(404):
         detail = "no such path; GET /openapi.json lists all"
     return response(error.status_code, detail, headers)
+
+
+async def _unstorable(request: Request, error: Exception) -> Response:
+    """PostgreSQL holds no text with U+0000, and no larger numbers than SQL knows."""
+    return response(422, "a text with the character U+0000, or a number that is too large; leave it out")
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
