@@ -40,6 +40,8 @@ LOOKED_AT = 0.4
 """Seconds between two looks at a job that somebody watches."""
 KINDS = ("image/jpeg", "image/png", "image/webp", *ENDINGS)
 """The media types of results."""
+EVENTS = {"description": "Events `progress` and, at last, `ended`; their data is the job's progress as JSON"}
+"""In OpenAPI, which before 3.2 has no words for a stream."""
 PING = 15
 """Seconds after which a silent stream of events says that it is there."""
 
@@ -110,7 +112,7 @@ def listed(
 
 
 @router.get(
-    "/{job}",
+    "/{job:id}",
     summary="A job with its files",
     operation_id="getJob",
     response_model=Job,
@@ -143,7 +145,7 @@ def cancel(job: str, caller: Writer, desk: TheDesk) -> Job:
 
 
 @router.delete(
-    "/{job}",
+    "/{job:id}",
     status_code=204,
     summary="Delete an ended job and its results",
     operation_id="deleteJob",
@@ -168,7 +170,11 @@ def report(job: str, caller: Reader, desk: TheDesk) -> JobReport:
     summary="Progress as server-sent events",
     operation_id="watchJob",
     response_class=EventSourceResponse,
-    responses={**MISSING, 200: {"content": {"text/event-stream": {}}}, 204: {"description": "Nothing more will come"}},
+    responses={
+        **MISSING,
+        200: {"content": {"text/event-stream": {"schema": EVENTS}}},
+        204: {"description": "Nothing more will come"},
+    },
 )
 async def events(job: str, request: Request, caller: Reader, desk: TheDesk) -> Response:
     """Events are snapshots, with the job's version as id: after a break the newest one is all that is missing."""

@@ -125,7 +125,6 @@ def _described(*headers: str, body: bool | None = None) -> dict[str, Any]:
     operation_id="describeUploads",
     response_class=Response,
 )
-@router.options("/{id}", status_code=204, include_in_schema=False, response_class=Response)
 async def options(request: Request, caller: Owner) -> Response:
     headers = {
         "Tus-Version": VERSION,
@@ -134,6 +133,17 @@ async def options(request: Request, caller: Owner) -> Response:
         "Tus-Checksum-Algorithm": ",".join(DIGESTS),
     }
     return _answer(204, headers)
+
+
+@router.options(
+    "/{id}",
+    status_code=204,
+    summary="What this server can do (tus)",
+    operation_id="describeUpload",
+    response_class=Response,
+)
+async def options_of(id: str, request: Request, caller: Owner) -> Response:
+    return await options(request, caller)
 
 
 @router.post(
@@ -239,13 +249,13 @@ async def terminate(id: str, request: Request, caller: Speaker) -> Response:
 
 
 @router.post("/{id}", include_in_schema=False)
-async def override(id: str, request: Request, caller: Speaker) -> Response:
+async def override(id: str, request: Request, caller: Owner) -> Response:
     """For clients behind what lets only GET and POST through (tus, X-HTTP-Method-Override)."""
     methods = {"PATCH": append, "DELETE": terminate, "HEAD": offset}
     wanted = methods.get(request.headers.get("x-http-method-override", ""))
     if wanted is None:
         raise _refusal(405, "wants PATCH, HEAD or DELETE", {"Allow": "GET, HEAD, PATCH, DELETE, OPTIONS"})
-    return await wanted(id, request, caller)
+    return await wanted(id, request, _speaks(request, caller))
 
 
 @router.get(

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from sqlalchemy.exc import DataError
@@ -131,10 +131,12 @@ def _fault(error: ErrorDetails, loc: tuple[int | str, ...], docs: str) -> Fault:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method that some route of this path has."""
-    scopes = ((method, {**request.scope, "method": method}) for method in METHODS)
-    routes = request.app.router.routes
-    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    """Every method that some route of this path has; a described one, if any is."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes = [*iter_route_contexts(request.app.routes)]
+    found = [(m, each) for m, scope in scopes.items() for each in routes if each.matches(scope)[0] is Match.FULL]
+    described = [method for method, each in found if getattr(each, "include_in_schema", False)]
+    return [*dict.fromkeys(described or [method for method, _ in found])]
 
 
 def title(status: int) -> str:
