@@ -115,7 +115,7 @@ def test_the_lines_that_make_and_use_a_key(topics, tmp_path):
         )
     assert ran.returncode == 0, ran.stderr.decode()
     answered, listed = ran.stdout.decode().split("}", 1)
-    assert json.loads(answered + "}") == {"cameras": []}
+    assert json.loads(answered + "}") == {"items": [], "next": None}
     assert [json.loads(line)["name"] for line in listed.splitlines()].count("Acme Traffic") == 1
 
 
