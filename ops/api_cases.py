@@ -40,6 +40,8 @@ BEYOND = {
     ("anonymizeImage", "detectObjects", "analyseFaces"): ["400", "415", "422"],
     # Either a length or none yet; Base64; a checksum that is the body's; another Idempotency-Key.
     ("createUpload", "continueUpload"): ["400", "415", "422", "460"],
+    # An Idempotency-Key that was used before.
+    ("liftSuspension",): ["422"],
     # From an address that showed too many wrong keys.
     ("signIn",): ["429"],
 }
