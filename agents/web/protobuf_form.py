@@ -122,7 +122,7 @@ class Protobuf:
         numbers = self._numbers[record.name]
         for field in sorted(record.fields, key=lambda field: numbers[field.name]):
             self._describe_field(message, record.name, field, numbers[field.name])
-        for name in numbers.keys() - {field.name for field in record.fields}:
+        for name in sorted(numbers.keys() - {field.name for field in record.fields}, key=lambda name: numbers[name]):
             message.reserved_range.add(start=numbers[name], end=numbers[name] + 1)
             message.reserved_name.append(name)
 
