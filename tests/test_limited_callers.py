@@ -111,6 +111,7 @@ def test_what_others_made_is_not_there(limited, everyone):
         ("DELETE", ""),
     ):
         assert limited.request(method, f"/v1/jobs/{job}{path}").status_code == 404, (method, path)
+    assert everyone.get(f"/v1/jobs/{job}/files/{2**64}/content").status_code == 422
     assert limited.get("/v1/jobs").json() == {"items": [], "next": None}
     assert everyone.get(f"/v1/jobs/{job}").json()["state"] == "queued"
 

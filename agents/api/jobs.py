@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, Path, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -26,7 +26,7 @@ from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import Idempotent
 from sfumato.agents.web.paging import LIMIT, Limit
 from sfumato.models.reading import ENDINGS
-from sfumato.schemas.job import Job, JobId, JobReport, JobRequest, JobState, Progress, Step
+from sfumato.schemas.job import MOST_FILES, Job, JobId, JobReport, JobRequest, JobState, Progress, Step
 from sfumato.schemas.page import Page
 from sfumato.schemas.part import Part
 from sfumato.schemas.scope import Scope
@@ -62,6 +62,7 @@ def _desk(connection: HTTPConnection) -> Desk:
 
 
 TheDesk = Annotated[Desk, Depends(_desk)]
+FileNumber = Annotated[int, Path(ge=0, lt=MOST_FILES, description="A file's number in the job")]
 Reader = Annotated[Caller, needs(Scope.JOBS_READ)]
 Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
 
@@ -222,7 +223,7 @@ async def progress(socket: WebSocket, job: str, caller: Reader, desk: TheDesk) -
         416: {"description": "The range lies behind its end"},
     },
 )
-def content(job: str, number: int, request: Request, caller: Reader, desk: TheDesk) -> Response:
+def content(job: str, number: FileNumber, request: Request, caller: Reader, desk: TheDesk) -> Response:
     try:
         result, blob = desk.jobs.result(job, number, caller.id)
     except NoJobError as error:
