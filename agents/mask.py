@@ -329,9 +329,8 @@ class Masker:
         film = Film(job.input, self._ensemble, self._rules.policy, self._options)
         account = film.mask(part, lambda: tick(1))
         width, height = film.form.size
-        sound = self._options.sound and film.form.sounds > 0
         told = {"account": account, "width": width, "height": height, "metadata": film.metadata}
-        return told | {"sound": sound, "cut_short": film.cut_short}
+        return told | {"sound": film.sound, "cut_short": film.cut_short}
 
     def _still(self, job: Job, part: Path, tick: Callable[[int], None]) -> dict[str, Any]:
         masked = still.mask(

@@ -31,7 +31,7 @@ from sfumato.models.writing import Writer
 from sfumato.schemas.detection import Detection, Evidence, Target, dump_boxes, load_boxes
 from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Outcome, Reason
-from sfumato.schemas.policy import Damaged, Policy
+from sfumato.schemas.policy import Audio, Damaged, Policy
 from sfumato.schemas.report import Account
 
 WINDOW = 10.0
@@ -108,7 +108,7 @@ class Film:
         findings = self.look(tick)
         self.cut_short = self._reader.cut_short
         part = self._span is not None
-        sound = self._path if self._options.sound and self.form.sounds and not part else None
+        sound = self._path if self.sound and not part else None
         ledger = Ledger(findings.looked_at)
         kind = ending(self._path)
         tags = {} if part else self.tags(FORMATS[kind])
@@ -125,6 +125,11 @@ class Film:
             raise FilmError(f"a part holds {self._reader.packets} pictures instead of {self._span.packets}")
         ledger.close(self._reader.packets, self._reader.refused)
         return ledger.account()
+
+    @property
+    def sound(self) -> bool:
+        """Whether it has sound, and that is kept: by the policy, or because it was asked for."""
+        return keeps_sound(self._policy, self._options.sound, self.form)
 
     def tags(self, container: str) -> dict[str, str]:
         """The metadata to write into the container, as the policy says; what became of it is in ``metadata``."""
@@ -310,6 +315,11 @@ class Ledger:
             evidence=dict(self._evidence),
             spared=dict(self._spared),
         )
+
+
+def keeps_sound(policy: Policy, asked: bool, form: Form) -> bool:
+    """Whether a film's sound is copied."""
+    return form.sounds > 0 and (asked or policy.audio is Audio.KEEP)
 
 
 def _unfit(shot: Shot) -> Sight | None:

@@ -1,4 +1,4 @@
-"""At least 10,000 made-up requests to the API, on the embedded broker: cases and failures as one JSON object.
+"""At least 10,000 made-up requests to the API, on the embedded broker: cases, checks and failures as one JSON object.
 
 python ops/bench_api_cases.py [--cases 10000]; exit status 1 where a check failed.
 """
@@ -37,7 +37,17 @@ def main() -> int:
         report = _run(settings, options.cases)
     seconds = (datetime.now(UTC) - begin).total_seconds()
     failures = [{"check": check, "text": text} for check, text in report.failures.items()]
-    print(json.dumps({"cases": report.cases, "failures": failures, "errors": report.errors, "seconds": round(seconds)}))
+    statuses = {str(status): number for status, number in sorted(report.statuses.items())}
+    figures = {
+        "cases": report.cases,
+        "operations": len(report.operations),
+        "checks": report.checks,
+        "statuses": statuses,
+        "failures": failures,
+        "errors": report.errors,
+        "seconds": round(seconds),
+    }
+    print(json.dumps(figures))
     return 1 if report.failures or report.errors or report.cases < options.cases else 0
 
 
@@ -52,9 +62,7 @@ def _run(settings: Settings, cases: int) -> api_cases.Report:
     try:
         for seed in range(1, 100):
             found = api_cases.run(f"127.0.0.1:{port}", new.secret, examples=30, seed=seed)
-            whole.cases += found.cases
-            whole.failures |= found.failures
-            whole.errors += found.errors
+            whole.add(found)
             print(f"{whole.cases} cases, {len(whole.failures)} failures", file=sys.stderr, flush=True)
             if whole.cases >= cases:
                 break

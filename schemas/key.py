@@ -65,10 +65,3 @@ class KeyMade(KeyShown):
     """``key``: shown once and never again."""
 
     key: str
-
-
-class KeyPage(Part):
-    """``next``: the ``cursor`` of what follows; null: nothing does."""
-
-    items: list[KeyShown]
-    next: str | None

@@ -64,6 +64,13 @@ class Damaged(StrEnum):
     DROP = "drop"
 
 
+class Audio(StrEnum):
+    """What becomes of the sound of films. Live frames have none."""
+
+    DROP = "drop"
+    KEEP = "keep"
+
+
 class OverloadRule(StrEnum):
     """What becomes of frames that a worker with too much to do comes to late."""
 
@@ -108,6 +115,7 @@ class Policy(Part):
     overload: Overload = Overload()
     output: Output = Output()
     damaged: Damaged = Damaged.FULL_MASK
+    audio: Audio = Audio.DROP
     inspect: Inspection = Inspection()
     metadata: Metadata = Metadata()
     _schedule: str | None = PrivateAttr(None)
@@ -148,6 +156,8 @@ class Policy(Part):
         for target, masking in self.targets.items():
             for warning in masking.warnings(target):
                 yield f"targets.{target}.{warning}"
+        if self.audio is Audio.KEEP:
+            yield "audio: voices identify people"
         for zone in self.zones:
             if zone.mask is MaskName.BLUR:
                 yield f"zones.{zone.name}.mask: a blur can be undone (docs/masks.md)"

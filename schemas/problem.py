@@ -23,6 +23,7 @@ KINDS: dict[int, str] = {
     416: "range-not-satisfiable",
     421: "wrong-host",
     422: "invalid",
+    423: "locked",
     424: "failed-dependency",
     428: "precondition-required",
     429: "too-many-requests",

@@ -16,10 +16,3 @@ class DayOfUse(Part):
     frames: int
     bytes_in: int
     bytes_out: int
-
-
-class UsagePage(Part):
-    """``next``: the ``cursor`` of what follows; null: nothing does."""
-
-    items: list[DayOfUse]
-    next: str | None

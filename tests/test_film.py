@@ -186,6 +186,8 @@ def test_sound_is_dropped_unless_it_is_asked_for(tmp_path: Path) -> None:
         target, _ = mask(source, options=Options(sound=True))
         assert sound(target) == sound(source)
         assert not any(red(image).any() for image in films.read(target))
+        target, _ = mask(source, policy=films.policy(audio="keep"))
+        assert sound(target) == sound(source)
 
 
 def test_nothing_but_pictures_goes_over(tmp_path: Path) -> None:

@@ -129,6 +129,25 @@ def test_a_policys_retention_shortens_that_of_results(shop: Workshop) -> None:
     assert done.expires_at - done.ended_at == timedelta(hours=1)
 
 
+def test_the_policy_decides_on_sound(shop: Workshop, tmp_path: Path) -> None:
+    job = shop.create(film(tmp_path, adorn=films.tone), policy=films.policy(audio="keep"))
+    shop.work()
+    (file,) = shop.jobs.get(job.id).files
+    assert file.result is not None
+    assert file.result.sound
+    desk = Desk(shop.settings, shop.database, shop.uploads, shop.blobs, shop.keys)
+    request = JobRequest.model_validate(
+        {
+            "files": [{"upload": shop.upload(picture())}],
+            "policy": {"inline": films.policy()},
+            "options": {"keep_audio": True},
+            "purpose": "tests",
+        }
+    )
+    with pytest.raises(RequestError, match=r"options\.keep_audio: the policy drops audio"):
+        desk.create(OWNER, request, films.policy())
+
+
 def test_a_job_that_takes_too_long_fails_and_its_uploads_go(shop: Workshop) -> None:
     job = shop.create(picture())
     with shop.database.begin() as session:

@@ -111,9 +111,9 @@ def test_keys_are_listed_in_pages(app):
     lister = client(app, key(app, Scope.KEYS_READ))
     for _ in range(6):
         key(app, Scope.JOBS_READ)
-    seen, cursor, pages = [], "", 0
-    while cursor is not None:
-        page = lister.get("/v1/keys", params={"limit": 3, "cursor": cursor}).json()
+    seen, cursor, pages = [], None, 0
+    while cursor is not None or not seen:
+        page = lister.get("/v1/keys", params={"limit": 3} | ({"cursor": cursor} if cursor else {})).json()
         seen += [each["id"] for each in page["items"]]
         cursor, pages = page["next"], pages + 1
     assert seen == sorted(seen)

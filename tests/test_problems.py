@@ -18,6 +18,10 @@ from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter, RequestIds
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.problem import KINDS, Fault
+from sfumato.schemas.scope import Scope
+from tests.calling import app as application
+from tests.calling import client as calling
+from tests.postgresql import postgresql
 
 log = logging.getLogger("sfumato.tests")
 
@@ -124,6 +128,17 @@ def test_each_line_of_the_log_names_the_request(client):
     inside, outside = written.getvalue().splitlines()
     assert inside.endswith("INFO sfumato.tests: [abc] deleting")
     assert outside.endswith("INFO sfumato.tests: outside")
+
+
+def test_a_text_that_postgresql_cannot_hold_is_the_callers_fault(tmp_path):
+    with postgresql() as server, application(tmp_path, database_url=server.database()) as app:
+        key = app.state.keys.create("test", tuple(Scope), cameras=["*"], purpose="tests").secret
+        caller = calling(app, key)
+        draft = {"name": "a\x00b", "scopes": ["jobs:read"], "purpose": "tests"}
+        for answer in (caller.get("/v1/keys/%00"), caller.get("/v1/jobs/%00"), caller.post("/v1/keys", json=draft)):
+            assert (answer.status_code, answer.json()["type"]) == (422, "urn:sfumato:problem:invalid"), answer.text
+            assert "U+0000" in answer.json()["detail"]
+        assert caller.post("/v1/keys", json={**draft, "name": "ab"}).status_code == 201
 
 
 def test_every_kind_is_documented():

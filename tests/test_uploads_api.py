@@ -494,3 +494,23 @@ def test_the_resource_describes_itself():
     schema = get_openapi(title="uploads", version="1", routes=api.router.routes)
     assert set(schema["paths"]) == {"/v1/uploads", "/v1/uploads/{id}"}
     assert "460" in schema["paths"]["/v1/uploads/{id}"]["patch"]["responses"]
+
+
+def test_sent_again_with_one_idempotency_key_one_upload_is_begun(bridge, client):
+    content = film()[:1000]
+    said = {**BODY, "Upload-Length": "5000", "Idempotency-Key": "once"}
+    first, again = (client.post("/v1/uploads", headers=said, content=content) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert (again.headers["location"], again.headers["idempotent-replayed"]) == (first.headers["location"], "true")
+    assert client.head(first.headers["location"]).headers["upload-offset"] == "1000"
+    other = client.post("/v1/uploads", headers={**said, "Upload-Length": "5001"}, content=content)
+    assert (other.status_code, other.json()["type"]) == (422, "urn:sfumato:problem:idempotency-key-reused")
+    broken = {**said, "Idempotency-Key": "broken", "Upload-Checksum": "sha256 " + base64.b64encode(b"0" * 32).decode()}
+    for _ in range(2):  # what failed is not kept
+        refused = client.post("/v1/uploads", headers=broken, content=content)
+        assert (refused.status_code, "idempotent-replayed" in refused.headers) == (460, False)
+
+
+def test_an_upload_answers_other_methods_with_those_that_it_has(client):
+    refused = client.post(f"/v1/uploads/{'0' * 32}")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, PATCH, DELETE, OPTIONS")

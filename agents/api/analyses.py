@@ -59,6 +59,7 @@ class Options(Part):
 @router.post(
     "/analyses",
     summary="Judge the faces of a picture, without recognising anybody",
+    operation_id="analyseFaces",
     responses={**REFUSALS, 501: {"description": "There is no recogniser here; the extra `attack` brings one"}},
     max_body_size=receive.LARGEST,
     openapi_extra=body(**MASKED_PART),

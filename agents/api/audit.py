@@ -44,14 +44,8 @@ EXPORTED = 1_000
 
 Reading = Annotated[Caller, needs(Scope.AUDIT_READ)]
 OneCamera = Annotated[str | None, Query(pattern=f"^{CAMERA_ID.pattern}$", description="A camera's id")]
-Place = Annotated[
-    str | None,
-    Query(
-        description="`next` of the page before; nothing: from the beginning",
-        max_length=100_000,
-        json_schema_extra={"format": "audit-cursor"},
-    ),
-]
+Place = Annotated[str | None, paging.cursor("audit-cursor", 20_000)]
+"""A place in each partition: some 900 of them. A longer one would be more than a server takes as an address."""
 Since = Annotated[
     Moment | None, Query(alias="from", description="Audited at or after", examples=["2027-01-01T00:00:00Z"])
 ]

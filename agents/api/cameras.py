@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from av.error import FFmpegError
 from confluent_kafka import KafkaException
 from fastapi import APIRouter, Depends, Path, Request, Response, WebSocket
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -32,14 +31,6 @@ from sfumato.schemas.page import Page
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.suspension import Suspension
 
-
-class _IdConvertor(StringConvertor):
-    """A part of a path without a colon: what comes after one is what is to be done."""
-
-    regex = "[^/:]+"
-
-
-register_url_convertor("id", _IdConvertor())
 router = APIRouter(prefix="/v1/cameras", tags=["cameras"], route_class=Negotiated)
 
 NO_FRAME = "no frame of this camera has arrived; GET /v1/cameras lists those that have"

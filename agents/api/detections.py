@@ -23,12 +23,13 @@ from sfumato.schemas.detection import Evidence
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
 
-router = APIRouter(prefix="/v1", tags=["images"], route_class=Negotiated)
+router = APIRouter(prefix="/v1", tags=["detections"], route_class=Negotiated)
 
 
 @router.post(
     "/detections",
     summary="Find faces, licence plates, people and text in a picture",
+    operation_id="detectObjects",
     responses=REFUSALS,
     max_body_size=receive.LARGEST,
     openapi_extra=body(**POLICY_PART),

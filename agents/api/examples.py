@@ -7,16 +7,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sfumato.schemas.analysis import Analysis
+from sfumato.schemas.anonymization import Anonymization, Detections
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.camera import CameraView, Lift
 from sfumato.schemas.health import Health
-from sfumato.schemas.key import KeyDraft, KeyMade, KeyPage, KeyShown
+from sfumato.schemas.job import Job, JobReport, JobRequest
+from sfumato.schemas.key import KeyDraft, KeyMade, KeyShown
 from sfumato.schemas.page import Page
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.policy_view import PolicyCheck, PolicySummary, PolicyVersion
+from sfumato.schemas.pseudonym import Reveal, Revealed
 from sfumato.schemas.session import Session, SignIn
 from sfumato.schemas.suspension import Suspension
-from sfumato.schemas.usage import UsagePage
+from sfumato.schemas.upload import UploadStatus
+from sfumato.schemas.usage import DayOfUse
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
@@ -100,11 +105,97 @@ _DAY: dict[str, Any] = {
     "bytes_in": 4_800_000,
     "bytes_out": 4_700_000,
 }
+_ID = "5f0c2b7d9a814c36a1d25e8b3f4a6c70"
+_DETECTORS = [{"name": "centerface", "weights_sha256": "0" * 64}]
+_PLACE: dict[str, Any] = {
+    "box": {"left": 64, "top": 48, "right": 128, "bottom": 144},
+    "relative": {"left": 0.1, "top": 0.1, "right": 0.2, "bottom": 0.3},
+    "score": 0.91,
+}
+_OBJECT: dict[str, Any] = {"target": "face", **_PLACE}
+_ACCOUNT = {"frames": 250, "masked": 250, "fully_masked": 0, "dropped": 0, "looked_at": 250, "boxes": {"face": 312}}
+_FILE: dict[str, Any] = {
+    "number": 0,
+    "name": "market",
+    "state": "succeeded",
+    "kind": "film",
+    "frames_done": 250,
+    "frames_total": 250,
+    "bytes_before": 4_800_000,
+    "sha256_before": "1" * 64,
+    "result": {
+        "href": f"/v1/jobs/{_ID}/files/0/content",
+        "name": "market.mp4",
+        "content_type": "video/mp4",
+        "bytes": 4_100_000,
+        "sha256": "2" * 64,
+        "width": 1280,
+        "height": 720,
+        "sound": False,
+        "account": _ACCOUNT,
+        "metadata": {"removed": ["make", "coordinates"]},
+        "credentials": True,
+    },
+}
+_JOB: dict[str, Any] = {
+    "id": _ID,
+    "state": "succeeded",
+    "version": 12,
+    "purpose": "press archive",
+    "policy": {"camera": "north", "version": 1},
+    "options": {},
+    "steps": ["anonymize", "publish"],
+    "destinations": [{"type": "download"}],
+    "created_at": NOON,
+    "started_at": NOON,
+    "ended_at": NOON,
+    "expires_at": datetime(2027, 1, 8, 12, tzinfo=UTC),
+    "files": [_FILE],
+}
+_MEASURES: dict[str, Any] = {
+    "width": 64,
+    "height": 96,
+    "eye_distance": 28.5,
+    "sharpness": 0.21,
+    "pose": {"yaw": 12.0, "pitch": -3.5, "roll": 1.0},
+    "occlusion": 0.0,
+    "usable_by_recogniser": True,
+}
+_SIZE = {"width": 640, "height": 480}
 
 _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
+    Analysis: {
+        **_SIZE,
+        "faces": [{**_PLACE, "measures": _MEASURES}],
+        "left_out": 0,
+        "criteria": {},
+        "detectors": _DETECTORS,
+    },
+    Anonymization: {
+        **_SIZE,
+        "id": "q3Zk0v8xT1mJ",
+        "picture": "/v1/images/q3Zk0v8xT1mJ",
+        "expires_at": NOON,
+        "content_type": "image/jpeg",
+        "size": 47_003,
+        "sha256": "2" * 64,
+        "outcome": "masked",
+        "objects": [_OBJECT],
+        "policy": "north",
+        "policy_version": 1,
+        "detectors": _DETECTORS,
+    },
     AuditEvent: _EVENT,
     CameraView: _CAMERA,
+    Detections: {**_SIZE, "objects": [{**_OBJECT, "detector": "centerface"}], "detectors": _DETECTORS},
     Health: {"status": "ok"},
+    Job: _JOB,
+    JobReport: JobReport.of(Job.model_validate(_JOB)).model_dump(),
+    JobRequest: {
+        "files": [{"upload": _ID, "name": "market"}],
+        "policy": {"name": "north"},
+        "purpose": "press archive",
+    },
     Lift: {"note": "looked at every find: a poster"},
     Policy: _POLICY,
     PolicyCheck: {"camera": "north", "version": 1, "warnings": []},
@@ -112,12 +203,28 @@ _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
     PolicyVersion: {"version": 1, "set_at": NOON, "in_force": True, "valid": True},
     KeyDraft: {"name": "press office", "roles": ["vendor"], "cameras": ["north-*"], "purpose": "publication"},
     KeyMade: {**_KEY, "key": "sfumato_1f2e3d4c5b6a_SECRET"},
-    KeyPage: {"items": [_KEY], "next": None},
     KeyShown: _KEY,
-    UsagePage: {"items": [_DAY], "next": None},
+    DayOfUse: _DAY,
+    Reveal: {
+        "pseudonym": "camera_name.3q2-7wAAbHk",
+        "recipient": "press archive",
+        "period": "2027-01",
+        "reason": "request 17 of the data subject",
+    },
+    Revealed: {"field": "camera_name", "value": "north"},
     Session: {"caller": "key:1f2e3d4c5b6a", "scopes": ["cameras:read"], "cameras": ["*"], "purpose": "press office"},
     SignIn: {"key": "sfumato_1f2e3d4c5b6a_SECRET"},
     Suspension: _SUSPENSION,
+    UploadStatus: {
+        "id": _ID,
+        "filename": "market.mp4",
+        "length": 4_800_000,
+        "offset": 4_800_000,
+        "complete": True,
+        "content_type": "video/mp4",
+        "created_at": NOON,
+        "expires_at": datetime(2027, 1, 2, 12, tzinfo=UTC),
+    },
 }
 
 

@@ -50,14 +50,17 @@ PICTURE = {"schema": {"type": "string", "format": "binary"}}
 def body(**parts: dict[str, Any]) -> dict[str, Any]:
     """The request body of a picture in OpenAPI; ``parts``: what a form may hold besides."""
     binary: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
-    form = {
+    form: dict[str, Any] = {
         "type": "object",
         "required": ["image"],
         "properties": {"image": {**binary, "description": "The picture"}, **parts},
         "additionalProperties": False,
     }
     content: dict[str, Any] = {kind: {"schema": binary} for kind in FORMATS}
-    return {"requestBody": {"required": True, "content": {**content, receive.FORM: {"schema": form}}}}
+    kinds = {name: {"contentType": ", ".join(FORMATS)} for name in ("image", "masked") if name in form["properties"]}
+    return {
+        "requestBody": {"required": True, "content": {**content, receive.FORM: {"schema": form, "encoding": kinds}}}
+    }
 
 
 POLICY_PART = {"policy": {"type": "string", "description": "A policy as JSON (docs/policies.md)"}}
@@ -102,6 +105,7 @@ class Asked(Choice):
 @router.post(
     "/images:anonymize",
     summary="Mask a picture",
+    operation_id="anonymizeImage",
     response_model=Anonymization,
     responses={200: {"content": {kind: PICTURE for kind in FORMATS}}, **REFUSALS},
     max_body_size=receive.LARGEST,
@@ -128,6 +132,7 @@ async def anonymize(
 @router.get(
     "/images/{id}",
     summary="A masked picture that was answered with its URL",
+    operation_id="getImage",
     responses={200: {"content": {kind: PICTURE for kind in FORMATS}}, 404: {"description": "Not, or no longer, there"}},
     response_class=Response,
 )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, Path, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -24,9 +24,9 @@ from sfumato.agents.web import conditions, paging
 from sfumato.agents.web.conditions import IfNoneMatch
 from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import Idempotent
-from sfumato.agents.web.paging import LIMIT, Cursor, Limit
+from sfumato.agents.web.paging import LIMIT, Limit
 from sfumato.models.reading import ENDINGS
-from sfumato.schemas.job import Job, JobReport, JobRequest, JobState, Progress, Step
+from sfumato.schemas.job import MOST_FILES, Job, JobId, JobReport, JobRequest, JobState, Progress, Step
 from sfumato.schemas.page import Page
 from sfumato.schemas.part import Part
 from sfumato.schemas.scope import Scope
@@ -37,6 +37,8 @@ LOOKED_AT = 0.4
 """Seconds between two looks at a job that somebody watches."""
 KINDS = ("image/jpeg", "image/png", "image/webp", *ENDINGS)
 """The media types of results."""
+EVENTS = {"description": "Events `progress` and, at last, `ended`; their data is the job's progress as JSON"}
+"""In OpenAPI, which before 3.2 has no words for a stream."""
 PING = 15
 """Seconds after which a silent stream of events says that it is there."""
 
@@ -45,7 +47,10 @@ class Place(Part):
     """Where a page goes on: after this job."""
 
     created_at: AwareDatetime
-    id: str
+    id: JobId
+
+
+JobCursor = Annotated[str | None, paging.cursor("job-cursor")]
 
 
 MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such job of yours"}}
@@ -57,6 +62,7 @@ def _desk(connection: HTTPConnection) -> Desk:
 
 
 TheDesk = Annotated[Desk, Depends(_desk)]
+FileNumber = Annotated[int, Path(ge=0, lt=MOST_FILES, description="A file's number in the job")]
 Reader = Annotated[Caller, needs(Scope.JOBS_READ)]
 Writer = Annotated[Caller, needs(Scope.JOBS_WRITE)]
 
@@ -93,7 +99,7 @@ def listed(
     caller: Reader,
     desk: TheDesk,
     limit: Limit = LIMIT,
-    cursor: Cursor = None,
+    cursor: JobCursor = None,
     state: JobState | None = None,
 ) -> Page[Job]:
     place = paging.read(cursor, Place)
@@ -105,7 +111,7 @@ def listed(
 
 
 @router.get(
-    "/{job}",
+    "/{job:id}",
     summary="A job with its files",
     operation_id="getJob",
     response_model=Job,
@@ -138,7 +144,7 @@ def cancel(job: str, caller: Writer, desk: TheDesk) -> Job:
 
 
 @router.delete(
-    "/{job}",
+    "/{job:id}",
     status_code=204,
     summary="Delete an ended job and its results",
     operation_id="deleteJob",
@@ -163,7 +169,11 @@ def report(job: str, caller: Reader, desk: TheDesk) -> JobReport:
     summary="Progress as server-sent events",
     operation_id="watchJob",
     response_class=EventSourceResponse,
-    responses={**MISSING, 200: {"content": {"text/event-stream": {}}}, 204: {"description": "Nothing more will come"}},
+    responses={
+        **MISSING,
+        200: {"content": {"text/event-stream": {"schema": EVENTS}}},
+        204: {"description": "Nothing more will come"},
+    },
 )
 async def events(job: str, request: Request, caller: Reader, desk: TheDesk) -> Response:
     """Events are snapshots, with the job's version as id: after a break the newest one is all that is missing."""
@@ -213,7 +223,7 @@ async def progress(socket: WebSocket, job: str, caller: Reader, desk: TheDesk) -
         416: {"description": "The range lies behind its end"},
     },
 )
-def content(job: str, number: int, request: Request, caller: Reader, desk: TheDesk) -> Response:
+def content(job: str, number: FileNumber, request: Request, caller: Reader, desk: TheDesk) -> Response:
     try:
         result, blob = desk.jobs.result(job, number, caller.id)
     except NoJobError as error:

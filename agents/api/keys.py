@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.access.keys import PREFIX, Key, Keys
+from sfumato.agents.web import paging
 from sfumato.agents.web.formats import Negotiated
-from sfumato.schemas.key import KeyDraft, KeyMade, KeyPage, KeyShown
+from sfumato.agents.web.paging import LIMIT, After, Cursor, Limit
+from sfumato.schemas.key import KeyDraft, KeyMade, KeyShown
+from sfumato.schemas.page import Page
 from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=Negotiated)
@@ -27,6 +30,7 @@ def _keys(request: Request) -> Keys:
     "",
     status_code=201,
     summary="Make a key",
+    operation_id="createKey",
     responses={403: {"description": "It would grant what the caller's own key or token does not have"}},
 )
 def make(
@@ -43,19 +47,20 @@ def make(
     return made
 
 
-@router.get("", summary="Every key, also those that opened once")
+@router.get("", summary="Every key, also those that opened once", operation_id="listKeys")
 def list_keys(
     request: Request,
     caller: Annotated[Caller, needs(Scope.KEYS_READ)],
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str, Query(max_length=16)] = "",
-) -> KeyPage:
-    found = _keys(request).list(cursor, limit + 1)
-    more = found[limit - 1].id if len(found) > limit else None
-    return KeyPage(items=[shown(key) for key in found[:limit]], next=more)
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> Page[KeyShown]:
+    place = paging.read(cursor, After)
+    found = _keys(request).list(place.after if place is not None else "", limit + 1)
+    following = paging.write(After(after=found[limit - 1].id)) if len(found) > limit else None
+    return Page(items=tuple(shown(key) for key in found[:limit]), next=following)
 
 
-@router.get("/{id}", summary="One key", responses=MISSING)
+@router.get("/{id}", summary="One key", operation_id="getKey", responses=MISSING)
 def get(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_READ)]) -> KeyShown:
     key = _keys(request).get(id)
     if key is None:
@@ -63,7 +68,14 @@ def get(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_RE
     return shown(key)
 
 
-@router.delete("/{id}", status_code=204, summary="Revoke a key", responses=MISSING, response_class=Response)
+@router.delete(
+    "/{id}",
+    status_code=204,
+    summary="Revoke a key",
+    operation_id="revokeKey",
+    responses=MISSING,
+    response_class=Response,
+)
 def revoke(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_WRITE)]) -> Response:
     """It opens nothing from now on, nor do the sessions begun with it; other bridges of the same database notice
     within two seconds, and WebSockets that are open are closed. A key that was revoked can still be seen."""

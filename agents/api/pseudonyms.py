@@ -9,10 +9,11 @@ from starlette.exceptions import HTTPException
 
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.pseudonyms import PseudonymError, Pseudonyms, UnknownPseudonymError, record
+from sfumato.agents.web.formats import Negotiated
 from sfumato.schemas.pseudonym import Reveal, Revealed
 from sfumato.schemas.scope import Scope
 
-router = APIRouter(prefix="/v1", tags=["pseudonyms"])
+router = APIRouter(prefix="/v1", tags=["pseudonyms"], route_class=Negotiated)
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     404: {"description": "Not a pseudonym of this recipient and period, or its secret was destroyed"},
@@ -20,7 +21,12 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/pseudonyms:reveal", summary="The value behind a pseudonym; recorded with its reason", responses=ANSWERS)
+@router.post(
+    "/pseudonyms:reveal",
+    summary="The value behind a pseudonym; recorded with its reason",
+    operation_id="revealPseudonym",
+    responses=ANSWERS,
+)
 def reveal(
     asked: Reveal, request: Request, response: Response, caller: Annotated[Caller, needs(Scope.PSEUDONYMS_REVEAL)]
 ) -> Revealed:

@@ -23,6 +23,7 @@ router = APIRouter(prefix="/v1/session", tags=["session"], route_class=Negotiate
     "",
     status_code=201,
     summary="Sign in: an API key for a cookie",
+    operation_id="signIn",
     responses={401: {"description": "Not a valid key"}, 403: {"description": "A page of another site"}},
 )
 async def sign_in(body: SignIn, request: Request, response: Response) -> Session:
@@ -38,12 +39,12 @@ async def sign_in(body: SignIn, request: Request, response: Response) -> Session
     return _shown(callers.of_key(key), ends)
 
 
-@router.get("", summary="Who the caller is")
+@router.get("", summary="Who the caller is", operation_id="getSession")
 async def session(caller: Annotated[Caller, needs()]) -> Session:
     return _shown(caller)
 
 
-@router.delete("", status_code=204, summary="Sign out", response_class=Response)
+@router.delete("", status_code=204, summary="Sign out", operation_id="signOut", response_class=Response)
 async def sign_out(caller: Annotated[Caller, needs()], request: Request) -> Response:
     """Ends the session of the request's cookie, if it has one; a key stays as it is."""
     token = sessions.token_of(request)

@@ -24,16 +24,20 @@ from starlette.requests import ClientDisconnect
 
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
+from sfumato.agents.web.formats import Negotiated
+from sfumato.agents.web.idempotency import IdempotentByHeaders
 from sfumato.models.content import ContentError
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.upload import UploadStatus
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"], max_body_size=2**62)
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], max_body_size=2**62, route_class=Negotiated)
 """Its bodies are bounded by the upload's length and SFUMATO_UPLOAD_MAX_BYTES instead."""
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,creation-defer-length,expiration,termination,checksum"
+BYTES = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+"""Of a header that says a number of them."""
 DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}
 BODY = "application/offset+octet-stream"
 IDLE = 30.0
@@ -89,10 +93,38 @@ WRITES: dict[int | str, dict[str, Any]] = {
     423: {"description": "Another request is writing to this upload"},
     STATUS_CHECKSUM_MISMATCH: {"description": "The body is not what Upload-Checksum says; it was discarded"},
 }
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "Tus-Resumable": {"required": True, "schema": {"enum": [VERSION]}, "description": "The protocol's version"},
+    "Upload-Offset": {"required": True, "schema": BYTES, "description": "Where the body goes on: what HEAD tells"},
+    "Upload-Length": {"schema": BYTES, "description": "Bytes of the whole file"},
+    "Upload-Defer-Length": {"schema": {"enum": ["1"]}, "description": "The length is said later"},
+    "Upload-Metadata": {
+        "schema": {"type": "string", "maxLength": MOST_SAID},
+        "description": "Names, each with a space and its value in Base64, by commas: `filename bWFya2V0Lm1wNA==`",
+    },
+    "Upload-Checksum": {
+        "schema": {"type": "string", "pattern": f"^({'|'.join(DIGESTS)}) [A-Za-z0-9+/]+={{0,2}}$"},
+        "description": "Of this body: the algorithm, a space and the digest in Base64",
+    },
+}
 
 
-@router.options("", status_code=204, summary="What this server can do (tus)", response_class=Response)
-@router.options("/{id}", status_code=204, include_in_schema=False, response_class=Response)
+def _described(*headers: str, body: bool | None = None) -> dict[str, Any]:
+    """For OpenAPI: the headers that an operation reads; ``body``: whether it wants one, None: it takes none."""
+    said: dict[str, Any] = {"parameters": [{"name": name, "in": "header", **PARAMETERS[name]} for name in headers]}
+    if body is not None:
+        content = {BODY: {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}}
+        said["requestBody"] = {"required": body, "content": content}
+    return said
+
+
+@router.options(
+    "",
+    status_code=204,
+    summary="What this server can do (tus)",
+    operation_id="describeUploads",
+    response_class=Response,
+)
 async def options(request: Request, caller: Owner) -> Response:
     headers = {
         "Tus-Version": VERSION,
@@ -103,14 +135,29 @@ async def options(request: Request, caller: Owner) -> Response:
     return _answer(204, headers)
 
 
+@router.options(
+    "/{id}",
+    status_code=204,
+    summary="What this server can do (tus)",
+    operation_id="describeUpload",
+    response_class=Response,
+)
+async def options_of(id: str, request: Request, caller: Owner) -> Response:
+    return await options(request, caller)
+
+
 @router.post(
     "",
     status_code=201,
     summary="Begin an upload (tus)",
+    operation_id="createUpload",
     responses={201: {"description": "Location says where it goes on"}, 412: PROBLEMS[412], **WRITES},
     response_class=Response,
+    openapi_extra=_described(
+        "Tus-Resumable", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Checksum", body=False
+    ),
 )
-async def create(request: Request, caller: Speaker) -> Response:
+async def create(request: Request, caller: Speaker, _: IdempotentByHeaders = None) -> Response:
     length = _number(request, "upload-length")
     deferred = request.headers.get("upload-defer-length")
     if (length is None) == (deferred is None) or deferred not in (None, "1"):
@@ -135,7 +182,14 @@ async def create(request: Request, caller: Speaker) -> Response:
     return _answer(201, headers)
 
 
-@router.head("/{id}", summary="How far an upload is (tus)", responses=PROBLEMS, response_class=Response)
+@router.head(
+    "/{id}",
+    summary="How far an upload is (tus)",
+    operation_id="getUploadOffset",
+    responses=PROBLEMS,
+    response_class=Response,
+    openapi_extra=_described("Tus-Resumable"),
+)
 async def offset(id: str, request: Request, caller: Speaker) -> Response:
     uploads = _uploads(request)
     with _errors():
@@ -157,8 +211,10 @@ async def offset(id: str, request: Request, caller: Speaker) -> Response:
     "/{id}",
     status_code=204,
     summary="Go on with an upload (tus)",
+    operation_id="continueUpload",
     responses={**PROBLEMS, **WRITES, 503: {"description": "Too many uploads at once"}},
     response_class=Response,
+    openapi_extra=_described("Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Checksum", body=True),
 )
 async def append(id: str, request: Request, caller: Speaker) -> Response:
     if request.headers.get("content-type") != BODY:
@@ -179,8 +235,10 @@ async def append(id: str, request: Request, caller: Speaker) -> Response:
     "/{id}",
     status_code=204,
     summary="Delete an upload (tus)",
+    operation_id="deleteUpload",
     responses=PROBLEMS,
     response_class=Response,
+    openapi_extra=_described("Tus-Resumable"),
 )
 async def terminate(id: str, request: Request, caller: Speaker) -> Response:
     uploads = _uploads(request)
@@ -191,16 +249,21 @@ async def terminate(id: str, request: Request, caller: Speaker) -> Response:
 
 
 @router.post("/{id}", include_in_schema=False)
-async def override(id: str, request: Request, caller: Speaker) -> Response:
+async def override(id: str, request: Request, caller: Owner) -> Response:
     """For clients behind what lets only GET and POST through (tus, X-HTTP-Method-Override)."""
     methods = {"PATCH": append, "DELETE": terminate, "HEAD": offset}
     wanted = methods.get(request.headers.get("x-http-method-override", ""))
     if wanted is None:
         raise _refusal(405, "wants PATCH, HEAD or DELETE", {"Allow": "GET, HEAD, PATCH, DELETE, OPTIONS"})
-    return await wanted(id, request, caller)
+    return await wanted(id, request, _speaks(request, caller))
 
 
-@router.get("/{id}", summary="An upload, without its bytes", responses={404: PROBLEMS[404]})
+@router.get(
+    "/{id}",
+    summary="An upload, without its bytes",
+    operation_id="getUpload",
+    responses={404: PROBLEMS[404]},
+)
 async def show(id: str, request: Request, caller: Owner) -> UploadStatus:
     with _errors():
         state = await asyncio.to_thread(_uploads(request).get, id, caller.id)

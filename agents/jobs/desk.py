@@ -22,7 +22,7 @@ from sfumato.agents.settings import Settings
 from sfumato.models.content import ContentError
 from sfumato.models.reading import ENDINGS
 from sfumato.schemas.job import Job, JobRequest, Step
-from sfumato.schemas.policy import Policy
+from sfumato.schemas.policy import Audio, Policy
 
 
 class RequestError(ValueError):
@@ -69,6 +69,8 @@ class Desk:
                 DESTINATIONS[destination.type].check(self._outbound, destination)
             except OutboundError as refusal:
                 raise RequestError(f"destinations.{number}: {refusal}") from None
+        if request.policy.named and request.options.keep_audio and policy.audio is Audio.DROP:
+            raise RequestError("options.keep_audio: the policy drops audio; leave it out, or set the policy's `audio`")
         self._check_files(owner, request)
         if not request.policy.named:  # it says nothing of how long files are kept
             policy = policy.model_copy(update={"retention_hours": math.ceil(self._settings.job_hours)})

@@ -30,7 +30,7 @@ from sfumato.agents.settings import Settings
 from sfumato.models import film_metadata, images, joining, metadata, splitting, still
 from sfumato.models.content import MOST_PICTURE_BYTES, ContentError
 from sfumato.models.ensemble import Ensemble
-from sfumato.models.film import Film, Options
+from sfumato.models.film import Film, Options, keeps_sound
 from sfumato.models.images import ImageError
 from sfumato.models.reading import ENDINGS, FORMATS, FilmError, Reader, Source, Span
 from sfumato.models.task import NoPolicy
@@ -300,8 +300,7 @@ class Masking:
             target = folder / "film"
             account = film.mask(target, effort.tick)
             hold.check()
-            sound = claim.options.keep_audio and film.form.sounds > 0
-            made = Made(film.form.size, sound, account, film.metadata, film.cut_short)
+            made = Made(film.form.size, film.sound, account, film.metadata, film.cut_short)
             self._publish(claim, policy, target, made, hold)
 
     def _part(self, claim: Claim, policy: Policy, hold: Hold) -> None:
@@ -324,7 +323,7 @@ class Masking:
         account = total(account for _, account in parts)
         reader = Reader(source, self._settings.max_pixels)
         hold.frames = 0
-        sound = claim.options.keep_audio and reader.form.sounds > 0
+        sound = keeps_sound(policy, claim.options.keep_audio, reader.form)
         ending = ENDINGS[source.media_type]
         told = film_metadata.read(source)
         values, kept = metadata.treat(told, policy.metadata, self._pseudonymize)

@@ -26,6 +26,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import from_json
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
@@ -44,6 +45,15 @@ ALIASES = {"text/xml": XML, "application/protobuf": PROTOBUF, "text/json": JSON}
 
 Settle = Callable[[Response | None], Coroutine[Any, Any, None]]
 """What a dependency may leave in ``request.state.settle``: told the answer in JSON, None where the endpoint failed."""
+
+
+class _IdConvertor(StringConvertor):
+    """``{name:id}`` in a path: without a colon, since what comes after one is what is to be done."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("id", _IdConvertor())
 
 
 class AlreadyAnswered(Exception):

@@ -35,6 +35,7 @@ LARGEST = 64 * 1024
 RETRY_AFTER = "1"
 REPLAYED = "Idempotent-Replayed"
 KEY = re.compile(r'"?[\x21\x23-\x7e]{1,255}"?')
+SAID = ("upload-length", "upload-defer-length", "upload-metadata", "upload-checksum", "content-length")
 _OWN = {"content-length", "x-request-id", "date", "vary"}
 
 
@@ -115,21 +116,31 @@ class Answers:
             session.execute(delete(Answer).where(*own))
 
 
-async def _claim(
-    request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="A new text for each thing to create; sent again with the same body, nothing is created twice",
-            max_length=255,
-            pattern=f"^{KEY.pattern}$",
-        ),
-    ] = None,
-) -> None:
-    if idempotency_key is None:
-        return
+Key = Annotated[
+    str | None,
+    Header(
+        description="A new text for each thing to create; sent again with the same body, nothing is created twice",
+        max_length=255,
+        pattern=f"^{KEY.pattern}$",
+    ),
+]
+
+
+async def _claim_by_body(request: Request, idempotency_key: Key = None) -> None:
+    if idempotency_key is not None:
+        await _claim(request, idempotency_key, await request.body())
+
+
+async def _claim_by_headers(request: Request, idempotency_key: Key = None) -> None:
+    """A body that is too large to be held is not read: what it belongs to is said in the headers."""
+    if idempotency_key is not None:
+        said = [request.headers.get(name, "") for name in SAID]
+        await _claim(request, idempotency_key, "\n".join(said).encode())
+
+
+async def _claim(request: Request, idempotency_key: str, asked: bytes) -> None:
     caller: Caller = request.state.caller  # the gate's
-    body_hash = hashlib.sha256(await request.body()).digest()
+    body_hash = hashlib.sha256(asked).digest()
     claim = Claim(caller.id, idempotency_key.strip('"'), f"{request.method} {request.url.path}", body_hash)
     answer = await asyncio.to_thread(Answers(request.app.state.database).begin, claim)
     if answer is not None:
@@ -138,7 +149,9 @@ async def _claim(
     request.state.settle = partial(_settle, request, claim)
 
 
-Idempotent = Annotated[None, Depends(_claim)]
+Idempotent = Annotated[None, Depends(_claim_by_body)]
+IdempotentByHeaders = Annotated[None, Depends(_claim_by_headers)]
+"""For uploads: the same headers, rather than the same body, are the same request."""
 
 
 async def _settle(request: Request, claim: Claim, response: Response | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field, ValidationError
@@ -23,14 +23,19 @@ M = TypeVar("M", bound=BaseModel)
 LIMIT = 100
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many items at most")]
-Cursor = Annotated[
-    str | None,
-    Query(
+
+
+def cursor(form: str, max_length: int = 4000) -> Any:
+    """The query parameter; ``form``: the format that OpenAPI names it by, one for each kind of place."""
+    return Query(
         description="`next` of the page before; nothing: from the beginning",
-        max_length=4000,
-        json_schema_extra={"format": "cursor"},
-    ),
-]
+        max_length=max_length,
+        json_schema_extra={"format": form},
+    )
+
+
+Cursor = Annotated[str | None, cursor("cursor")]
+"""Of a list that :func:`page` cuts, or that goes on :class:`After` a name."""
 
 
 class After(Part):

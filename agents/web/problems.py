@@ -12,9 +12,10 @@ from xml.sax.saxutils import escape
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -54,6 +55,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _problem)
     app.add_exception_handler(Exception, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(DataError, _unstorable)
 
 
 def response(
@@ -106,6 +108,11 @@ async def _problem(request: Request, error: Exception) -> Response:
     return response(error.status_code, detail, headers)
 
 
+async def _unstorable(request: Request, error: Exception) -> Response:
+    """PostgreSQL holds no text with U+0000, and no larger numbers than SQL knows."""
+    return response(422, "a text with the character U+0000, or a number that is too large; leave it out")
+
+
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     docs = "docs/api.md"
@@ -124,10 +131,12 @@ def _fault(error: ErrorDetails, loc: tuple[int | str, ...], docs: str) -> Fault:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method that some route of this path has."""
-    scopes = ((method, {**request.scope, "method": method}) for method in METHODS)
-    routes = request.app.router.routes
-    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    """Every method that some route of this path has; a described one, if any is."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes = [*iter_route_contexts(request.app.routes)]
+    found = [(m, each) for m, scope in scopes.items() for each in routes if each.matches(scope)[0] is Match.FULL]
+    described = [method for method, each in found if getattr(each, "include_in_schema", False)]
+    return [*dict.fromkeys(described or [method for method, _ in found])]
 
 
 def title(status: int) -> str:
