@@ -41,6 +41,7 @@ class Index:
     pts: array[int]
     keyframes: list[tuple[int, int]]
     complete: bool
+    packets: int = 0
     end: int = 0
     """When the last picture's time is over."""
 
@@ -52,9 +53,9 @@ def plan(origin: Origin, policy: Policy, options: Options, seconds: float) -> Pl
     reader = Reader(origin, options.max_pixels)
     with reader.opened() as (container, stream):
         index = _index(container, stream, by_pts=FORMATS[ending(origin)] in ("matroska", "webm"))
-        reader.packets = len(index.pts)
+        reader.packets = index.packets
         reader.judge_length(container, stream, index.end * stream.time_base)
-    form, count = reader.form, len(index.pts)
+    form, count = reader.form, index.packets
     motion = policy.targets.get(Target.MOTION)
     if not index.complete or (motion is not None and not motion.detectors):
         return Plan(form, count, (), None)
@@ -69,17 +70,17 @@ def _index(container: object, stream: object, by_pts: bool) -> Index:
         for packet in container.demux(stream):  # type: ignore[attr-defined]
             if not packet.size:
                 continue
-            if packet.pts is None:
-                return Index(index.pts, [], False)
-            if packet.is_keyframe and not packet.is_discard:
+            index.packets += 1
+            if packet.pts is None or packet.is_discard:  # an edit list hides some: rare, and not worth the care
+                index.complete = False
+                continue
+            if packet.is_keyframe:
                 found = packet.pts if by_pts or packet.dts is None else packet.dts
                 index.keyframes.append((packet.pts, found))
-            if packet.is_discard:
-                return Index(index.pts, [], False)  # an edit list hides some: rare, and not worth the care
             index.pts.append(packet.pts)
             index.end = max(index.end, packet.pts + (packet.duration or 0))
     except FFmpegError:
-        return Index(index.pts, [], False)  # masked as a whole, up to where it can be read
+        index.complete = False  # masked as a whole, up to where it can be read
     return index
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -116,6 +117,18 @@ def test_a_film_without_keyframes_or_with_motion_is_not_cut(tmp_path: Path) -> N
     moving = films.policy(targets={Target.MOTION: Masking()})
     assert splitting.plan(source, moving, Options(), 1.0).spans == ()
     assert splitting.plan(source, films.policy(), Options(), 60.0).spans == ()
+
+
+def test_of_a_film_that_is_not_cut_all_pictures_are_counted(tmp_path: Path) -> None:
+    """Its edit list hides the first ones."""
+    source = write(tmp_path / "a.mp4", pictures(100), options={"g": "20", "bf": "2"})
+    hidden = tmp_path / "b.mp4"
+    cut = ["-ss", "1.1", "-i", str(source), "-c", "copy", str(hidden)]
+    subprocess.run(["ffmpeg", "-loglevel", "error", *cut], check=True)
+    plan = splitting.plan(hidden, films.policy(), Options(), 1.0)
+    account = Film(hidden, films.ensemble(), films.policy(), Options()).mask(tmp_path / "c.mp4", lambda: None)
+    assert plan.spans == ()
+    assert plan.packets == account.frames > account.masked > 0
 
 
 def test_a_film_read_from_memory_is_the_same(tmp_path: Path) -> None:
