@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from sfumato.agents.jobs.claims import Errand
 from sfumato.agents.jobs.destinations import DESTINATIONS, signed
 from sfumato.agents.jobs.records import DeliveryRow, JobRow, NoJobError
 from sfumato.models import images
@@ -113,6 +114,33 @@ def test_a_job_that_is_deleted_while_its_webhook_is_called_ends_no_worker(shop: 
     assert len(receiver.got) == 1
     with pytest.raises(NoJobError):
         shop.jobs.get(job.id)
+    receiver.close()
+
+
+def test_a_destination_that_libraries_choke_on_fails_alone(shop: Workshop) -> None:
+    place = {"type": "s3", "bucket": "results", "endpoint": "https://127.0.0.1:99999"}  # the desk would refuse it
+    job = shop.create(picture(), destinations=[{**place, "access_key_id": "a", "secret_access_key": CANARY}])
+    for _ in range(3):
+        shop.work()
+        due(shop)
+    done = shop.jobs.get(job.id)
+    assert done.state is JobState.FAILED
+    assert [(each.state, each.attempts) for each in done.deliveries] == [("failed", 3)]
+    assert CANARY not in done.model_dump_json()
+
+
+def test_a_delivery_that_ends_its_workers_is_given_up(shop: Workshop) -> None:
+    receiver = Receiver()
+    job = shop.create(picture(), destinations=[hook(receiver)])
+    shop.archivist().step()  # the picture
+    for attempt in range(3):
+        errand = shop.claims.next(f"dies {attempt}")
+        assert isinstance(errand, Errand)
+        with shop.database.begin() as session:
+            session.execute(update(DeliveryRow).values(leased_until=datetime.now(UTC) - timedelta(seconds=1)))
+    assert shop.claims.next("another") is None
+    (delivery,) = shop.jobs.get(job.id).deliveries
+    assert (delivery.state, delivery.attempts) == ("failed", 3)
     receiver.close()
 
 

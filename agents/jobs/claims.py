@@ -112,8 +112,12 @@ class Claims:
                 if found.leased_until is not None and found.leased_until >= now:
                     continue  # somebody else was quicker
                 if isinstance(found, DeliveryRow):
-                    if found.state == DeliveryState.WAITING:
+                    if found.state != DeliveryState.WAITING:
+                        continue
+                    if found.attempts < self._settings.delivery_attempts:
                         return self._run(session, found, job, worker, now)
+                    found.state, found.error = DeliveryState.FAILED, "a worker ended while it was at this delivery"
+                    self._settle_delivery(session, found)
                 elif not found.done and job.active:
                     if found.attempts < self._settings.archive_attempts:
                         return self._claim(session, found, job, worker, now)

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import obstore
 from obstore.store import S3Store
+from sqlalchemy.exc import SQLAlchemyError
 
 from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.outbound import FailedError, Outbound, OutboundError, RefusedError, body
@@ -171,6 +172,10 @@ class Courier:
             self._fail(errand, str(error), final=isinstance(error, RefusedError))
         except FileNotFoundError:
             self._fail(errand, "the result has expired", final=True)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - its text may hold a signed URL; others are delivered all the same
+            self._fail(errand, f"failed: {type(error).__name__}", final=False)
 
     def _run(self, errand: Errand, check: Callable[[], None]) -> None:
         if errand.sealed is None:
