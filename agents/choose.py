@@ -24,6 +24,8 @@ from sfumato.schemas.masking import MaskName
 from sfumato.schemas.part import Part
 from sfumato.schemas.policy import CAMERAS, Policy
 
+LARGEST_POLICY = 1024 * 1024
+"""Bytes of a policy that is sent along: as many as a body may have that sets one."""
 STILLS = tuple(target for target in Target if target is not Target.MOTION)
 
 
@@ -105,6 +107,8 @@ def _find(name: str, standing: Standing, caller: Caller) -> Policy:
 
 
 def _read(inline: bytes) -> Policy:
+    if len(inline) > LARGEST_POLICY:
+        raise HTTPException(413, f"policy: more than {LARGEST_POLICY} bytes; send a smaller one")
     try:
         return Policy.from_value(inline)
     except EnvelopeError as error:
