@@ -13,6 +13,7 @@ from sqlalchemy import update
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
+from sfumato.agents.jobs import records
 from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
@@ -302,7 +303,7 @@ def test_owners_see_their_own_and_an_upload_has_one_job(shop: Workshop) -> None:
         shop.jobs.get(job.id, "key:other")
     with pytest.raises(NoJobError):
         shop.jobs.cancel(job.id, "key:other")
-    assert shop.jobs.page("key:other", 10) == []
+    assert shop.jobs.page("key:other", 10) == ([], False)
     (upload,) = shop.jobs.uploads(job.id)
     request = JobRequest.model_validate({"files": [{"upload": upload}], "purpose": "x"})
     with pytest.raises(JobError, match="upload"):
@@ -311,14 +312,21 @@ def test_owners_see_their_own_and_an_upload_has_one_job(shop: Workshop) -> None:
         shop.jobs.delete(job.id, OWNER)
 
 
-def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:
-    made = [shop.create(picture()).id for _ in range(5)]
-    seen: list[str] = []
-    before = None
-    while page := shop.jobs.page(OWNER, 2, before):
-        seen += [job.id for job in page]
+@pytest.mark.parametrize(("most", "sizes"), [(2000, [3, 2]), (4, [2, 2, 1])])
+def test_pages_come_newest_first_and_hold_everything_once(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int]
+) -> None:
+    """A page ends early where its jobs have many files: a thousand of a thousand files would fill the memory."""
+    monkeypatch.setattr(records, "MOST_SHOWN", most)
+    made = [shop.create(picture(), picture()).id for _ in range(5)]
+    pages: list[list[str]] = []
+    before, more = None, True
+    while more:
+        page, more = shop.jobs.page(OWNER, 3, before)
+        pages.append([job.id for job in page])
         before = page[-1].created_at, page[-1].id
-    assert seen == made[::-1]
+    assert [len(page) for page in pages] == sizes
+    assert sum(pages, []) == made[::-1]
 
 
 def test_lost_announcements_are_made_again(shop: Workshop) -> None:

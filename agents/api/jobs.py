@@ -102,12 +102,13 @@ def listed(
     cursor: JobCursor = None,
     state: JobState | None = None,
 ) -> Page[Job]:
+    """A page of jobs with many files may hold fewer than `limit`, and yet have a `next`."""
     place = paging.read(cursor, Place)
     before = (place.created_at, place.id) if place is not None else None
-    jobs = desk.jobs.page(caller.id, limit + 1, before, state)
-    last = jobs[limit - 1] if len(jobs) > limit else None
+    jobs, more = desk.jobs.page(caller.id, limit, before, state)
+    last = jobs[-1] if more and jobs else None
     following = paging.write(Place(created_at=last.created_at, id=last.id)) if last is not None else None
-    return Page(items=tuple(jobs[:limit]), next=following)
+    return Page(items=tuple(jobs), next=following)
 
 
 @router.get(
