@@ -208,6 +208,12 @@ def address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else ""
 
 
+def whose(connection: HTTPConnection) -> str:
+    """Whose request it is: its caller's, or of the network that it comes from where nobody has said who it is."""
+    caller: Caller | None = getattr(connection.state, "caller", None)
+    return _network(connection) if caller is None else caller.id
+
+
 def _network(connection: HTTPConnection) -> str:
     """Whoever has one IPv6 address has the 2**64 of its network."""
     said = address(connection)
