@@ -154,3 +154,12 @@ def test_a_session_ends_with_its_key_and_by_time(app, new):
     with app.state.database.begin() as session:
         session.query(SignedIn).update({"expires_at": datetime.now(UTC)})
     assert other.get("/v1/session").status_code == 401
+
+
+def test_signing_in_is_a_request_of_the_key(app):
+    """Else a key could begin sessions, which are rows for twelve hours, as fast as it likes."""
+    new = app.state.keys.create("Ada", list(Scope), cameras=["north"], purpose="looking", rate=100)
+    caller = client(app)
+    answers = [caller.post("/v1/session", json={"key": new.secret}).status_code for _ in range(110)]
+    assert answers[:100] == [201] * 100
+    assert 429 in answers
