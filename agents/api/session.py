@@ -24,6 +24,7 @@ router = APIRouter(prefix="/v1/session", tags=["session"], route_class=Negotiate
     status_code=201,
     summary="Sign in: an API key for a cookie",
     operation_id="signIn",
+    max_body_size=4096,
     responses={401: {"description": "Not a valid key"}, 403: {"description": "A page of another site"}},
 )
 async def sign_in(body: SignIn, request: Request, response: Response) -> Session:
