@@ -326,7 +326,7 @@ def test_pages_come_newest_first_and_hold_everything_once(
         pages.append([job.id for job in page])
         before = page[-1].created_at, page[-1].id
     assert [len(page) for page in pages] == sizes
-    assert sum(pages, []) == made[::-1]
+    assert [job for page in pages for job in page] == made[::-1]
 
 
 def test_lost_announcements_are_made_again(shop: Workshop) -> None:

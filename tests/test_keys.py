@@ -91,10 +91,11 @@ def test_nobody_grants_more_than_they_have(app):
 
 def test_nobody_makes_a_key_that_is_limited_less_than_their_own(app):
     """A key with quotas that ends could else make one without, which does not end."""
-    own = {"rate": 200, "bytes_a_day": 100_000, "frames_a_day": 10, "expires_at": datetime.now(UTC) + timedelta(hours=1)}
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    own = {"rate": 200, "bytes_a_day": 100_000, "frames_a_day": 10, "expires_at": ends}
     maker = client(app, key(app, *Scope, **own))
-    within = {"rate": 200, "bytes_a_day": 100_000, "frames_a_day": 9, "expires_at": own["expires_at"].isoformat()}  # type: ignore[attr-defined]
-    later = (own["expires_at"] + timedelta(seconds=1)).isoformat()  # type: ignore[operator]
+    within = {"rate": 200, "bytes_a_day": 100_000, "frames_a_day": 9, "expires_at": ends.isoformat()}
+    later = (ends + timedelta(seconds=1)).isoformat()
     assert maker.post("/v1/keys", json={**DRAFT, **within}).status_code == 201
     for more in (
         {"rate": 201},

@@ -93,8 +93,8 @@ def revoke(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS
 
 
 def _beyond_limits(draft: KeyDraft, caller: Caller) -> str:
-    """The field in which a key would have more than its maker; "": none. Null is more than any number; of the rate it is
-    what the settings say."""
+    """The field in which a key would have more than its maker; "": none. Of quotas null is more than any number,
+    of the rate it is what the settings say."""
     for name in ("bytes_a_day", "frames_a_day"):
         own, wanted = getattr(caller, name), getattr(draft, name)
         if own is not None and (wanted is None or wanted > own):

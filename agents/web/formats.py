@@ -213,7 +213,9 @@ class _Body(Request):
     async def json(self) -> Any:
         document = decode(self._model, await self.body(), self._kind)
         if _crowded(document):
-            raise HTTPException(422, f"body: an object or array of more than {MOST_MEMBERS} members; none takes so many")
+            raise HTTPException(
+                422, f"body: an object or array of more than {MOST_MEMBERS} members; none takes so many"
+            )
         return document
 
 
