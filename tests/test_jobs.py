@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
+from sfumato.agents.access.callers import Caller
 from sfumato.agents.access.usage import Usage
+from sfumato.agents.api import jobs as api
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
 from sfumato.agents.jobs import records
@@ -18,7 +23,7 @@ from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
-from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
+from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState, Progress
 from sfumato.schemas.topics import JOB_EVENTS
 from tests import films
 from tests.films import red, scene, write
@@ -361,3 +366,20 @@ def test_raw_footage_never_lies_on_the_disk(shop: Workshop, tmp_path: Path) -> N
     shop.sweeper.sweep()
     with pytest.raises(NoUploadError):
         shop.uploads.get(shop.jobs.uploads(job.id)[0])
+
+
+def test_events_end_with_the_key_of_who_listens(shop: Workshop, tmp_path: Path) -> None:
+    """As WebSockets do: a stream that is open may else go on for days after its key was revoked."""
+    job = shop.create(picture())
+    known = iter([True, True, False])
+
+    async def still_known() -> bool:
+        return next(known)
+
+    async def listen() -> list[Progress]:
+        desk: Any = SimpleNamespace(jobs=shop.jobs)
+        caller = Caller(OWNER, frozenset(), (), "")
+        return [each async for each in api._progress(desk, job.id, caller, -1, still_known)]
+
+    (only,) = asyncio.run(asyncio.wait_for(listen(), 20))
+    assert only.id == job.id
