@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 
 VIEWER = Path(__file__).with_name("viewer")
 
+LEAST_HELD = 64 * 1024 * 1024
+"""Bytes of bodies in memory, beside those of the pictures that wait and of as many that are on their way."""
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
     "allow_headers": ["*"],
@@ -122,7 +124,8 @@ def make_app(settings: Settings) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The last one meets a request first."""
-    app.add_middleware(Bodies, timeout=settings.body_timeout)
+    pictures = settings.image_bytes * (settings.image_workers + settings.image_queue)
+    app.add_middleware(Bodies, timeout=settings.body_timeout, most=LEAST_HELD + 2 * pictures)
     app.add_middleware(Gate)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.bridge_allowed_hosts)
     app.add_middleware(CallAudit)

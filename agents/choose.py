@@ -22,8 +22,10 @@ from sfumato.schemas.detection import Target
 from sfumato.schemas.job import PolicyChoice
 from sfumato.schemas.masking import MaskName
 from sfumato.schemas.part import Part
-from sfumato.schemas.policy import CAMERAS, Policy
+from sfumato.schemas.policy import CAMERAS, Policy, covers
 
+LARGEST_POLICY = 1024 * 1024
+"""Bytes of a policy that is sent along: as many as a body may have that sets one."""
 STILLS = tuple(target for target in Target if target is not Target.MOTION)
 
 
@@ -89,7 +91,7 @@ def for_picture(chosen: Chosen) -> Chosen:
 
 def _find(name: str, standing: Standing, caller: Caller) -> Policy:
     """The policy of that camera, or of that name; 422 lists those that the caller may use."""
-    seen = caller.sees(name)
+    seen = covers(caller.cameras, name)
 
     def look(register: Register) -> tuple[list[str], Timetable | NoPolicy | None]:
         applying = register.applies(name) if seen else None
@@ -97,7 +99,7 @@ def _find(name: str, standing: Standing, caller: Caller) -> Policy:
 
     names, entry = standing.policies.look(look)
     if entry is None:
-        known = ", ".join(filter(caller.sees, names)) or "none"
+        known = ", ".join(each for each in names if covers(caller.cameras, each)) or "none"
         raise HTTPException(422, f"policy: no policy in force for it, or not one of your cameras; known: {known}")
     if not isinstance(entry, Timetable):
         raise HTTPException(422, "policy: is not valid and gives no right to look; set it anew")
@@ -105,6 +107,8 @@ def _find(name: str, standing: Standing, caller: Caller) -> Policy:
 
 
 def _read(inline: bytes) -> Policy:
+    if len(inline) > LARGEST_POLICY:
+        raise HTTPException(413, f"policy: more than {LARGEST_POLICY} bytes; send a smaller one")
     try:
         return Policy.from_value(inline)
     except EnvelopeError as error:

@@ -45,6 +45,7 @@ PNG_TEXTS = {
     b"Author": MetadataField.CREATOR,
     b"Copyright": MetadataField.COPYRIGHT,
 }
+CREATION_TIME = b"Creation Time"
 PNG_TEXT = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 OTHER_BLOCKS = {b"iCCP": Block.COLOUR_PROFILE, b"ICCP": Block.COLOUR_PROFILE, b"caBX": Block.CREDENTIALS}
 OTHER_BLOCKS |= {b"C2PA": Block.CREDENTIALS}
@@ -74,7 +75,7 @@ def read(payload: bytes, content_type: str) -> tuple[Found, bytes]:
     for keyword, written in blocks.texts:
         if keyword in PNG_TEXTS:
             found.offer(PNG_TEXTS[keyword], text(written))
-        elif keyword == b"Creation Time":
+        elif keyword == CREATION_TIME:
             found.offer(MetadataField.CAPTURED_AT, xmp.moment(written))
     turned = None
     if 2 <= orientation <= 8:
@@ -96,6 +97,7 @@ class _Blocks:
         self.xmp: bytes | None = None
         self.iptc: bytes | None = None
         self.texts: list[tuple[bytes, str]] = []
+        self._unpacked: set[bytes] = set()
 
     def fill(self, payload: bytes, content_type: str, found: Found) -> None:
         if content_type == "image/jpeg":
@@ -130,17 +132,24 @@ class _Blocks:
         elif piece.name == b"XMP ":
             self.xmp = self.xmp or piece.body
         elif piece.name in PNG_TEXT:
-            if piece.body.startswith(XMP_KEYWORD + b"\0"):
-                self.xmp = self.xmp or b""
-                self.xmp = _guarded(found, Block.XMP, lambda: containers.png_text(piece)[1].encode()) or self.xmp
-            else:
-                found.blocks.add(Block.TEXT)
-                if (told := _guarded(found, Block.TEXT, lambda: containers.png_text(piece))) is not None:
-                    self.texts.append(told)
+            self._enter_text(piece, found)
         elif piece.name in OTHER_BLOCKS:
             found.blocks.add(OTHER_BLOCKS[piece.name])
         elif piece.name not in containers.PNG_PIXELS | containers.WEBP_PIXELS:
             found.blocks.add(Block.OTHER)
+
+    def _enter_text(self, piece: containers.Piece, found: Found) -> None:
+        """Of each keyword that means something the first alone is unpacked: a picture has room for thousands."""
+        keyword = piece.body.partition(b"\0")[0]
+        if keyword == XMP_KEYWORD:
+            if self.xmp is None:
+                self.xmp = _guarded(found, Block.XMP, lambda: containers.png_text(piece)[1].encode()) or b""
+            return
+        found.blocks.add(Block.TEXT)
+        if keyword in (*PNG_TEXTS, CREATION_TIME) and keyword not in self._unpacked:
+            self._unpacked.add(keyword)
+            if (told := _guarded(found, Block.TEXT, lambda: containers.png_text(piece))) is not None:
+                self.texts.append(told)
 
 
 def _guarded(found: Found, block: Block, read: Callable[[], Any]) -> Any:

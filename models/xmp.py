@@ -47,12 +47,16 @@ WRITTEN = {
     MetadataField.COPYRIGHT: ("dc:rights", "Alt"),
 }
 """What has its place in XMP, and the kind of its list; EXIF's texts would be ASCII only."""
+LARGEST = 1_000_000
+"""Bytes of a packet that is read; a camera's has some thousand."""
 ARC = re.compile(r"(\d{1,3}),(\d{1,2}(?:\.\d+)?)(?:,(\d{1,2}(?:\.\d+)?))?([NSEW])")
 """Degrees, minutes and perhaps seconds, as XMP writes coordinates."""
 
 
 def read(packet: bytes, found: Found) -> None:
     """Offer what the packet holds. Raises what the XML parser raises where it is malformed or not harmless."""
+    if len(packet) > LARGEST:
+        raise ValueError("a packet of too many bytes")
     properties: dict[str, str] = {}
     root = ElementTree.fromstring(packet.strip(b"\0 \t\r\n"))
     for description in root.iter(f"{{{RDF}}}Description"):
@@ -68,7 +72,8 @@ def read(packet: bytes, found: Found) -> None:
 
 def _children(description: ElementTree.Element) -> Iterator[tuple[str, str]]:
     for child in description:
-        items = [(item.text or "").strip() for item in child.iter(f"{{{RDF}}}li")]
+        # No deeper than a list's items: descriptions may lie in one another, and each would go through all others.
+        items = [(item.text or "").strip() for item in child.iterfind(f"*/{{{RDF}}}li")]
         yield child.tag, ", ".join(items) if "creator" in child.tag else (items[0] if items else child.text or "")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from itertools import combinations
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from sfumato.schemas.detection import Target
@@ -44,13 +44,12 @@ class Zone(Part):
         for number, (start, end) in enumerate(edges):
             if start == end:
                 raise ValueError(f"corner {number} is given twice in a row; leave one out (the last joins the first)")
-        for (i, first), (j, second) in combinations(enumerate(edges), 2):
-            neighbours = j - i == 1 or (i == 0 and j == len(edges) - 1)
-            if _folds_back(first, second) if neighbours else _meet(*first, *second):
-                raise ValueError(
-                    f"crosses itself: the edge from corner {i} meets that from corner {j}; "
-                    "list the corners in order around the zone, or make it two zones"
-                )
+        if (crossing := _crossing(edges)) is not None:
+            i, j = crossing
+            raise ValueError(
+                f"crosses itself: the edge from corner {i} meets that from corner {j}; "
+                "list the corners in order around the zone, or make it two zones"
+            )
         if abs(_area(polygon)) < SMALLEST_AREA:
             raise ValueError("encloses no area; move its corners apart")
         return polygon
@@ -67,17 +66,31 @@ def _turn(a: Corner, b: Corner, c: Corner) -> float:
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
-def _meet(a: Corner, b: Corner, c: Corner, d: Corner) -> bool:
-    """Whether the segments ab and cd have a point in common, ends included."""
-    if _turn(a, b, c) * _turn(a, b, d) < 0 and _turn(c, d, a) * _turn(c, d, b) < 0:
-        return True
-    touching = ((a, b, c), (a, b, d), (c, d, a), (c, d, b))
-    return any(_turn(p, q, r) == 0 and _within(p, q, r) for p, q, r in touching)
+def _crossing(edges: list[tuple[Corner, Corner]]) -> tuple[int, int] | None:
+    """The first two edges that have a point in common, beside the corner of neighbours."""
+    last = len(edges) - 1
+    beside = [(0, last), *((i, i + 1) for i in range(last))]
+    apart = np.triu(_meet(np.array(edges, float)), 2)
+    apart[0, last] = False
+    found = [(i, j) for i, j in beside if _folds_back(edges[i], edges[j])]
+    found += [(int(i), int(j)) for i, j in np.argwhere(apart)]
+    return min(found, default=None)
 
 
-def _within(a: Corner, b: Corner, c: Corner) -> bool:
-    """Whether c, on the line of ab, lies between them."""
-    return min(a[0], b[0]) <= c[0] <= max(a[0], b[0]) and min(a[1], b[1]) <= c[1] <= max(a[1], b[1])
+def _meet(edges: np.ndarray) -> np.ndarray:
+    """Whether each two of the edges (n, 2, 2) have a point in common, ends included: (n, n). All at once, since a
+    policy of a megabyte holds millions of pairs."""
+    a, b = edges[:, None, 0], edges[:, None, 1]  # of the row's edge; c: an end of the column's
+    turns, touching = [], []
+    for c in (edges[None, :, 0], edges[None, :, 1]):
+        turn = (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
+        within = ((np.minimum(a, b) <= c) & (c <= np.maximum(a, b))).all(axis=-1)
+        turns.append(turn)
+        touching.append((turn == 0) & within)
+    apart = turns[0] * turns[1] < 0
+    touch = touching[0] | touching[1]
+    met: np.ndarray = (apart & apart.T) | touch | touch.T
+    return met
 
 
 def _folds_back(first: tuple[Corner, Corner], second: tuple[Corner, Corner]) -> bool:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
 
-from sfumato.agents.web.bodies import LARGEST
+from sfumato.agents.access.callers import Caller
+from sfumato.agents.web.bodies import LARGEST, Bodies
+from sfumato.agents.web.endpoints import FOUND
 from sfumato.agents.web.server import Server, config
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
@@ -84,6 +87,42 @@ def test_a_body_without_a_length_is_counted(app, key):
     parts = (b"x" * 65_536 for _ in range(LARGEST // 65_536 + 2))
     answer = caller.post("/v1/keys", content=parts, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+
+
+def test_bodies_in_memory_are_bounded_and_one_caller_has_half():
+    """Slow ones, of which each may last for hours, would fill the memory."""
+
+    async def scenario() -> None:
+        end, answers = asyncio.Event(), []
+
+        async def endpoint(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await end.wait()
+            answers.append(scope["state"]["caller"])
+
+        bodies = Bodies(endpoint, 20, most=4000)
+
+        async def send(whose: str, size: int) -> None:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": bytes(size), "more_body": True}
+
+            state = {"caller": Caller(whose, frozenset(), (), "")}
+            await bodies({"type": "http", "headers": [], "state": state, FOUND: None}, receive, send)  # type: ignore[arg-type]
+
+        waiting = [asyncio.ensure_future(send(whose, 1900)) for whose in ("a", "b")]
+        await asyncio.sleep(0)
+        for whose in ("a", "c"):  # a has its half, and all is taken
+            with pytest.raises(HTTPException) as refused:
+                await send(whose, 201)
+            assert (refused.value.status_code, refused.value.headers) == (503, {"Retry-After": "5"})
+        waiting.append(asyncio.ensure_future(send("c", 200)))
+        await asyncio.sleep(0)
+        end.set()
+        await asyncio.gather(*waiting)
+        await send("a", 2000)  # what has ended holds nothing
+        assert len(answers) == 4
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_nothing_of_a_body_is_read_for_a_caller_who_is_not_known(app):

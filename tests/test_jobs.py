@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from sfumato.agents.access.callers import Caller
 from sfumato.agents.access.usage import Usage
+from sfumato.agents.api import jobs as api
 from sfumato.agents.files.blobs import BlobError
 from sfumato.agents.files.uploads import NoUploadError
 from sfumato.agents.jobs import claims, pieces, records, sweep
@@ -19,7 +24,7 @@ from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
 from sfumato.models import images
-from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState
+from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState, Progress
 from sfumato.schemas.topics import JOB_EVENTS
 from tests import films
 from tests.films import red, scene, write
@@ -375,7 +380,7 @@ def test_owners_see_their_own_and_an_upload_has_one_job(shop: Workshop) -> None:
         shop.jobs.get(job.id, "key:other")
     with pytest.raises(NoJobError):
         shop.jobs.cancel(job.id, "key:other")
-    assert shop.jobs.page("key:other", 10) == []
+    assert shop.jobs.page("key:other", 10) == ([], False)
     (upload,) = shop.jobs.uploads(job.id)
     request = JobRequest.model_validate({"files": [{"upload": upload}], "purpose": "x"})
     with pytest.raises(JobError, match="upload"):
@@ -471,20 +476,27 @@ def test_of_two_jobs_made_at_once_one_gets_the_upload(shop: Workshop, monkeypatc
     other.join(20)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Job", "JobError"]
     shop.uploads.delete(upload)
-    shop.jobs.cancel(shop.jobs.page(OWNER, 1)[0].id)
+    shop.jobs.cancel(shop.jobs.page(OWNER, 1)[0][0].id)
     monkeypatch.undo()
     with pytest.raises(JobError, match="gone"):
         shop.jobs.create(OWNER, request, films.policy(), lambda *_: b"")
 
 
-def test_pages_come_newest_first_and_hold_everything_once(shop: Workshop) -> None:
-    made = [shop.create(picture()).id for _ in range(5)]
-    seen: list[str] = []
-    before = None
-    while page := shop.jobs.page(OWNER, 2, before):
-        seen += [job.id for job in page]
+@pytest.mark.parametrize(("most", "sizes"), [(2000, [3, 2]), (4, [2, 2, 1])])
+def test_pages_come_newest_first_and_hold_everything_once(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int]
+) -> None:
+    """A page ends early where its jobs have many files: a thousand of a thousand files would fill the memory."""
+    monkeypatch.setattr(records, "MOST_SHOWN", most)
+    made = [shop.create(picture(), picture()).id for _ in range(5)]
+    pages: list[list[str]] = []
+    before, more = None, True
+    while more:
+        page, more = shop.jobs.page(OWNER, 3, before)
+        pages.append([job.id for job in page])
         before = page[-1].created_at, page[-1].id
-    assert seen == made[::-1]
+    assert [len(page) for page in pages] == sizes
+    assert [job for page in pages for job in page] == made[::-1]
 
 
 def test_lost_announcements_are_made_again(shop: Workshop) -> None:
@@ -519,3 +531,20 @@ def test_raw_footage_never_lies_on_the_disk(shop: Workshop, tmp_path: Path) -> N
     shop.sweeper.sweep()
     with pytest.raises(NoUploadError):
         shop.uploads.get(shop.jobs.uploads(job.id)[0])
+
+
+def test_events_end_with_the_key_of_who_listens(shop: Workshop, tmp_path: Path) -> None:
+    """As WebSockets do: a stream that is open may else go on for days after its key was revoked."""
+    job = shop.create(picture())
+    known = iter([True, True, False])
+
+    async def still_known() -> bool:
+        return next(known)
+
+    async def listen() -> list[Progress]:
+        desk: Any = SimpleNamespace(jobs=shop.jobs)
+        caller = Caller(OWNER, frozenset(), (), "")
+        return [each async for each in api._progress(desk, job.id, caller, -1, still_known)]
+
+    (only,) = asyncio.run(asyncio.wait_for(listen(), 20))
+    assert only.id == job.id

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
@@ -86,6 +87,43 @@ def test_nobody_grants_more_than_they_have(app):
     for more in ({"roles": ["vendor"]}, {"scopes": ["cameras:read", "jobs:read"]}):
         answer = make(cameras=["hall"], **more)
         assert (answer.status_code, answer.json()["detail"][:6]) == (403, "scopes"), more
+
+
+def test_nobody_makes_a_key_that_is_limited_less_than_their_own(app):
+    """A key with quotas that ends could else make one without, which does not end."""
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    own = {"rate": 200, "bytes_a_day": 100_000, "frames_a_day": 10, "expires_at": ends}
+    maker = client(app, key(app, *Scope, **own))
+    within = {"rate": 200, "bytes_a_day": 100_000, "frames_a_day": 9, "expires_at": ends.isoformat()}
+    later = (ends + timedelta(seconds=1)).isoformat()
+    assert maker.post("/v1/keys", json={**DRAFT, **within}).status_code == 201
+    for more in (
+        {"rate": 201},
+        {"bytes_a_day": None},
+        {"bytes_a_day": 100_001},
+        {"frames_a_day": None},
+        {"frames_a_day": 11},
+        {"expires_at": None},
+        {"expires_at": later},
+    ):
+        answer = maker.post("/v1/keys", json={**DRAFT, **within, **more})
+        assert answer.status_code == 403, more
+        assert answer.json()["detail"].startswith(*more), more
+    assert client(app, key(app, *Scope)).post("/v1/keys", json={**DRAFT, **within}).status_code == 201
+
+
+def test_nobody_revokes_a_key_that_opens_more_than_their_own(app):
+    """Somebody who makes keys for a few cameras could else lock the administrators out."""
+    maker = client(app, key(app, Scope.KEYS_WRITE, Scope.CAMERAS_READ, cameras=["north-*"]))
+    for scopes, cameras, status in (
+        (Scope, ["*"], 403),
+        ([Scope.CAMERAS_READ], ["south"], 403),
+        ([Scope.JOBS_READ], [], 403),
+        ([Scope.CAMERAS_READ], ["north-1"], 204),
+    ):
+        new = app.state.keys.create("x", scopes, cameras=cameras, purpose="x")
+        assert maker.delete(f"/v1/keys/{new.key.id}").status_code == status, (scopes, cameras)
+        assert client(app, new.secret).get("/v1/session").status_code == (401 if status == 204 else 200)
 
 
 @pytest.mark.parametrize(

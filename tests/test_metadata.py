@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import Settings
-from sfumato.models import containers, metadata, picture_metadata, still
+from sfumato.models import containers, metadata, picture_metadata, still, xmp
 from sfumato.models.film import Film, Options
 from sfumato.schemas.metadata import MEASURES, NAMES, Block, Grain, Grid, Metadata, MetadataField, Treatment
 from sfumato.schemas.remedy import remedies
@@ -355,3 +355,35 @@ def test_a_film_tells_nothing_by_default(tmp_path):
     film.mask(tmp_path / "out.mp4", lambda: None)
     assert set(probed(tmp_path / "out.mp4")) <= {"major_brand", "minor_version", "compatible_brands", "encoder"}
     assert not film.metadata.exact
+
+
+def test_a_picture_of_a_thousand_texts_unpacks_few(monkeypatch):
+    """Each unpacks to 4 MB at most: eight thousand fit into a picture that is taken, and would fill the memory."""
+    unpacked: list[bytes] = []
+    unpack = containers.png_text
+
+    def counted(piece: containers.Piece) -> tuple[bytes, str]:
+        unpacked.append(piece.body[:10])
+        return unpack(piece)
+
+    monkeypatch.setattr(containers, "png_text", counted)
+    packed = zlib.compress(b"x" * 100_000)
+    kinds = (b"Title\0\0" + packed, b"Unknown\0\0" + packed)
+    texts = b"".join(chunk(b"zTXt", kind) for kind in kinds for _ in range(500))
+    empty = b"".join(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0nothing") for _ in range(500))
+    plain = saved(".png")
+    found, _ = picture_metadata.read(plain[:33] + texts + empty + plain[33:], "image/png")
+    assert Block.TEXT in found.blocks
+    assert len(unpacked) == 2  # Title and XMP, the first of each
+
+
+def test_xmp_takes_time_by_its_length():
+    """Descriptions that lie in one another were gone through once for each, and there was no limit."""
+    ns = 'xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    within = "<r:Description><dc:title><r:Alt><r:li>Deep</r:li></r:Alt></dc:title></r:Description>"
+    found = metadata.Found()
+    xmp.read(f"<r:Description {ns}><dc:creator>{within}</dc:creator></r:Description>".encode(), found)
+    assert "Deep" in str(found.values)
+    assert MetadataField.CREATOR not in found.values
+    with pytest.raises(ValueError, match="too many bytes"):
+        xmp.read(f"<r:Description {ns}>{' ' * 10**6}</r:Description>".encode(), metadata.Found())

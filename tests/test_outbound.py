@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import logging
 import socket
 import ssl
 import threading
@@ -254,6 +255,30 @@ def test_a_name_that_resolves_to_another_address_a_moment_later_gains_nothing(se
     with pytest.raises(RefusedError):
         guard.fetch(url, most=100)
     assert server.requests == []
+
+
+def test_names_that_do_not_resolve_in_time_hold_nobody_up(server, ca):
+    """A caller's own name server answers as slowly as it likes; the call checks again."""
+    answering = threading.Event()
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        answering.wait(60)
+        return [(0, 0, 0, "", ("10.0.0.1", port))]
+
+    guard = outbound(ca, resolve=resolve)
+    for _ in range(20):
+        guard.check("https://slow.example/", 0.0)
+    answering.set()
+    with pytest.raises(RefusedError):
+        guard.fetch("https://slow.example/", most=1)
+
+
+def test_urls_are_not_logged(server, ca, caplog):
+    """They may hold tokens; httpx logs them by itself."""
+    caplog.set_level(logging.INFO)
+    guard = outbound(ca, resolve=resolver("127.0.0.1"))
+    assert guard.fetch(f"https://dam.example:{server.port}/file?token=CANARY", most=100) == b"hello"
+    assert "CANARY" not in caplog.text
 
 
 def test_names_with_umlauts_are_called_as_they_are_written_in_dns(server, ca):

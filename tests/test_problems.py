@@ -144,3 +144,11 @@ def test_a_text_that_postgresql_cannot_hold_is_the_callers_fault(tmp_path):
 def test_every_kind_is_documented():
     text = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
     assert [kind for kind in KINDS.values() if f"`{kind}`" not in text] == []
+
+
+@pytest.mark.parametrize("crowd", [{f"x{n}": 0 for n in range(2001)}, {"zones": [0] * 2001}])
+def test_not_each_of_thousands_of_faults_is_looked_for(client, crowd):
+    """Each costs some ten microseconds in which the bridge does nothing else."""
+    answer = client.put("/policies/north", json=crowd)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("body: an object or array of more than 2000 members")

@@ -154,3 +154,18 @@ def test_a_session_ends_with_its_key_and_by_time(app, new):
     with app.state.database.begin() as session:
         session.query(SignedIn).update({"expires_at": datetime.now(UTC)})
     assert other.get("/v1/session").status_code == 401
+
+
+def test_signing_in_is_a_request_of_the_key(app):
+    """Else a key could begin sessions, which are rows for twelve hours, as fast as it likes."""
+    new = app.state.keys.create("Ada", list(Scope), cameras=["north"], purpose="looking", rate=100)
+    caller = client(app)
+    answers = [caller.post("/v1/session", json={"key": new.secret}).status_code for _ in range(110)]
+    assert answers[:100] == [201] * 100
+    assert 429 in answers
+
+
+def test_little_is_read_of_those_who_are_not_known(app):
+    """A megabyte of unknown fields takes a second to refuse, and this path wants no key."""
+    answer = client(app).post("/v1/session", json={"key": "x" * 5000})
+    assert (answer.status_code, answer.json()["detail"][:23]) == (413, "the body may hold 4096 ")

@@ -1,6 +1,7 @@
 """Polygons: what has a clear inside is taken, all else refused."""
 
 import math
+import sys
 
 import pytest
 from hypothesis import given
@@ -73,3 +74,20 @@ def test_two_corners_of_a_convex_polygon_exchanged_cross(count, first):
     polygon[i], polygon[j] = polygon[j], polygon[i]
     with pytest.raises(ValidationError, match="crosses itself"):
         zone(polygon)
+
+
+def test_a_zone_of_many_corners_is_no_work():
+    """A policy may hold thousands, and the bridge reads it between two requests: edges are not compared one by one."""
+    circle = [(0.5 + 0.4 * math.cos(math.pi * n / 100), 0.5 + 0.4 * math.sin(math.pi * n / 100)) for n in range(200)]
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        zone(circle)
+    finally:
+        sys.setprofile(None)
+    assert calls < 5_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from fnmatch import fnmatchcase
 from ipaddress import ip_network
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ SUBPROTOCOL = "bearer."
 class Caller:
     """``id`` names who it is in audit, usage and ownership (``key:ID``, ``sub@issuer``); ``cameras`` are ids and
     patterns; ``purpose`` is what the caller said that the calls are for. ``rate``: requests a minute, None: as the
-    settings say; ``bytes_a_day``, ``frames_a_day``: quotas, None: none."""
+    settings say; ``bytes_a_day``, ``frames_a_day``: quotas, None: none. ``expires_at``: of a key, None: never."""
 
     id: str
     scopes: frozenset[Scope]
@@ -45,6 +46,7 @@ class Caller:
     rate: int | None = None
     bytes_a_day: int | None = None
     frames_a_day: int | None = None
+    expires_at: datetime | None = None
 
     def sees(self, camera: str) -> bool:
         """Whether a camera is one of the caller's."""
@@ -180,6 +182,7 @@ def of_key(key: Key) -> Caller:
         rate=key.rate,
         bytes_a_day=key.bytes_a_day,
         frames_a_day=key.frames_a_day,
+        expires_at=key.expires_at,
     )
 
 
@@ -206,6 +209,12 @@ def unknown(why: str = "") -> HTTPException:
 
 def address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else ""
+
+
+def whose(connection: HTTPConnection) -> str:
+    """Whose request it is: its caller's, or of the network that it comes from where nobody has said who it is."""
+    caller: Caller | None = getattr(connection.state, "caller", None)
+    return _network(connection) if caller is None else caller.id
 
 
 def _network(connection: HTTPConnection) -> str:

@@ -80,7 +80,7 @@ class Gate:
 
         async def watch() -> None:
             nonlocal closed
-            while await _is_known(scope):
+            while await is_known(scope):
                 await asyncio.sleep(RECHECK)
             closed = True
             reason = "your key, token or session has ended"
@@ -94,7 +94,8 @@ class Gate:
                 await asyncio.gather(watching, return_exceptions=True)
 
 
-async def _is_known(scope: Scope) -> bool:
+async def is_known(scope: Scope) -> bool:
+    """Whether the caller of a request that goes on may still be there."""
     try:
         await callers.authenticate(HTTPConnection(scope))
     except HTTPException as error:

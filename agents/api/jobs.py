@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from sfumato.agents.access import gate
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.choose import choose
 from sfumato.agents.jobs.desk import Desk, RequestError
@@ -102,12 +104,13 @@ def listed(
     cursor: JobCursor = None,
     state: JobState | None = None,
 ) -> Page[Job]:
+    """A page of jobs with many files may hold fewer than `limit`, and yet have a `next`."""
     place = paging.read(cursor, Place)
     before = (place.created_at, place.id) if place is not None else None
-    jobs = desk.jobs.page(caller.id, limit + 1, before, state)
-    last = jobs[limit - 1] if len(jobs) > limit else None
+    jobs, more = desk.jobs.page(caller.id, limit, before, state)
+    last = jobs[-1] if more and jobs else None
     following = paging.write(Place(created_at=last.created_at, id=last.id)) if last is not None else None
-    return Page(items=tuple(jobs[:limit]), next=following)
+    return Page(items=tuple(jobs), next=following)
 
 
 @router.get(
@@ -184,7 +187,7 @@ async def events(job: str, request: Request, caller: Reader, desk: TheDesk) -> R
         return Response(status_code=204)  # an EventSource connects no more
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
-        async for progress in _progress(desk, job, caller, since):
+        async for progress in _progress(desk, job, caller, since, partial(gate.is_known, request.scope)):
             name = "ended" if progress.state.ended else "progress"
             yield ServerSentEvent(progress.model_dump_json(), event=name, id=str(progress.version))
 
@@ -256,10 +259,18 @@ def _found(desk: Desk, job: str, caller: Caller) -> Job:
         raise HTTPException(404, str(error)) from None
 
 
-async def _progress(desk: Desk, job: str, caller: Caller, since: int) -> AsyncIterator[Progress]:
-    """The job after each change, up to its end; what changes in between is left out."""
+async def _known() -> bool:
+    """Of a WebSocket the gate sees to it."""
+    return True
+
+
+async def _progress(
+    desk: Desk, job: str, caller: Caller, since: int, known: Callable[[], Awaitable[bool]] = _known
+) -> AsyncIterator[Progress]:
+    """The job after each change, up to its end, or until the caller is not ``known`` any more; what changes in between
+    is left out."""
     seen = since
-    while True:
+    while await known():
         try:
             version = await asyncio.to_thread(desk.jobs.version, job, caller.id)
             if version != seen:

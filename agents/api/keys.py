@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
+from sfumato.agents.access import callers
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.access.keys import PREFIX, Key, Keys
 from sfumato.agents.web import paging
@@ -41,6 +42,8 @@ def make(
         raise HTTPException(403, f"scopes: you cannot grant {', '.join(sorted(beyond))}, which you do not have")
     if foreign := [pattern for pattern in draft.cameras if not caller.may_grant(pattern)]:
         raise HTTPException(403, f"cameras: you cannot grant {', '.join(foreign)}, which you do not have")
+    if beyond_limits := _beyond_limits(draft, caller):
+        raise HTTPException(403, f"{beyond_limits}: your own key has less; a key that you make may have no more")
     made = create(_keys(request), draft, caller.id)
     response.headers["Location"] = f"/v1/keys/{made.id}"
     response.headers["Cache-Control"] = "no-store"
@@ -73,15 +76,34 @@ def get(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_RE
     status_code=204,
     summary="Revoke a key",
     operation_id="revokeKey",
-    responses=MISSING,
+    responses={**MISSING, 403: {"description": "It opens more than the caller's own key or token"}},
     response_class=Response,
 )
 def revoke(id: str, request: Request, caller: Annotated[Caller, needs(Scope.KEYS_WRITE)]) -> Response:
     """It opens nothing from now on, nor do the sessions begun with it; other bridges of the same database notice
     within two seconds, and WebSockets that are open are closed. A key that was revoked can still be seen."""
-    if not _keys(request).revoke(id):
+    key = _keys(request).get(id)
+    if key is None:
         raise HTTPException(404, "there is no such key; GET /v1/keys lists them")
+    theirs = callers.of_key(key)
+    if theirs.scopes - caller.scopes or not all(map(caller.may_grant, theirs.cameras)):
+        raise HTTPException(403, "this key opens more than yours does; ask an administrator to revoke it")
+    _keys(request).revoke(id)
     return Response(status_code=204)
+
+
+def _beyond_limits(draft: KeyDraft, caller: Caller) -> str:
+    """The field in which a key would have more than its maker; "": none. Of quotas null is more than any number,
+    of the rate it is what the settings say."""
+    for name in ("bytes_a_day", "frames_a_day"):
+        own, wanted = getattr(caller, name), getattr(draft, name)
+        if own is not None and (wanted is None or wanted > own):
+            return name
+    if caller.rate is not None and draft.rate is not None and draft.rate > caller.rate:
+        return "rate"
+    if caller.expires_at is not None and (draft.expires_at is None or draft.expires_at > caller.expires_at):
+        return "expires_at"
+    return ""
 
 
 def create(keys: Keys, draft: KeyDraft, made_by: str) -> KeyMade:

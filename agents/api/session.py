@@ -24,6 +24,7 @@ router = APIRouter(prefix="/v1/session", tags=["session"], route_class=Negotiate
     status_code=201,
     summary="Sign in: an API key for a cookie",
     operation_id="signIn",
+    max_body_size=4096,
     responses={401: {"description": "Not a valid key"}, 403: {"description": "A page of another site"}},
 )
 async def sign_in(body: SignIn, request: Request, response: Response) -> Session:
@@ -33,10 +34,14 @@ async def sign_in(body: SignIn, request: Request, response: Response) -> Session
     if from_browser and not sessions.from_own_page(request):
         raise HTTPException(403, "pages of another site may not sign in here")
     key = await callers.key_of(request, body.key)
+    caller = callers.of_key(key)
+    left = await request.app.state.limits.take(caller.id, caller.rate)  # the gate knows no caller here
+    if left.limited:
+        raise HTTPException(429, f"more than {left.rate} requests a minute; wait as Retry-After says", left.headers())
     store: Sessions = request.app.state.sessions
     token, ends = await asyncio.to_thread(store.begin, key)
     sessions.set_cookie(request, response, token, ends)
-    return _shown(callers.of_key(key), ends)
+    return _shown(caller, ends)
 
 
 @router.get("", summary="Who the caller is", operation_id="getSession")

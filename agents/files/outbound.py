@@ -9,11 +9,13 @@ anew. Proxies of the environment are not used, since they would resolve names th
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +23,9 @@ import httpcore
 import httpx
 
 from sfumato.agents.settings import Settings, SettingsError
+
+logging.getLogger("httpx").setLevel(logging.WARNING)
+"""It logs each URL, and URLs of sources, webhooks and buckets hold tokens and signatures."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -30,9 +35,13 @@ LONGEST = 2048
 """Characters of a URL."""
 PATIENCE = 15.0
 """Seconds for a connection, and without a byte."""
+RESOLVING = 2.0
+"""Seconds that a request waits for names: a caller's own name server answers as slowly as it likes, and with its usual
+rate a key must not hold all threads."""
 REDIRECTS = 5
 ATTEMPTS = 4
 """Of a host's addresses, so many are tried."""
+_RESOLVERS = ThreadPoolExecutor(4, thread_name_prefix="resolver")
 UNICAST = ipaddress.IPv6Network("2000::/3")
 """Of IPv6 only this is given out (IANA)."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -90,11 +99,16 @@ class Outbound:
             except (OSError, ssl.SSLError):
                 raise SettingsError(f"SFUMATO_OUTBOUND_CA: {settings.outbound_ca} is no PEM file") from None
 
-    def check(self, url: str) -> httpx.URL:
+    def check(self, url: str, seconds: float = RESOLVING) -> httpx.URL:
         """Say early whether a URL may be called; calling it checks again. Raises :class:`RefusedError`, or
-        :class:`FailedError` where its host does not resolve."""
+        :class:`FailedError` where its host does not resolve. A host that is not resolved within so many seconds is
+        left to the call."""
         checked = self._form(url)
-        self.addresses(checked.raw_host.decode(), checked.port or 443)
+        asked = _RESOLVERS.submit(self.addresses, checked.raw_host.decode(), checked.port or 443)
+        try:
+            asked.result(max(0.0, seconds))
+        except TimeoutError:
+            asked.cancel()
         return checked
 
     @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
-from sfumato.agents.files.outbound import Outbound, OutboundError
+from sfumato.agents.files.outbound import RESOLVING, Outbound, OutboundError
 from sfumato.agents.files.sealing import MasterKeys
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
 from sfumato.agents.jobs.claims import Claims
@@ -64,14 +65,15 @@ class Desk:
     def create(self, owner: str, request: JobRequest, policy: Policy) -> Job:
         """``policy``: what the request's choice is. Raises :class:`RequestError`, and
         :class:`~sfumato.agents.jobs.records.JobError` where an upload is in use."""
+        deadline = time.monotonic() + RESOLVING  # for all names: a thousand slow ones would hold a thread for hours
         for number, destination in enumerate(request.destinations):
             try:
-                DESTINATIONS[destination.type].check(self._outbound, destination)
+                DESTINATIONS[destination.type].check(self._outbound, destination, deadline - time.monotonic())
             except OutboundError as refusal:
                 raise RequestError(f"destinations.{number}: {refusal}") from None
         if request.policy.named and request.options.keep_audio and policy.audio is Audio.DROP:
             raise RequestError("options.keep_audio: the policy drops audio; leave it out, or set the policy's `audio`")
-        self._check_files(owner, request)
+        self._check_files(owner, request, deadline)
         if not request.policy.named:  # it says nothing of how long files are kept
             policy = policy.model_copy(update={"retention_hours": math.ceil(self._settings.job_hours)})
         job = self.jobs.create(owner, request, policy, self._seal)
@@ -90,11 +92,11 @@ class Desk:
         self._sweeper.clear(id, self.jobs.uploads(id), set())
         self.jobs.delete(id, owner)
 
-    def _check_files(self, owner: str, request: JobRequest) -> None:
+    def _check_files(self, owner: str, request: JobRequest, deadline: float) -> None:
         for number, file in enumerate(request.files):
             try:
                 if file.url is not None:
-                    self._outbound.check(file.url)
+                    self._outbound.check(file.url, deadline - time.monotonic())
                 elif file.upload is not None:
                     self._uploads.get(file.upload, owner)
                     media_type = self._uploads.complete(file.upload)

@@ -55,8 +55,8 @@ class Parcel:
 
 
 class Kind(Protocol):
-    def check(self, outbound: Outbound, wanted: Destination) -> None:
-        """When the job is handed in. Raises OutboundError."""
+    def check(self, outbound: Outbound, wanted: Destination, seconds: float) -> None:
+        """When the job is handed in; ``seconds``: for its name. Raises OutboundError."""
 
     def deliver(self, outbound: Outbound, parcel: Parcel) -> None:
         """Raises OutboundError: RefusedError where another attempt would be of no use."""
@@ -65,7 +65,7 @@ class Kind(Protocol):
 class Downloads:
     """Results wait at their href; there is nothing to do."""
 
-    def check(self, outbound: Outbound, wanted: Destination) -> None:
+    def check(self, outbound: Outbound, wanted: Destination, seconds: float) -> None:
         return
 
     def deliver(self, outbound: Outbound, parcel: Parcel) -> None:
@@ -75,9 +75,9 @@ class Downloads:
 class Webhooks:
     """As https://www.standardwebhooks.com says: HMAC-SHA256 over id, time and body."""
 
-    def check(self, outbound: Outbound, wanted: Destination) -> None:
+    def check(self, outbound: Outbound, wanted: Destination, seconds: float) -> None:
         if isinstance(wanted, Webhook):
-            outbound.check(wanted.url)
+            outbound.check(wanted.url, seconds)
 
     def deliver(self, outbound: Outbound, parcel: Parcel) -> None:
         at = datetime.now(UTC)
@@ -99,9 +99,9 @@ class Webhooks:
 class Buckets:
     """obstore signs, and the request goes the checked way."""
 
-    def check(self, outbound: Outbound, wanted: Destination) -> None:
+    def check(self, outbound: Outbound, wanted: Destination, seconds: float) -> None:
         if isinstance(wanted, Bucket):
-            outbound.check(wanted.endpoint)
+            outbound.check(wanted.endpoint, seconds)
 
     def deliver(self, outbound: Outbound, parcel: Parcel) -> None:
         result, blob = parcel.errand.result, parcel.errand.blob

@@ -47,6 +47,8 @@ from sfumato.schemas.policy import Policy
 
 WHOLE_JOB = -1
 """The file of a delivery that concerns the job as a whole."""
+MOST_SHOWN = 2000
+"""Files in a page of jobs, after which it ends: a thousand jobs of a thousand files are more than fits in memory."""
 SECRETS = ("secret", "access_key_id", "secret_access_key")
 """Of destinations: never in the request's row."""
 
@@ -223,17 +225,29 @@ class Jobs:
 
     def page(
         self, owner: str, limit: int, before: tuple[datetime, str] | None = None, state: JobState | None = None
-    ) -> list[Job]:
-        """The owner's jobs, newest first; ``before``: only those created before this moment and id."""
-        wanted = select(JobRow).where(JobRow.owner == owner)
+    ) -> tuple[list[Job], bool]:
+        """The owner's jobs, newest first, and whether there are more; ``before``: only those created before this
+        moment and id."""
+        wanted = select(JobRow.id).where(JobRow.owner == owner)
         if state is not None:
             wanted = wanted.where(JobRow.state == state)
         if before is not None:
             at, id = before
             wanted = wanted.where((JobRow.created_at < at) | ((JobRow.created_at == at) & (JobRow.id < id)))
-        wanted = wanted.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
+        wanted = wanted.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit + 1)
+        shown: list[Job] = []
+        files = 0
         with self._database.read() as session:
-            return [view(session, row) for row in session.scalars(wanted)]
+            ids = list(session.scalars(wanted))
+            for found in ids[:limit]:
+                row = session.get(JobRow, found)
+                if row is None:  # deleted meanwhile
+                    continue
+                shown.append(view(session, row))
+                files += len(shown[-1].files)
+                if files >= MOST_SHOWN:
+                    return shown, found != ids[-1]
+        return shown, len(ids) > limit
 
     def cancel(self, id: str, owner: str | None = None) -> Job:
         """Raises :class:`NoJobError`, and :class:`JobError` where it has ended otherwise."""

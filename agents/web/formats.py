@@ -43,6 +43,9 @@ RESOURCE = (JSON, XML, PROTOBUF)
 ALIASES = {"text/xml": XML, "application/protobuf": PROTOBUF, "text/json": JSON}
 
 
+MOST_MEMBERS = 2000
+"""Of one object or array in a body; no resource takes so many, and naming what is wrong with each takes long."""
+
 Settle = Callable[[Response | None], Coroutine[Any, Any, None]]
 """What a dependency may leave in ``request.state.settle``: told the answer in JSON, None where the endpoint failed."""
 
@@ -208,7 +211,24 @@ class _Body(Request):
         return data
 
     async def json(self) -> Any:
-        return decode(self._model, await self.body(), self._kind)
+        document = decode(self._model, await self.body(), self._kind)
+        if _crowded(document):
+            raise HTTPException(
+                422, f"body: an object or array of more than {MOST_MEMBERS} members; none takes so many"
+            )
+        return document
+
+
+def _crowded(document: Any) -> bool:
+    """Whether anything in it has more members than anything may."""
+    left = [document]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict | list):
+            if len(each) > MOST_MEMBERS:
+                return True
+            left += each.values() if isinstance(each, dict) else each
+    return False
 
 
 def _kind_of(headers: Headers) -> str:
