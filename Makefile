@@ -19,6 +19,8 @@ EVAL_ARGS ?=
 # make test: GPU=0 leaves out the large `gpu` extra, and with it the tests of the ultralytics detector
 GPU ?= 1
 PYTEST_ARGS ?=
+# Tests wait for brokers and browsers more than they compute: half as many workers again as cores.
+TEST_WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 
 .PHONY: demo api-cases test attack bench eval endurance lint openapi-lint schemas lock venv clean
 .DELETE_ON_ERROR:
@@ -48,7 +50,7 @@ endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
 
 test: .venv/.test .cache/moto/.done $(if $(filter-out 0,$(GPU)),.venv/.gpu)
-	@$(BIN)/pytest -n logical --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: .venv/.test
 	@$(BIN)/ruff check .

@@ -25,15 +25,19 @@ OnDelivery = Callable[[KafkaError | None], None]
 
 
 class Producer:
-    """Thread-safe. Callbacks run on the producer's own thread: keep them short."""
+    """Thread-safe. Callbacks run on the producer's own thread: keep them short.
 
-    def __init__(self, settings: Settings, *, client_id: str) -> None:
+    ``idempotent`` False is for a process that outlives its broker and whose messages name themselves: a broker that
+    comes back without its memory ends an idempotent producer for good.
+    """
+
+    def __init__(self, settings: Settings, *, client_id: str, idempotent: bool = True) -> None:
         self._settings = settings
         self._producer = KafkaProducer(
             {
                 "bootstrap.servers": settings.bootstrap_servers,
                 "client.id": client_id,
-                "enable.idempotence": True,
+                "enable.idempotence": idempotent,
                 "acks": "all",
                 "message.timeout.ms": 0,
                 "message.max.bytes": MAX_MESSAGE_BYTES,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.models import masks
+from sfumato.models import boxes, masks
 from sfumato.models.detectors import Detector, Image
 from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.audit import DetectorRecord
@@ -33,6 +33,8 @@ CERTAIN = {DetectorName.CENTERFACE: 0.6, DetectorName.MTCNN: 0.9}
 """Scores from which a sighting counts as a leak: higher than those from which a box is masked; chosen from the curve
 that ``ops/inspect_alarms.py`` prints (docs/inspect.md)."""
 CERTAIN_ELSE = 0.5
+SAME = 0.3
+"""Boxes that overlap so much (intersection over union) are one object: a leak that two detectors see is one find."""
 COVERED = 0.5
 """A sighting of which this share of the box was masked is no leak."""
 
@@ -68,7 +70,8 @@ def certain(detector: Detector) -> float:
 
 class Inspector:
     """``detectors``: those at hand; ``masking``: the names of those that the anonymizer uses where a policy names
-    none; ``certain`` and ``covered``: from which score, and under which covered share, something seen is a leak.
+    none; ``certain`` and ``covered``: from which score, and under which covered share, something seen is a leak;
+    ``same``: from which overlap on it is one that was seen already.
     Not thread-safe."""
 
     def __init__(
@@ -78,11 +81,13 @@ class Inspector:
         *,
         certain: Callable[[Detector], float] = certain,
         covered: float = COVERED,
+        same: float = SAME,
     ) -> None:
         self._detectors = tuple(detectors)
         self._masking = frozenset(masking)
         self._certain = certain
         self._covered = covered
+        self._same = same
 
     def looks(self, policy: Policy) -> tuple[Look, ...]:
         """Every detector here that sees a target of the policy; one that also masked looks at a larger scale. One look
@@ -108,17 +113,22 @@ class Inspector:
         covered: dict[Target, NDArray[np.bool_]] = {}
         count: Counter[DetectorName] = Counter()
         for planned in self.looks(policy):
-            look, boxes = _see(planned, picture)
-            for box in boxes:
+            look, found = _see(planned, picture)
+            for box in found:
                 if box.target not in look.targets or box.score < self._certain(look.detector):
                     continue
                 if box.target not in covered:
                     covered[box.target] = cover(picture.shape[:2], masked, policy, box.target)
                 share = covered_share(covered[box.target], box)
-                if share < self._covered:
+                if share < self._covered and not self._known(box, sightings):
                     sightings.append(Sighting(box, look, count[look.detector.name], share))
                     count[look.detector.name] += 1
         return sightings
+
+    def _known(self, box: Detection, sightings: Sequence[Sighting]) -> bool:
+        """Whether another detector saw the object already."""
+        earlier = (seen.detection for seen in sightings)
+        return any(seen.target is box.target and boxes.overlap(seen.box, box.box) >= self._same for seen in earlier)
 
 
 def _smaller(target: Target, smallest: int | None) -> int:
@@ -130,8 +140,8 @@ def _see(look: Look, picture: Image) -> tuple[Look, tuple[Detection, ...]]:
     """What the look sees. Objects too small for a picture of this size are left out: the next size is taken."""
     while True:
         try:
-            (boxes,) = look.detector.detect([picture], [look.smallest])
-            return look, boxes
+            (found,) = look.detector.detect([picture], [look.smallest])
+            return look, found
         except TooManyViews:
             if look.smallest is None or look.smallest > picture.shape[0]:
                 raise

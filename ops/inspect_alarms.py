@@ -68,7 +68,7 @@ def main() -> None:
     others = [detectors.make(name, settings.detector_options()) for name in names if name not in {d.name for d in made}]
     first = [d for d in [*made, *others] if d.name in names and options.target in d.targets]
     inspector = Inspector(
-        made, settings.detector_names(), certain=lambda _: min(CERTAINS), covered=max(COVEREDS) + 1e-9
+        made, settings.detector_names(), certain=lambda _: min(CERTAINS), covered=max(COVEREDS) + 1e-9, same=2.0
     )
     cases = labelled(options.eval, options.target) if options.eval else demonstration(able[0], options.target)
     tally = Tally(options.target)

@@ -51,7 +51,7 @@ CAMERAS = ("north", "south", "east", "west")
 def published(bridge: Bridge, count: int = 40) -> list[AuditEvent]:
     """Events of four cameras in two partitions, one message after another, each camera's third a refusal."""
     refused = {"outcome": Outcome.FULLY_MASKED, "reason": Reason.NO_POLICY, "detail": "=HYPERLINK()"}
-    begin = datetime.now(UTC).replace(microsecond=0)
+    begin = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=count)
     times = [begin + timedelta(seconds=n) for n in range(count)]
     events = [event(n, CAMERAS[n % 4], audited_at=at, **(refused if n % 3 == 0 else {})) for n, at in enumerate(times)]
     for each in events:

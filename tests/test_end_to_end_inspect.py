@@ -154,7 +154,7 @@ def test_a_leak_suspends_the_camera_until_a_person_lifts_it(watched, pictures):
     watched.until(lambda: watched.suspensions() != [])
     (suspension,) = watched.suspensions()
     assert (suspension.camera, suspension.finds, suspension.by) == ("north", 3, "sfumato inspect")
-    assert {find.id for find in watched.finds()} == {f"north/{EPOCH}/{n}/centerface/0" for n in (100, 101, 102)}
+    assert sorted(find.sequence for find in watched.finds()) == [100, 101, 102]  # each once, by whichever detector
 
     masked = published(watched, "north", 1, pictures[0])
     while masked["ce_outcome"] == b"masked":  # on its way within two seconds

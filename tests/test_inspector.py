@@ -57,6 +57,13 @@ def test_another_detector_looks_as_the_policy_asks_and_the_one_that_masked_at_a_
     assert planned(["centerface", "ultralytics"], named) == [(first, None), (second, 12)]
 
 
+def test_what_two_detectors_see_at_one_place_is_one_leak():
+    first = Scripted(CENTERFACE, face(10, 10, 40, 50), face(100, 10, 140, 60))
+    second = Scripted(ULTRALYTICS, face(12, 8, 44, 52), face(150, 60, 190, 110))
+    found = Inspector([first, second], ["centerface"]).inspect(PICTURE, (), masking())
+    assert [sighting.detection.box[0] for sighting in found] == [10, 100, 150]
+
+
 @pytest.mark.parametrize(("asked", "then"), [(None, 12), (100, 12), (16, 8), (4, 4)])
 def test_the_same_detector_looks_for_smaller_objects(asked, then):
     only = Scripted(CENTERFACE)

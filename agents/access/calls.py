@@ -37,7 +37,7 @@ class Calls:
     """Publishes records. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
-        self._producer = Producer(settings, client_id="sfumato-calls")
+        self._producer = Producer(settings, client_id="sfumato-calls", idempotent=False)
         self._waiting = 0
         self._lock = threading.Lock()
 

@@ -46,7 +46,7 @@ class Desk:
 
     def start(self, client_id: str = "sfumato-jobs") -> None:
         """Begin to announce and to sweep."""
-        self._producer = Producer(self._settings, client_id=client_id)
+        self._producer = Producer(self._settings, client_id=client_id, idempotent=False)
         self.claims = Claims(self._settings, self._database)
         self._announcer = Announcer(self._settings, self.claims, self._producer)
         self._sweeper = Sweeper(
