@@ -30,6 +30,7 @@ def bridge(topics: Settings) -> Iterator[Bridge]:
         for number, camera in enumerate((*CAMERAS, None)):
             bridge.send(AUDIT, event(number, camera).to_message())
         bridge.wait_until(lambda: set(CAMERAS) <= set(bridge.shown()))
+        bridge.wait_until(lambda: bridge.app.state.standing.ready)
         known = bridge.app.state.standing.policies
         bridge.wait_until(lambda: known.look(lambda register: len(register.in_force)) == 4)
         yield bridge
