@@ -140,8 +140,18 @@ class Search:
         fresh = sorted(topic.partitions.keys() - known.keys())
         offsets = {**{n: offset for n, offset in known.items() if n in topic.partitions}, **self._seek(fresh)}
         parts = {number: _Part(offset, ended=offset == OFFSET_END) for number, offset in offsets.items()}
-        self._consumer.assign([TopicPartition(self._topic, n, p.offset) for n, p in parts.items() if not p.ended])
+        starts = {number: self._start(number, part.offset) for number, part in parts.items() if not part.ended}
+        self._consumer.assign([TopicPartition(self._topic, number, offset) for number, offset in starts.items()])
         return parts
+
+    def _start(self, number: int, offset: int) -> int:
+        """Where to read from. Not beyond the end, from where a broker starts anew (Kafka) or says nothing (embedded):
+        what is then read below the offset is passed over."""
+        if offset < 0:
+            return offset
+        partition = TopicPartition(self._topic, number)
+        low, high = self._consumer.get_watermark_offsets(partition, timeout=TIMEOUT)
+        return int(max(low, min(offset, high - 1)))  # the embedded broker's end is where its last batch begins, and 1
 
     def _seek(self, partitions: list[int]) -> dict[int, int]:
         if self._query.since is None or not partitions:
@@ -180,6 +190,8 @@ class Search:
             if error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
             part.ended = True
+            return
+        if (message.offset() or 0) < part.offset:
             return
         at = message.timestamp()[1]
         if part.ended or (self._query.until is not None and at > self._query.until.timestamp() * 1000 + WITHIN):

@@ -13,6 +13,7 @@ import pytest
 
 from sfumato.agents import audits
 from sfumato.agents.settings import Settings
+from sfumato.agents.web import paging
 from sfumato.schemas.audit import AuditEvent, Origin
 from sfumato.schemas.frame import Message
 from sfumato.schemas.outcome import Outcome, Reason
@@ -147,3 +148,12 @@ def test_without_the_topic_it_is_unavailable(settings):
     with Bridge(settings, until="/healthz") as bridge, call(bridge) as api:
         for path in ("/v1/audit", "/v1/audit:export"):
             assert api.get(path).status_code == 503
+
+
+def test_a_cursor_beyond_the_end_of_a_partition_has_nothing_after_it(bridge):
+    """As after the topic was made anew; nobody is given one otherwise."""
+    published(bridge, 8)
+    with call(bridge) as api:
+        beyond = paging.write(audits.Positions(offsets={0: 4000, 1: 4000}))
+        page = api.get("/v1/audit", params={"cursor": beyond})
+        assert (page.status_code, page.json()) == (200, {"items": [], "next": None})
