@@ -13,8 +13,9 @@ from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.sealing import MasterKeys
 from sfumato.agents.files.uploads import Uploads, fill
-from sfumato.agents.jobs.claims import Claims, Housekeeping
+from sfumato.agents.jobs.claims import Claims
 from sfumato.agents.jobs.hidden import seal
+from sfumato.agents.jobs.housekeeping import Housekeeping
 from sfumato.agents.jobs.records import Jobs
 from sfumato.agents.jobs.sweep import Sweeper
 from sfumato.agents.settings import Settings

@@ -313,7 +313,7 @@ def test_a_job_that_goes_while_a_worker_takes_it_ends_no_worker(
 ) -> None:
     """On SQLite who writes is alone."""
     with workshop(tmp_path, database_url=server.database()) as shop:
-        take, jobs = claims._job, []
+        take, jobs = claims.locked, []
 
         def late(session: Session, id: str) -> JobRow:
             if jobs:
@@ -324,7 +324,7 @@ def test_a_job_that_goes_while_a_worker_takes_it_ends_no_worker(
                     shop.jobs.delete(job)
             return take(session, id)
 
-        monkeypatch.setattr(claims, "_job", late)
+        monkeypatch.setattr(claims, "locked", late)
         for deleted in (False, True):
             jobs.append((shop.create(picture()).id, deleted))
             assert shop.claims.next("worker") is None

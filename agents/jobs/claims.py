@@ -8,17 +8,17 @@ whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, or_, select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
 from sfumato.agents.jobs.records import (
+    ACTIVE,
     WHOLE_JOB,
     DeliveryRow,
     FileRow,
@@ -27,6 +27,7 @@ from sfumato.agents.jobs.records import (
     PartRow,
     deliveries,
     end,
+    locked,
     part,
 )
 from sfumato.agents.settings import Settings
@@ -34,7 +35,6 @@ from sfumato.schemas.job import DeliveryState, JobOptions, JobState, Result, Ste
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.report import Account
 
-ACTIVE = (JobState.QUEUED, JobState.RUNNING)
 LONGEST_PAUSE = 3600.0
 """Seconds between two attempts at a delivery, at most."""
 
@@ -105,7 +105,7 @@ class Claims:
                     return None
                 # Job first, as everywhere: two that lock in different orders would wait for each other.
                 try:
-                    job = _job(session, found.job)
+                    job = locked(session, found.job)
                     session.refresh(found, with_for_update=True)
                 except (NoJobError, InvalidRequestError):
                     continue  # it was cleared or deleted meanwhile
@@ -334,7 +334,7 @@ class Claims:
 
     def _own_errand(self, session: Session, errand: Errand) -> DeliveryRow:
         try:
-            _job(session, errand.job)
+            locked(session, errand.job)
         except NoJobError:
             raise LostError("the job was deleted") from None
         key = (errand.job, errand.destination, errand.file)
@@ -347,7 +347,7 @@ class Claims:
 
     def _give_up(self, session: Session, row: PartRow, error: str, remedy: str, now: datetime) -> None:
         """The file fails, and only this file."""
-        job, file = _job(session, row.job), session.get_one(FileRow, (row.job, row.file))
+        job, file = locked(session, row.job), session.get_one(FileRow, (row.job, row.file))
         file.state, file.error, file.remedy = JobState.FAILED, error[:500], remedy[:500]
         session.execute(
             update(PartRow).where(PartRow.job == row.job, PartRow.file == row.file, ~PartRow.done).values(done=True)
@@ -377,95 +377,11 @@ class Claims:
         end(session, job, JobState.FAILED if said else JobState.SUCCEEDED, self._settings, now, "; ".join(said))
 
     def _settle_delivery(self, session: Session, row: DeliveryRow) -> None:
-        job = _job(session, row.job)
+        job = locked(session, row.job)
         if job.active:
             self._settle(session, job, datetime.now(UTC))
         else:
             job.version += 1
-
-
-class Housekeeping:
-    """What is due of jobs that have ended, or should have; for :mod:`sfumato.agents.jobs.sweep`."""
-
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self._settings = settings
-        self._database = database
-
-    def overdue(self) -> None:
-        """End the jobs that take too long."""
-        hours = self._settings.job_deadline_hours
-        now = datetime.now(UTC)
-        with self._database.begin() as session:
-            wanted = select(JobRow).where(JobRow.state.in_(ACTIVE), JobRow.created_at < now - timedelta(hours=hours))
-            for job in session.scalars(wanted.with_for_update(skip_locked=True)):
-                end(session, job, JobState.FAILED, self._settings, now, f"did not end within {hours:g} hours")
-
-    def uncleared(self) -> list[tuple[str, list[str], set[str]]]:
-        """Jobs that have ended, the uploads that go with them, and the blobs that stay: results."""
-        found = []
-        with self._database.read() as session:
-            for job in session.scalars(select(JobRow).where(JobRow.state.not_in(ACTIVE), ~JobRow.cleared)):
-                files = list(session.scalars(select(FileRow).where(FileRow.job == job.id)))
-                uploads = [file.upload for file in files if file.upload]
-                found.append((job.id, uploads, {file.blob for file in files if file.blob}))
-        return found
-
-    def cleared(self, job: str) -> None:
-        with suppress(NoJobError), self._database.begin() as session:
-            row = _job(session, job)
-            row.cleared = True
-            waiting = select(DeliveryRow.job).where(DeliveryRow.job == job, DeliveryRow.state == DeliveryState.WAITING)
-            if session.scalar(waiting.limit(1)) is None:
-                row.sealed = None
-            session.execute(delete(PartRow).where(PartRow.job == job))
-
-    def unneeded_secrets(self) -> None:
-        """Forget the secrets of jobs of which nothing is to be delivered any more."""
-        waiting = select(DeliveryRow.job).where(DeliveryRow.state == DeliveryState.WAITING)
-        with self._database.begin() as session:
-            session.execute(
-                update(JobRow)
-                .where(JobRow.sealed.is_not(None), JobRow.cleared, JobRow.id.not_in(waiting))
-                .values(sealed=None)
-            )
-
-    def expired(self) -> list[str]:
-        """Jobs whose results' time is over."""
-        now = datetime.now(UTC)
-        with self._database.read() as session:
-            wanted = select(JobRow.id).where(JobRow.cleared, JobRow.expires_at <= now, JobRow.state != JobState.EXPIRED)
-            return list(session.scalars(wanted))
-
-    def expire(self, job: str) -> None:
-        """The results are deleted."""
-        with suppress(NoJobError), self._database.begin() as session:
-            row = _job(session, job)
-            row.state = JobState.EXPIRED
-            row.version += 1
-            session.execute(update(FileRow).where(FileRow.job == job).values(result=None, blob=None))
-
-    def untold(self) -> list[str]:
-        """Jobs that have ended and whose end is not in ``job.events``."""
-        with self._database.read() as session:
-            return list(session.scalars(select(JobRow.id).where(JobRow.state.not_in(ACTIVE), ~JobRow.told)))
-
-    def told(self, job: str) -> None:
-        with self._database.begin() as session:
-            session.execute(update(JobRow).where(JobRow.id == job).values(told=True))
-
-    def unfinished_uploads(self) -> list[str]:
-        """Uploads that jobs still read."""
-        wanted = (
-            select(FileRow.upload)
-            .join(JobRow, JobRow.id == FileRow.job)
-            .where(JobRow.state.in_(ACTIVE), FileRow.upload.is_not(None))
-        )
-        with self._database.read() as session:
-            return [upload for upload in session.scalars(wanted) if upload is not None]
-
-    def known(self, job: str) -> bool:
-        with self._database.read() as session:
-            return session.get(JobRow, job) is not None
 
 
 def _due_parts(now: datetime) -> Select[PartRow]:
@@ -490,14 +406,6 @@ def _due_deliveries(now: datetime) -> Select[DeliveryRow]:
 
 def _parts(claim: Claim) -> Select[PartRow]:
     return select(PartRow).where(PartRow.job == claim.job, PartRow.file == claim.file)
-
-
-def _job(session: Session, id: str) -> JobRow:
-    """Raises :class:`NoJobError` where it was deleted meanwhile."""
-    row = session.get(JobRow, id, with_for_update=True, populate_existing=True)
-    if row is None:
-        raise NoJobError("the job was deleted")
-    return row
 
 
 def _file(session: Session, claim: Claim) -> FileRow:

@@ -57,6 +57,9 @@ MOST_NUMBER = 2**31 - 1
 """That the database's integers hold."""
 
 
+ACTIVE = (JobState.QUEUED, JobState.RUNNING)
+
+
 class JobRow(Base):
     """``request``: without policy, files and secrets, but with whether a policy was ``named``. ``sealed``: URLs of
     sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker last took something of
@@ -283,6 +286,14 @@ class Jobs:
             if file is None or file.result is None or file.blob is None or expired:
                 raise NoJobError("no such result: the file is not done, failed, or has expired; GET the job tells")
             return Result.model_validate(file.result), file.blob
+
+
+def locked(session: Session, id: str) -> JobRow:
+    """Raises :class:`NoJobError` where it was deleted meanwhile."""
+    row = session.get(JobRow, id, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise NoJobError("the job was deleted")
+    return row
 
 
 def part(job: str, file: int, number: int, stage: str, at: datetime, span: dict[str, Any] | None = None) -> PartRow:

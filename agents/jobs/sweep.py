@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.uploads import NoUploadError, Uploads
-from sfumato.agents.jobs.claims import Claims, Housekeeping
+from sfumato.agents.jobs.claims import Claims
+from sfumato.agents.jobs.housekeeping import Housekeeping
 from sfumato.agents.jobs.records import JobRow, ending
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
