@@ -34,7 +34,8 @@ from sfumato.agents.jobs.claims import Claim, Claims
 from sfumato.agents.jobs.desk import Desk
 from sfumato.agents.jobs.destinations import Courier
 from sfumato.agents.jobs.hidden import unseal
-from sfumato.agents.jobs.pieces import Hold, Masking, Refused
+from sfumato.agents.jobs.hold import Hold
+from sfumato.agents.jobs.pieces import Masking, Refused
 from sfumato.agents.jobs.records import Jobs
 from sfumato.agents.policy_files import FloorError
 from sfumato.agents.settings import Settings, SettingsError

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,7 +23,8 @@ from sfumato.agents.credentials import Credentials, CredentialsError
 from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
 from sfumato.agents.jobs.analyst import Analyst
-from sfumato.agents.jobs.claims import Claim, Claims, Errand, LostError
+from sfumato.agents.jobs.claims import Claim, Claims, LostError
+from sfumato.agents.jobs.hold import Effort, Hold
 from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import Settings
 from sfumato.models import film_metadata, images, joining, metadata, splitting, still
@@ -47,8 +47,6 @@ from sfumato.schemas.report import Account, total
 
 log = logging.getLogger(__name__)
 
-RENEWED = 0.4
-"""Seconds between two renewals of a lease, which is how soon a cancelled job is noticed."""
 CHUNK = 1024 * 1024
 PLAYS = "check that the file plays elsewhere; if it does, export it anew and upload that"
 PICTURE_ENDINGS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
@@ -73,66 +71,6 @@ class Made:
     account: Account
     metadata: MetadataRecord
     cut_short: str | None = None
-
-
-class Hold:
-    """Keeps a lease while work goes on in another thread, and tells that thread when it is lost. A context manager."""
-
-    def __init__(
-        self,
-        claims: Claims,
-        claim: Claim | Errand,
-        lease: float,
-        stopping: threading.Event,
-        goes_on: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``lease``: its length in seconds. ``goes_on``: called as long as work does."""
-        self._claims = claims
-        self._claim = claim
-        self._lease = lease
-        self._stopping = stopping
-        self._goes_on = goes_on
-        self._over = threading.Event()
-        self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self.frames = 0
-        """Pictures done so far."""
-        self.broken: BaseException | None = None
-        """Why the file could not be read to its end, if it could not: nothing may be made of what was read."""
-
-    def __enter__(self) -> Hold:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Raises :class:`LostError` where the work should not go on."""
-        self._goes_on()
-        if self.broken is not None:
-            raise self.broken
-        if self._lost.is_set() or self._stopping.is_set():
-            raise LostError("the lease is lost, or the worker ends")
-
-    def broke(self, error: BaseException) -> None:
-        """Reading failed; from now on :meth:`check` says so."""
-        self.broken = self.broken or error
-
-    def _keep(self) -> None:
-        failing = 0.0
-        while not self._over.wait(RENEWED):
-            try:
-                self._claims.renew(self._claim, self.frames)
-                failing = 0.0
-            except LostError:
-                return self._lost.set()
-            except SQLAlchemyError as error:
-                failing += RENEWED
-                log.warning("the lease is not renewed: %s", type(error).__name__)
-                if failing > self._lease:
-                    return self._lost.set()
 
 
 class Masking:
@@ -470,21 +408,6 @@ class Scratch(tempfile.TemporaryDirectory[str]):
 
     def __enter__(self) -> Path:  # type: ignore[override]
         return Path(super().__enter__())
-
-
-class Effort:
-    """Turns pictures gone through, in both passes, into pictures done."""
-
-    def __init__(self, hold: Hold, effort: int, frames: int) -> None:
-        self._hold = hold
-        self._effort = max(1, effort)
-        self._frames = frames
-        self._ticks = 0
-
-    def tick(self) -> None:
-        self._hold.check()
-        self._ticks += 1
-        self._hold.frames = min(self._frames, self._ticks * self._frames // self._effort)
 
 
 def _count_frames(account: Account) -> None:
