@@ -20,6 +20,8 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from sfumato.schemas.fault import Fault
+
 MEMORY_EXIT_CODE = 3
 """Exit status of ``sfumato broker`` when it ended itself at its memory limit."""
 NEAR = 0.8
@@ -27,7 +29,7 @@ NEAR = 0.8
 HOST = "127.0.0.1"
 
 
-class BrokerError(RuntimeError):
+class BrokerError(Fault, RuntimeError):
     """A broker cannot be started or has died; the text says why and what to do."""
 
 

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sfumato.agents.sources import LOCAL_SCHEMES, SOURCES
 from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID
+from sfumato.schemas.fault import Fault
 
 
-class CameraError(ValueError):
+class CameraError(Fault, ValueError):
     """The list of cameras is not valid; the text names the camera and the key, never a URL or a part of one."""
 
 

@@ -15,8 +15,9 @@ import click
 
 from sfumato.agents.access.key_commands import key
 from sfumato.agents.policy_commands import policy
-from sfumato.agents.settings import SettingsError, load
+from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
+from sfumato.schemas.fault import Fault
 
 
 class _Commands(click.Group):
@@ -25,36 +26,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from confluent_kafka import KafkaException
 
-        from sfumato.agents.broker import BrokerError
-        from sfumato.agents.credentials import CredentialsError
-        from sfumato.agents.database import DatabaseError
-        from sfumato.agents.files.blobs import BlobError
-        from sfumato.agents.files.sealing import SealError
-        from sfumato.agents.policy_files import FloorError, PolicyError
-        from sfumato.agents.provision import TopicError
-        from sfumato.agents.pseudonyms import PseudonymError
-        from sfumato.agents.suspensions import SuspensionError
-        from sfumato.models.detectors import DetectorError
-        from sfumato.models.weights import WeightError
-
         try:
             return super().invoke(ctx)
-        except (
-            SettingsError,
-            TopicError,
-            BrokerError,
-            CredentialsError,
-            DatabaseError,
-            PseudonymError,
-            BlobError,
-            SealError,
-            PolicyError,
-            FloorError,
-            DetectorError,
-            SuspensionError,
-            WeightError,
-            TimeoutError,
-        ) as error:
+        except (Fault, TimeoutError) as error:
             raise click.ClickException(str(error)) from None
         except KafkaException as error:
             servers = load().bootstrap_servers
@@ -110,11 +84,7 @@ def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
 
     if (file is None) == (not pairs):
         raise click.UsageError("give either --cameras FILE or --camera NAME=URL")
-    try:
-        found = cameras.read_file(file) if file else cameras.read_pairs(pairs)
-    except cameras.CameraError as error:
-        raise click.ClickException(str(error)) from None
-    sys.exit(run(load(), found))
+    sys.exit(run(load(), cameras.read_file(file) if file else cameras.read_pairs(pairs)))
 
 
 @main.command()
@@ -233,21 +203,17 @@ def mask(
     from sfumato.agents import mask as masking
     from sfumato.agents.credentials import Credentials
     from sfumato.agents.pseudonyms import Pseudonyms
-    from sfumato.models.detectors import DetectorError
     from sfumato.models.film import Options
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        settings, report = load(), report or out / "report.json"
-        kept = masking.metadata(keep_metadata, recipient)
-        rules = masking.rules(settings, file, targets, mask_name, kept)
-        plan = masking.plan(inputs, out, report, force=force)
-        pseudonymize = Pseudonyms(settings).pseudonymize
-        options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio, pseudonymize)
-        signing = Credentials(settings) if credentials else None
-        masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality, signing)
-    except (masking.MaskError, DetectorError) as error:
-        raise click.ClickException(str(error)) from None
+    settings, report = load(), report or out / "report.json"
+    kept = masking.metadata(keep_metadata, recipient)
+    rules = masking.rules(settings, file, targets, mask_name, kept)
+    plan = masking.plan(inputs, out, report, force=force)
+    pseudonymize = Pseudonyms(settings).pseudonymize
+    options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio, pseudonymize)
+    signing = Credentials(settings) if credentials else None
+    masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality, signing)
     run = masking.Run(masker, rules, plan)
     try:
         efforts = [masker.effort(job) for job in plan.jobs]
@@ -296,7 +262,6 @@ def destroy(period: str, yes: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 def record(camera: str, out: Path, start: str, seconds: float | None, until_end: bool, force: bool) -> None:
     """Write a camera's anonymized frames into an MP4 file, until Ctrl-C or SIGTERM; prints a JSON summary."""
-    from sfumato.agents.record import RecordError
     from sfumato.agents.record import record as write
     from sfumato.schemas.cloudevent import CAMERA_ID
 
@@ -308,12 +273,9 @@ def record(camera: str, out: Path, start: str, seconds: float | None, until_end:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     begin = start == "beginning"
-    try:
-        summary = write(
-            load(), camera, out, stopping, from_beginning=begin, seconds=seconds, until_end=until_end, force=force
-        )
-    except RecordError as error:
-        raise click.ClickException(str(error)) from None
+    summary = write(
+        load(), camera, out, stopping, from_beginning=begin, seconds=seconds, until_end=until_end, force=force
+    )
     click.echo(json.dumps(summary))
 
 

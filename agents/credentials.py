@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sfumato.agents.settings import Settings
 from sfumato.models.watched import Watched
 from sfumato.schemas.credential import LABEL, Statement
+from sfumato.schemas.fault import Fault
 
 CONTENT_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "video/mp4", "video/quicktime"})
 """What a manifest can be embedded in. WebM and Matroska have no place for one in C2PA 2."""
@@ -55,7 +56,7 @@ MARGIN = timedelta(days=7)
 """So long before its end another is made."""
 
 
-class CredentialsError(RuntimeError):
+class CredentialsError(Fault, RuntimeError):
     """A file cannot be signed; the text names the setting where one is at fault."""
 
 

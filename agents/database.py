@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
 from sfumato.agents.settings import Settings
+from sfumato.schemas.fault import Fault
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_TIMEOUT = 30_000
@@ -33,7 +34,7 @@ PRAGMAS = (
 )
 
 
-class DatabaseError(RuntimeError):
+class DatabaseError(Fault, RuntimeError):
     """The database cannot be used; the text names the setting."""
 
 

@@ -30,6 +30,7 @@ from sfumato.models.weights import sha256
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.credential import Statement
 from sfumato.schemas.detection import Target
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.masking import MaskName
 from sfumato.schemas.metadata import MEASURES, NAMES, Metadata, MetadataField, Treatment
@@ -54,7 +55,7 @@ FILM_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "matroska": "video/x
 """Content types by FFmpeg's container."""
 
 
-class MaskError(ValueError):
+class MaskError(Fault, ValueError):
     """The run cannot begin; the text says what to do."""
 
 

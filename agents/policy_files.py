@@ -12,16 +12,17 @@ from pydantic import ValidationError
 
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.remedy import remedies
 
 
-class PolicyError(ValueError):
+class PolicyError(Fault, ValueError):
     """A policy, or a change of one, is refused; the text names it, the field and the remedy."""
 
 
-class FloorError(ValueError):
+class FloorError(Fault, ValueError):
     """The site's floor cannot be read; the text names the file and the field. Nothing may be looked at without it."""
 
 

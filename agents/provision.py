@@ -8,12 +8,13 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from sfumato.agents.settings import Settings
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.topics import TOPICS, Topic
 
 TIMEOUT = 15.0
 
 
-class TopicError(RuntimeError):
+class TopicError(Fault, RuntimeError):
     """A topic is missing or differs from its contract; each line of the text names one and the remedy."""
 
 

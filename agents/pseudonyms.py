@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sfumato.agents.settings import Settings
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.metadata import NAMES, Metadata, MetadataField, Period
 from sfumato.schemas.pseudonym import Reveal
 
@@ -40,7 +41,7 @@ FORMATS = {Period.DAY: "%Y-%m-%d", Period.WEEK: "%G-W%V", Period.MONTH: "%Y-%m",
 PERIOD = re.compile(r"\d{4}(-W\d\d|-\d\d(-\d\d)?)?")
 
 
-class PseudonymError(ValueError):
+class PseudonymError(Fault, ValueError):
     """The text says what to do, and holds neither value nor key."""
 
 

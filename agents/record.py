@@ -23,6 +23,7 @@ from sfumato.agents.settings import Settings
 from sfumato.models import images
 from sfumato.models.images import ImageError
 from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.topics import FRAMES_ANONYMIZED
 
@@ -34,7 +35,7 @@ RUNS = 4
 """Encoder runs decoded side by side: for a moment a dying worker's and its successor's come mixed."""
 
 
-class RecordError(RuntimeError):
+class RecordError(Fault, RuntimeError):
     """Nothing can be recorded; the text says why and what to do."""
 
 

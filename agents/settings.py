@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sfumato.models.detectors import DetectorOptions, Provider
 from sfumato.schemas.audit import summary
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.topics import Topic
 
 PREFIX = "SFUMATO_"
@@ -234,7 +235,7 @@ class Settings(BaseSettings):
         return self.topic_prefix + topic.name
 
 
-class SettingsError(ValueError):
+class SettingsError(Fault, ValueError):
     """The environment holds a setting that is not valid; the text names it."""
 
 

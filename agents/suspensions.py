@@ -21,6 +21,7 @@ from sfumato.agents.settings import Settings
 from sfumato.models.task import NoPolicy
 from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID, EnvelopeError
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.suspension import Suspension, SuspensionState
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 
-class SuspensionError(ValueError):
+class SuspensionError(Fault, ValueError):
     """A suspension cannot be shown or lifted; the text says why."""
 
 

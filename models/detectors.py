@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.schemas.detection import Detection, DetectorName, Target
+from sfumato.schemas.fault import Fault
 
 Image = NDArray[np.uint8]
 """A picture: uint8, shape (height, width, 3), channels blue, green, red."""
@@ -21,7 +22,7 @@ Smallest = Sequence[int | None] | None
 """For each picture the height of the smallest object to be caught, in its pixels."""
 
 
-class DetectorError(RuntimeError):
+class DetectorError(Fault, RuntimeError):
     """A detector cannot be made: unknown name, missing weight, unusable device. The text says what to do."""
 
 

@@ -17,6 +17,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from sfumato.models.detectors import Image
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.policy import Output
 from sfumato.schemas.unit import AnonymizedUnit
 
@@ -33,7 +34,7 @@ BT601 = 6
 """Colour matrix, primaries and transfer of what comes out (ITU-T H.273: SMPTE 170M)."""
 
 
-class EncoderError(RuntimeError):
+class EncoderError(Fault, RuntimeError):
     """An encoder cannot be used; the text says what to do."""
 
 

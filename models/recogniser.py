@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sfumato.models import weights
 from sfumato.models.boxes import Box
 from sfumato.models.detectors import Image
+from sfumato.schemas.fault import Fault
 
 SAME_PERSON = 0.6
 """Two pictures of one person lie nearer than this (dlib's own threshold)."""
@@ -31,7 +32,7 @@ Template = NDArray[np.float64]
 """What identifies a face: shape (128,). Belongs nowhere but in memory."""
 
 
-class RecogniserError(RuntimeError):
+class RecogniserError(Fault, RuntimeError):
     """There is no recogniser here; the text names the extra."""
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from sfumato.schemas.fault import Fault
 
-class WeightError(RuntimeError):
+
+class WeightError(Fault, RuntimeError):
     """A weight is unknown, absent or not the file it should be. The text says what to do."""
 
 

@@ -2,10 +2,11 @@
 
     .venv/bin/python ops/bench_archive.py --minutes 10
 
-A clip is enlarged to 1920x1080 at 25 frames a second and repeated, with a keyframe every two seconds. ``bare`` is
-``Film.mask`` in a process of its own: read from a file, written to a file. ``job`` is the film uploaded, masked in
-parts by one ``sfumato archive`` worker on the embedded broker and joined; its seconds run from the job's start to its
-end. The last line is one JSON object; ``resident_mb`` is the highest seen of the worker and its supervisor.
+A clip is enlarged to 1920x1080 and repeated, at 25 frames a second unless ``--rate`` says otherwise, with a keyframe
+every two seconds. ``bare`` is ``Film.mask`` in a process of its own: read from a file, written to a file. ``job`` is
+the film uploaded, masked in parts by one ``sfumato archive`` worker on the embedded broker and joined; its seconds run
+from the job's start to its end. The last line is one JSON object; ``resident_mb`` is the highest seen of the worker and
+its supervisor.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from sfumato.agents.database import Database
 from sfumato.agents.fetch import fetch_weights
 from sfumato.schemas.scope import Scope
 
-RATE = 25
 PIECE = 8 * 1024 * 1024
 BARE = """
 import sys, time
@@ -54,12 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--size", default="1920x1080")
+    parser.add_argument("--rate", type=int, default=25, help="Frames per second of the film.")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         film = folder / "film.mp4"
-        frames = make(film, round(options.minutes * 60 * RATE), *map(int, options.size.split("x")))
+        width, height = map(int, options.size.split("x"))
+        frames = make(film, round(options.minutes * 60 * options.rate), options.rate, width, height)
         bare = float(
             subprocess.run(
                 [sys.executable, "-c", BARE, film, folder / "bare.mp4"], check=True, capture_output=True, text=True
@@ -68,6 +70,7 @@ def main() -> None:
         seconds, resident, account = job(film, folder, options.workers)
     told = {
         "frames": frames,
+        "seconds": frames / options.rate,
         "masked": account["masked"],
         "bare_fps": round(frames / bare, 2),
         "job_fps": round(frames / seconds, 2),
@@ -78,12 +81,12 @@ def main() -> None:
     print(json.dumps(told))
 
 
-def make(path: Path, count: int, width: int, height: int) -> int:
+def make(path: Path, count: int, rate: int, width: int, height: int) -> int:
     """The clip, over and over."""
     with av.open(str(clip("bikes"))) as source:
         pictures = [frame.reformat(width, height, "yuv420p") for frame in islice(source.decode(video=0), 100)]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "g": str(2 * RATE)})
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "g": str(2 * rate)})
         stream.width, stream.height = width, height
         for number, picture in enumerate(islice(cycle(pictures), count)):
             picture.pts, picture.time_base = number, 1 / stream.average_rate

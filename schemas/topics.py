@@ -56,5 +56,22 @@ SUSPENSIONS = Topic("suspensions", "camera/milliseconds", "JSON", 1, None, "prod
 CALLS = Topic("calls", "caller", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 JOBS = Topic("jobs", "job", "JSON", None, DAY, "producer", 1024 * 1024)
 JOB_EVENTS = Topic("job.events", "job", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
+DISCLOSURES = Topic("disclosures", "request", "JSON", 1, 400 * DAY, "producer", 1024 * 1024)
+LEDGER = Topic("ledger", "log", "signed checkpoint", 1, 400 * DAY, "producer", 1024 * 1024)
+LEDGER_HEADS = Topic("ledger.heads", "log", "JSON", 1, None, "producer", 1024 * 1024)
 
-TOPICS = (FRAMES_RAW, EPOCHS, POLICIES, FRAMES_ANONYMIZED, AUDIT, FINDS, SUSPENSIONS, CALLS, JOBS, JOB_EVENTS)
+TOPICS = (
+    FRAMES_RAW,
+    EPOCHS,
+    POLICIES,
+    FRAMES_ANONYMIZED,
+    AUDIT,
+    FINDS,
+    SUSPENSIONS,
+    CALLS,
+    JOBS,
+    JOB_EVENTS,
+    DISCLOSURES,
+    LEDGER,
+    LEDGER_HEADS,
+)

@@ -21,6 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from sfumato.agents.settings import Settings
+from sfumato.schemas.fault import Fault
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,7}")
 """Names of blobs: up to eight parts of letters, digits, ``_``, ``-`` and ``.``, none of which begins with a dot."""
@@ -40,7 +41,7 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class BlobError(OSError):
+class BlobError(Fault, OSError):
     """The store does not do what it should; the text names the setting. A missing blob is FileNotFoundError."""
 
 

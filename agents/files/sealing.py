@@ -27,6 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sfumato.agents.settings import Settings
+from sfumato.schemas.fault import Fault
 
 SEGMENT = 8 * 1024 * 1024
 """Bytes of a segment, at most."""
@@ -41,7 +42,7 @@ CACHED = 3
 _LINE = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}) (?P<key>[A-Za-z0-9+/]{43}=)")
 
 
-class SealError(OSError):
+class SealError(Fault, OSError):
     """Sealed data that is not what was sealed, or a key that cannot be used. Never holds data or keys."""
 
 
