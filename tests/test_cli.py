@@ -15,10 +15,17 @@ from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
 from tests.test_end_to_end import ended, raw, send
 
 
+COMMAND = [sys.executable, "-m", "sfumato.agents.cli"]
+
+
+def variables(**environment: str) -> dict[str, str]:
+    return {**os.environ, **{f"SFUMATO_{name}": value for name, value in environment.items()}}
+
+
 def sfumato(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, **{f"SFUMATO_{name}": value for name, value in environment.items()}}
-    command = [sys.executable, "-m", "sfumato.agents.cli", *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=90)
+    return subprocess.run(
+        [*COMMAND, *arguments], env=variables(**environment), capture_output=True, text=True, timeout=90
+    )
 
 
 @pytest.mark.parametrize(
@@ -26,11 +33,7 @@ def sfumato(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     [
         (["topics"], {"BATCH_SIZE": "many"}, "batch_size"),
         (["topics"], {"BOOTSTRAP_SERVER": "x:1"}, "unknown setting SFUMATO_BOOTSTRAP_SERVER; docs/settings.md"),
-        (["topics"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
-        (["anonymize"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
-        (["reconcile"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "SFUMATO_BOOTSTRAP_SERVERS"),
         (["policy", "set", "missing.toml"], {}, "does not exist"),
-        (["policy", "list"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
         (["ingest"], {}, "--cameras FILE or --camera NAME=URL"),
     ],
 )
@@ -39,6 +42,20 @@ def test_mistakes_are_named(arguments, environment, said):
     assert result.returncode != 0
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_without_a_broker_each_command_says_so():
+    """At once, since each waits for some seconds."""
+    environment = variables(BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+    running = {
+        words: subprocess.Popen([*COMMAND, *words.split()], env=environment, stderr=subprocess.PIPE, text=True)
+        for words in ("topics", "anonymize", "reconcile", "policy list")
+    }
+    for words, process in running.items():
+        _, said = process.communicate(timeout=90)
+        assert process.returncode == 1, words
+        assert "SFUMATO_BOOTSTRAP_SERVERS" in said and "Traceback" not in said, (words, said)
+        assert words == "reconcile" or "no broker answers" in said, (words, said)
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
