@@ -133,7 +133,10 @@ def watch(stack: Stack, client: httpx.Client, place: str) -> tuple[float, float,
     while True:
         stack.check()
         resident = max(resident, stack.resident_bytes("archive"))
-        found = client.get(place).json()
+        answer = client.get(place)
+        if answer.status_code != 200:
+            raise SystemExit(f"GET {place}: {answer.status_code} {answer.text}")
+        found = answer.json()
         if began is None and found["started_at"] is not None:
             began = time.perf_counter()
         if found["state"] not in ("queued", "running"):
