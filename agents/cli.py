@@ -26,12 +26,19 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from confluent_kafka import KafkaException
 
+        from sfumato.agents.connection import diagnose, explain
+
         try:
             return super().invoke(ctx)
-        except (Fault, TimeoutError) as error:
+        except Fault as error:
             raise click.ClickException(str(error)) from None
+        except TimeoutError as error:
+            raise click.ClickException(diagnose(load()) or str(error)) from None
         except KafkaException as error:
-            servers = load().bootstrap_servers
+            settings = load()
+            if (problem := explain(settings, error.args[0]) or diagnose(settings)) is not None:
+                raise click.ClickException(problem) from None
+            servers = settings.bootstrap_servers
             raise click.ClickException(
                 f"Kafka at {servers} (SFUMATO_BOOTSTRAP_SERVERS): {error.args[0].str()}"
             ) from None
