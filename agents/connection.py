@@ -7,8 +7,10 @@ names are always verified. Secrets stand in files that nobody else may read, or 
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +131,7 @@ def readable(settings: Settings, name: str, *, private: bool = False) -> Path:
 
 
 def diagnose(settings: Settings, timeout: float = 5.0) -> str | None:
-    """Connect once: the setting at fault and what to do, in one line; None where it is none of these here."""
+    """Connect once: the setting at fault, in one line; None where it is none of these here, or nobody listens."""
     errors: list[KafkaError] = []
     admin = AdminClient({**client_config(settings), "error_cb": errors.append, "log_level": 0})
     deadline = time.monotonic() + timeout
@@ -142,27 +144,41 @@ def diagnose(settings: Settings, timeout: float = 5.0) -> str | None:
         admin.poll(0)
         if found := next(filter(None, (explain(settings, error) for error in errors)), None):
             return found
-    return None
+        if any(error.code() == KafkaError._ALL_BROKERS_DOWN for error in errors):
+            break
+    if not _listens(settings):
+        return None
+    protocol = settings.kafka_security_protocol
+    return (
+        f"Kafka at {settings.bootstrap_servers} takes connections, but does not answer in {protocol}; it may want "
+        "another SFUMATO_KAFKA_SECURITY_PROTOCOL"
+    )
 
 
 def explain(settings: Settings, error: KafkaError) -> str | None:
     """A client's error as the setting at fault; None: it is about something else."""
-    text, at = error.str(), f"Kafka at {settings.bootstrap_servers}"
-    if error.code() == KafkaError._AUTHENTICATION:
-        if settings.kafka_sasl_mechanism == "OAUTHBEARER":
-            names = "SFUMATO_KAFKA_TOKEN_URL, _USERNAME, _PASSWORD"
-            return f"{at} lets nobody in by these: {names}: no token, or one that it does not take"
+    code, text, at = error.code(), error.str(), f"Kafka at {settings.bootstrap_servers}"
+    if code == KafkaError._AUTHENTICATION and settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        names = "SFUMATO_KAFKA_TOKEN_URL, _USERNAME, _PASSWORD"
+        return f"no access token, or one that {at} refuses: {names}"
+    if code == KafkaError._AUTHENTICATION:
         names = "SFUMATO_KAFKA_USERNAME, _PASSWORD, _SASL_MECHANISM"
         return f"{at} refuses user {settings.kafka_username!r} with this password: {names}"
-    if error.code() == KafkaError._SSL:
-        if "certificate verify failed" in text or "issuer" in text:
-            return (
-                f"{at} shows a certificate of an authority that is not trusted, or of another host: "
-                "SFUMATO_KAFKA_CA_FILE, SFUMATO_BOOTSTRAP_SERVERS"
-            )
-        if "alert" in text:
-            return f"{at} refuses this client's certificate: SFUMATO_KAFKA_CERTIFICATE_FILE"
+    if "SSL alert" in text:
+        return f"{at} refuses this client's certificate, or that it has none: SFUMATO_KAFKA_CERTIFICATE_FILE"
+    if code == KafkaError._SSL and "verif" in text:
+        return (
+            f"{at} shows a certificate of an authority that is not trusted, or of another host: "
+            "SFUMATO_KAFKA_CA_FILE, SFUMATO_BOOTSTRAP_SERVERS"
+        )
+    if code == KafkaError._SSL:
         return f"{at} does not speak TLS there: SFUMATO_KAFKA_SECURITY_PROTOCOL, SFUMATO_BOOTSTRAP_SERVERS"
-    if "security.protocol" in text:
-        return f"{at} ends the connection; it may want TLS or SASL: SFUMATO_KAFKA_SECURITY_PROTOCOL"
     return None
+
+
+def _listens(settings: Settings) -> bool:
+    for server in settings.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        with suppress(OSError, ValueError), socket.create_connection((host.strip("[]"), int(port)), timeout=1):
+            return True
+    return False

@@ -86,8 +86,11 @@ class SecuredKafka(ApacheKafka):
         self.ca = folder / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca))
         self.endpoint = TokenEndpoint(users)
-        scram = [f"--add-scram=SCRAM-SHA-{bits}=[name={user},password={password(user)}]"
-                 for user in [ADMIN, *users] for bits in (256, 512)]
+        scram = [
+            f"--add-scram=SCRAM-SHA-{bits}=[name={user},password={password(user)}]"
+            for user in [ADMIN, *users]
+            for bits in (256, 512)
+        ]
         allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.endpoint.url}/keys"
         super().__init__(free_port(), format_options=scram, java_options=[allowed])
         self.credentials = {
@@ -142,7 +145,7 @@ class SecuredKafka(ApacheKafka):
         store = self.folder / "keystore.pem"
         store.write_bytes(key.read_bytes() + chain.read_bytes())
         listeners = f"SECURED://{HOST}:{self.port},MUTUAL://{HOST}:{self.mutual_port}"
-        scram = 'org.apache.kafka.common.security.scram.ScramLoginModule required;'
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         bearer = f'{KAFKA_OAUTH}LoginModule required unsecuredLoginStringClaim_sub="unused";'
         prefix = "listener.name.secured"
         return {
