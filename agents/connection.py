@@ -133,7 +133,8 @@ def readable(settings: Settings, name: str, *, private: bool = False) -> Path:
 def diagnose(settings: Settings, timeout: float = 5.0) -> str | None:
     """Connect once: the setting at fault, in one line; None where it is none of these here, or nobody listens."""
     errors: list[KafkaError] = []
-    admin = AdminClient({**client_config(settings), "error_cb": errors.append, "log_level": 0})
+    config = {**client_config(settings), "error_cb": errors.append, "log_level": 0}
+    admin = AdminClient(config)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
