@@ -6,6 +6,7 @@ The roles are the least that each process needs; tests run the pipeline with no 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,11 +145,20 @@ def line(binding: AclBinding) -> str:
 
 
 class Cluster:
-    """The cluster's ACLs. Raises :class:`AclError`, as where it has no authorizer."""
+    """The cluster's ACLs, as its administrator sees them. Raises :class:`AclError`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        if (problem := diagnose(settings)) is not None:
+            raise AclError(problem)
         self._admin = AdminClient(client_config(settings))
+        try:
+            # Asked for first: librdkafka takes a refusal to describe ACLs for none.
+            description = self._admin.describe_cluster(include_authorized_operations=True, request_timeout=TIMEOUT)
+            allowed = description.result().authorized_operations or []
+        except KafkaException as error:
+            raise AclError(f"Kafka at {settings.bootstrap_servers}: {error.args[0].str()}") from None
+        if not {AclOperation.DESCRIBE, AclOperation.ALTER} <= {*allowed}:
+            raise AclError("this principal may not see and change ACLs; sign in as the cluster's administrator")
 
     def acls(self) -> list[AclBinding]:
         """Every one that allows something."""
@@ -165,18 +175,21 @@ class Cluster:
         try:
             return list(self._admin.describe_acls(AclBindingFilter(*every), request_timeout=TIMEOUT).result())
         except KafkaException as error:
-            raise self._failed("read", error) from None
+            raise AclError(f"the cluster's ACLs cannot be read: {error.args[0].str()}") from None
 
     def add(self, bindings: Sequence[AclBinding]) -> None:
-        """Idempotent."""
-        for binding, future in self._admin.create_acls(list(bindings), request_timeout=TIMEOUT).items():
+        """Idempotent; returns once the cluster lists them, which it does a moment after it has taken them."""
+        added = self._admin.create_acls(list(bindings), request_timeout=TIMEOUT) if bindings else {}
+        for binding, future in added.items():
             try:
                 future.result()
             except KafkaException as error:
-                raise self._failed(f"add “{line(binding)}”", error) from None
-
-    def _failed(self, what: str, error: KafkaException) -> AclError:
-        return AclError(diagnose(self._settings) or f"cannot {what}: {error.args[0].str()}")
+                raise AclError(f"cannot add “{line(binding)}”: {error.args[0].str()}") from None
+        deadline = time.monotonic() + TIMEOUT
+        while not {*bindings} <= {*self.acls()}:
+            if time.monotonic() > deadline:
+                raise AclError("the ACLs were taken, but the cluster does not list them")
+            time.sleep(0.1)
 
 
 def beyond(settings: Settings, present: Iterable[AclBinding], wanted: Sequence[AclBinding]) -> list[AclBinding]:

@@ -115,4 +115,7 @@ def _no_broker(settings: Settings) -> TopicError:
 
 
 def _admin(settings: Settings) -> AdminClient:
+    """Raises where TLS or SASL keep this client out: it would try on and on."""
+    if settings.kafka_security_protocol != "plaintext" and (problem := diagnose(settings)) is not None:
+        raise TopicError(problem)
     return AdminClient(client_config(settings))

@@ -13,7 +13,7 @@ import threading
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import metrics
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import client_config, explain
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
 from sfumato.models import bitstream
@@ -43,6 +43,7 @@ class Reader(threading.Thread):
         super().__init__(name="live", daemon=True)
         self.assigned: list[TopicPartition] = []
         """What is read from Kafka; empty while the broker does not answer."""
+        self._settings = settings
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._live = live
         self._loop = loop
@@ -119,6 +120,8 @@ class Reader(threading.Thread):
         log.info("reading %s, %d partitions", self._topic, len(places))
 
     def _on_error(self, error: KafkaError) -> None:
+        if (problem := explain(self._settings, error)) is not None:
+            log.error(problem)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.assigned = []
 

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives import serialization
 from joserfc import jwk, jwt
 
 from sfumato.agents.broker import HOST, free_port
-from sfumato.agents.settings import Settings
 
 ADMIN = "admin"
 KAFKA_OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearer"
@@ -120,19 +119,25 @@ class SecuredKafka(ApacheKafka):
         key.write_bytes(private.private_bytes(*form))
         return chain, key
 
-    def as_user(self, user: str, **changes: Any) -> Settings:
+    def encrypted_key(self, name: str, password: str) -> Path:
+        """The private key of ``CN=name``, under a password."""
+        _, plain = self.certificate(name)
+        private = serialization.load_pem_private_key(plain.read_bytes(), None)
+        path, lock = self.folder / f"{name}.locked.key", serialization.BestAvailableEncryption(password.encode())
+        path.touch(0o600)
+        path.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock))
+        return path
+
+    def given(self, user: str) -> dict[str, Any]:
         """The settings of a user who signs in by SCRAM."""
-        given: dict[str, Any] = {
+        return {
             "bootstrap_servers": self.bootstrap_servers,
             "kafka_security_protocol": "sasl_ssl",
             "kafka_ca_file": self.ca,
             "kafka_sasl_mechanism": "SCRAM-SHA-512",
             "kafka_username": user,
             "kafka_password_file": self.password_file(user),
-            "partitions": 2,
-            "state_dir": self.folder / "state",
         }
-        return Settings(**given | changes)
 
     def password_file(self, user: str) -> Path:
         file = self.folder / f"{user}.password"
