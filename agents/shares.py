@@ -30,7 +30,9 @@ class Vendor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    cameras: Annotated[list[Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")]], Field(min_length=1)]
+    cameras: Annotated[
+        tuple[Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")], ...], Field(min_length=1, strict=False)
+    ]
     principal: Annotated[str, Field(pattern=r"^[A-Za-z]+:.*[^*\s]$")] | None = None
 
     @property

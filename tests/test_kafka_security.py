@@ -15,6 +15,7 @@ import trustme
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.protocol.fetch import FetchRequest
+from click.testing import CliRunner
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
@@ -22,6 +23,7 @@ from stack import Stack, demonstration_policy
 
 from sfumato.agents import policies, shares
 from sfumato.agents.acls import ROLES
+from sfumato.agents.cli import main
 from sfumato.agents.connection import client_config, diagnose, faust_credentials
 from sfumato.agents.reconcile import TopicReader
 from sfumato.agents.settings import Settings
@@ -60,7 +62,8 @@ class City(Stack):
         settings = self.settings if role == ADMIN else self.role(role)
         given = settings.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-        return sfumato(*arguments, **{name.upper(): text for name, text in texts.items()})
+        environment = {f"SFUMATO_{name.upper()}": text for name, text in texts.items()}
+        return CliRunner(env=environment).invoke(main, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +78,10 @@ def city(kafka: SecuredKafka, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Its topics exist, and its ACLs."""
     with City(kafka, tmp_path_factory.mktemp("city")) as city:
         city.shares.write_text(SHARES)
-        assert city.command(ADMIN, "topics", "--shares", str(city.shares)).returncode == 0
-        assert city.command(ADMIN, "acls", "--shares", str(city.shares), "--check").returncode == 1
+        assert city.command(ADMIN, "topics", "--shares", str(city.shares)).exit_code == 0
+        assert city.command(ADMIN, "acls", "--shares", str(city.shares), "--check").exit_code == 1
         added = city.command(ADMIN, "acls", "--shares", str(city.shares))
-        assert added.returncode == 0, added.stderr
+        assert added.exit_code == 0, added.stderr
         yield city
 
 
@@ -207,12 +210,12 @@ def refused(settings: Settings, topics: Iterable[str]) -> set[str]:
 def test_acls_are_compared_and_what_is_beyond_is_named(city):
     arguments = ("--shares", str(city.shares))
     again = city.command(ADMIN, "acls", *arguments)
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     assert again.stdout.splitlines()[-1].startswith("0 added,")
-    assert city.command(ADMIN, "acls", *arguments, "--check").returncode == 0
+    assert city.command(ADMIN, "acls", *arguments, "--check").exit_code == 0
     checked = city.command(ADMIN, "acls", *arguments, "--check", "--without", "bridge")
     raw = city.settings.topic(FRAMES_RAW)
-    assert checked.returncode == 1
+    assert checked.exit_code == 1
     assert (
         f"nobody needs: User:sfumato-bridge may read topic {city.settings.topic(FRAMES_ANONYMIZED)}\n" in checked.stdout
     )
@@ -220,7 +223,7 @@ def test_acls_are_compared_and_what_is_beyond_is_named(city):
     assert f"missing: User:dpo may read topic {raw}\n" in renamed.stdout
     assert f"nobody needs: User:sfumato-reveal may read topic {raw}\n" in renamed.stdout
     refused_to = city.command("bridge", "acls", *arguments)
-    assert refused_to.returncode == 1
+    assert refused_to.exit_code == 1
     assert "sign in as the cluster's administrator" in refused_to.stderr
     unknown = city.command(ADMIN, "acls", "--without", "viewer")
     assert "unknown role viewer; known: ingest," in unknown.stderr
