@@ -138,7 +138,7 @@ def diagnose(settings: Settings, timeout: float = 5.0) -> str | None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
-            admin.list_topics(timeout=0.5)
+            admin.list_topics(timeout=0.2)
             return None
         except KafkaException as error:
             errors.append(error.args[0])

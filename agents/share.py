@@ -94,7 +94,7 @@ def share(settings: Settings, vendors: Sequence[Vendor], stopping: threading.Eve
     try:
         consumer.subscribe([settings.topic(FRAMES_ANONYMIZED)])
         while not stopping.is_set():
-            if (read := _readable(consumer.consume(BATCH, timeout=0.2))) and _copy(producer, vendors, read, stopping):
+            if (read := _readable(consumer.consume(BATCH, timeout=0.05))) and _copy(producer, vendors, read, stopping):
                 _acknowledge(consumer, read)
     finally:
         producer.close(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,9 +25,10 @@ KAFKA_OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearer"
 
 
 class TokenEndpoint:
-    """An OAuth 2.0 token endpoint for client credentials, as RFC 6749 has it, and its keys; a context manager."""
+    """An OAuth 2.0 token endpoint for client credentials, as RFC 6749 has it, over HTTPS, and its keys over HTTP; a
+    context manager."""
 
-    def __init__(self, users: list[str]) -> None:
+    def __init__(self, users: list[str], certificate: trustme.LeafCert) -> None:
         self._users = users
         self._key = jwk.generate_key("RSA", 2048)
         self.asked: list[str] = []
@@ -58,8 +60,12 @@ class TokenEndpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._servers = [ThreadingHTTPServer((HOST, 0), Handler) for _ in range(2)]
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        certificate.configure_cert(context)
+        self._servers[0].socket = context.wrap_socket(self._servers[0].socket, server_side=True)
+        self.url = f"https://{HOST}:{self._servers[0].server_port}/token"
+        self.keys = f"http://{HOST}:{self._servers[1].server_port}/keys"
 
     def token(self, subject: str) -> str:
         now = int(time.time())
@@ -67,12 +73,14 @@ class TokenEndpoint:
         return jwt.encode({"alg": "RS256", "kid": "one"}, claims, self._key)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
 
 class SecuredKafka(ApacheKafka):
@@ -84,14 +92,14 @@ class SecuredKafka(ApacheKafka):
         self._authority = trustme.CA()
         self.ca = folder / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca))
-        self.endpoint = TokenEndpoint(users)
+        self.endpoint = TokenEndpoint(users, self._authority.issue_cert(HOST))
         scram = [
             f"--add-scram=SCRAM-SHA-{bits}=[name={user},password={password(user)}]"
             for user in [ADMIN, *users]
             for bits in (256, 512)
         ]
-        allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.endpoint.url}/keys"
-        super().__init__(free_port(), format_options=scram, java_options=[allowed])
+        allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.endpoint.keys}"
+        super().__init__(free_port(), format_options=scram, java_options=[allowed, "-XX:TieredStopAtLevel=1"])
         self.credentials = {
             "security.protocol": "sasl_ssl",
             "ssl.ca.location": str(self.ca),
@@ -170,7 +178,7 @@ class SecuredKafka(ApacheKafka):
             f"{prefix}.scram-sha-512.sasl.jaas.config": scram,
             f"{prefix}.oauthbearer.sasl.jaas.config": bearer,
             f"{prefix}.oauthbearer.sasl.server.callback.handler.class": f"{KAFKA_OAUTH}ValidatorCallbackHandler",
-            f"{prefix}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": f"{self.endpoint.url}/keys",
+            f"{prefix}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": self.endpoint.keys,
             f"{prefix}.oauthbearer.sasl.oauthbearer.expected.audience": "kafka",
             f"{prefix}.oauthbearer.sasl.oauthbearer.expected.issuer": self.endpoint.url,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

@@ -86,7 +86,11 @@ def city(kafka: SecuredKafka, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def oauth(kafka: SecuredKafka) -> dict[str, Any]:
-    return {"kafka_sasl_mechanism": "OAUTHBEARER", "kafka_token_url": f"{kafka.endpoint.url}/token"}
+    return {
+        "kafka_sasl_mechanism": "OAUTHBEARER",
+        "kafka_token_url": kafka.endpoint.url,
+        "kafka_token_ca_file": kafka.ca,
+    }
 
 
 def mutual(kafka: SecuredKafka, user: str) -> dict[str, Any]:

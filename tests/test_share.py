@@ -85,6 +85,7 @@ def shared(topics: Settings) -> Settings:
 CAMERAS = ("north-1", "north-2", "south", "west")
 
 
+@pytest.mark.parametrize("broker", ["kafka"], indirect=True)
 def test_vendors_get_their_cameras_byte_for_byte_and_in_order(shared):
     refused = metrics.SHARE_REFUSED._value.get()
     sent = [frame(camera, number).to_message() for number in range(20) for camera in CAMERAS]
