@@ -141,7 +141,8 @@ def _java() -> str:
 def _format(java: str, classpath: str, config: Path, options: Sequence[str]) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config), *options]
-    result = subprocess.run([java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath, *tool], capture_output=True, text=True)
+    short_lived = ["-Xmx256m", "-XX:TieredStopAtLevel=1"]
+    result = subprocess.run([java, *short_lived, "-cp", classpath, *tool], capture_output=True, text=True)
     if result.returncode:
         raise BrokerError(f"Apache Kafka could not format its storage:\n{result.stdout}{result.stderr}")
 
