@@ -13,7 +13,7 @@ import threading
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import metrics
-from sfumato.agents.connection import client_config, explain
+from sfumato.agents.connection import client_config, diagnose
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
 from sfumato.models import bitstream
@@ -106,7 +106,9 @@ class Reader(threading.Thread):
             # Asked for now rather than left to the client, so that nothing sent after "ready" is missed.
             ends = [self._consumer.get_watermark_offsets(place, timeout=KAFKA_TIMEOUT)[1] for place in places]
         except KafkaException as error:
-            log.warning("waiting for the broker: %s", error.args[0].str())
+            secured = self._settings.kafka_security_protocol != "plaintext"
+            problem = diagnose(self._settings, KAFKA_TIMEOUT) if secured else None
+            log.warning("waiting for the broker: %s", problem or error.args[0].str())
             self._closing.wait(0.5)
             return
         if not places:
@@ -120,8 +122,6 @@ class Reader(threading.Thread):
         log.info("reading %s, %d partitions", self._topic, len(places))
 
     def _on_error(self, error: KafkaError) -> None:
-        if (problem := explain(self._settings, error)) is not None:
-            log.error(problem)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.assigned = []
 

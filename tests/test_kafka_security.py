@@ -25,6 +25,8 @@ from sfumato.agents import policies, shares
 from sfumato.agents.acls import ROLES
 from sfumato.agents.cli import main
 from sfumato.agents.connection import client_config, diagnose, faust_credentials
+from sfumato.agents.live import Live
+from sfumato.agents.reader import Reader
 from sfumato.agents.reconcile import TopicReader
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, TOPICS
@@ -288,7 +290,20 @@ def test_what_keeps_a_client_out_is_named_in_a_line(city, kafka, tmp_path):
     assert "not-the-password" not in line
 
 
-def test_a_user_that_the_cluster_forgets_stops_the_worker(city):
+def test_the_bridge_says_why_it_waits(kafka, caplog):
+    loop = asyncio.new_event_loop()
+    reader = Reader(Settings(**kafka.given("nobody")), Live(), loop)
+    reader.start()
+    deadline = time.monotonic() + TIMEOUT
+    while "waiting for the broker: " not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    reader.close()
+    loop.close()
+    assert "refuses user 'nobody' with this password: SFUMATO_KAFKA_USERNAME" in caplog.text
+
+
+def test_a_user_whom_the_cluster_does_not_know_stops_the_worker(city):
     """The anonymizer ends with a line, rather than waiting for ever."""
     stranger = city.kafka.given("nobody")
     ran = sfumato("anonymize", **{name.upper(): str(value) for name, value in stranger.items()})
