@@ -16,6 +16,7 @@ from typing import Annotated
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pydantic import Field
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError
@@ -85,7 +86,7 @@ class Search:
         self._topic = settings.topic(AUDIT)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": f"{settings.group_id}-audits",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,

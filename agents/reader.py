@@ -13,6 +13,7 @@ import threading
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import metrics
+from sfumato.agents.connection import client_config, diagnose
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
 from sfumato.models import bitstream
@@ -42,6 +43,7 @@ class Reader(threading.Thread):
         super().__init__(name="live", daemon=True)
         self.assigned: list[TopicPartition] = []
         """What is read from Kafka; empty while the broker does not answer."""
+        self._settings = settings
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._live = live
         self._loop = loop
@@ -49,7 +51,7 @@ class Reader(threading.Thread):
         self._room = threading.Semaphore(HANDED_OVER)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": f"{settings.group_id}-bridge",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest",
@@ -104,7 +106,9 @@ class Reader(threading.Thread):
             # Asked for now rather than left to the client, so that nothing sent after "ready" is missed.
             ends = [self._consumer.get_watermark_offsets(place, timeout=KAFKA_TIMEOUT)[1] for place in places]
         except KafkaException as error:
-            log.warning("waiting for the broker: %s", error.args[0].str())
+            secured = self._settings.kafka_security_protocol != "plaintext"
+            problem = diagnose(self._settings, KAFKA_TIMEOUT) if secured else None
+            log.warning("waiting for the broker: %s", problem or error.args[0].str())
             self._closing.wait(0.5)
             return
         if not places:

@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from sfumato.agents.broker import free_port
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.epoch import EpochRecord
 from sfumato.schemas.frame import RawFrame
@@ -90,9 +91,8 @@ class Ingest:
 
 def read_topic(settings: Settings, topic: Topic) -> list[Message]:
     """Every message of a topic, with an ordinary client."""
-    consumer = Consumer(
-        {"bootstrap.servers": settings.bootstrap_servers, "group.id": "outside", "enable.partition.eof": True}
-    )
+    group = f"{settings.group_id}-outside"
+    consumer = Consumer({**client_config(settings), "group.id": group, "enable.partition.eof": True})
     name = settings.topic(topic)
     partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
     consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in partitions])

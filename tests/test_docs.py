@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from stack import demonstration_policy
 
+from sfumato.agents import acls, shares
 from sfumato.agents.cli import main
 from sfumato.agents.policy_files import read_file, read_floor
 from sfumato.agents.reconcile import TopicReader
@@ -127,6 +128,31 @@ def test_the_table_of_roles_is_the_codes():
         for scope in re.findall(r"[a-z]+:[a-z]+", scopes)
     }
     assert table == {scope: [scope in ROLES[role] for role in Role] for scope in Scope}
+
+
+def test_the_table_of_kafkas_roles_is_the_codes():
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \|([^|]*)\|([^|]*)\|([^|]*)\|$", (DOCS / "brokers.md").read_text(), re.MULTILINE
+    )
+    table = {role: [set(re.findall(r"`([^`]+)`", cell)) for cell in cells] for role, *cells in rows}
+    wanted = {}
+    for name, role in acls.ROLES.items():
+        writes = {topic.name for topic in role.writes} | ({f"{shares.SHARED}*"} if role.shares else set())
+        group = set() if role.group is None else {role.group or "SFUMATO_GROUP_ID"}
+        wanted[name] = [{topic.name for topic in role.reads}, writes, group]
+    assert table == wanted
+
+
+def test_the_example_of_shares_is_valid(tmp_path):
+    (text,) = blocks("brokers.md", "toml")
+    (tmp_path / "shares.toml").write_text(text)
+    (vendor,) = shares.read_file(tmp_path / "shares.toml")
+    assert (vendor.topic.name, vendor.owner, vendor.gets("north-1"), vendor.gets("south")) == (
+        "shared.acme",
+        "User:acme",
+        True,
+        False,
+    )
 
 
 def test_the_example_policies_are_valid(tmp_path):
