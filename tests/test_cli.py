@@ -14,7 +14,6 @@ from sfumato.agents.broker import free_port
 from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
 from tests.test_end_to_end import ended, raw, send
 
-
 COMMAND = [sys.executable, "-m", "sfumato.agents.cli"]
 
 
