@@ -12,6 +12,7 @@ import tempfile
 import faust
 
 from sfumato.agents import anonymize, inspect, transport
+from sfumato.agents.connection import faust_credentials
 from sfumato.agents.settings import Settings, load
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, JOBS
 
@@ -24,6 +25,7 @@ def make_app(settings: Settings) -> faust.App:
     return faust.App(
         settings.group_id,
         broker=servers,
+        broker_credentials=faust_credentials(settings),
         datadir=tempfile.gettempdir(),  # no tables, so nothing is written there
         value_serializer="raw",
         key_serializer="raw",

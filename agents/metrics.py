@@ -44,6 +44,10 @@ ARCHIVED_FRAMES = Counter("sfumato_archive_frames", "Pictures of jobs' files, by
 ARCHIVE_ASSIGNED = Gauge("sfumato_archive_assigned_partitions", "Partitions of jobs assigned to this worker.")
 ARCHIVE_LAG = Gauge("sfumato_archive_lag_messages", "Announcements of work that wait in this worker's partitions.")
 
+# share
+SHARED = Counter("sfumato_shared_frames", "Frames copied to a vendor's topic.", ["vendor"])
+SHARE_REFUSED = Counter("sfumato_share_refused_messages", "Messages of frames.anonymized that break its contract.")
+
 # bridge
 VIEWERS = Gauge("sfumato_bridge_viewers", "Viewers connected by WebSocket.")
 BRIDGE_FRAMES = Counter("sfumato_bridge_frames", "Frames taken from frames.anonymized.", ["camera"])

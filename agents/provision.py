@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from sfumato.agents.connection import client_config, diagnose
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.topics import TOPICS, Topic
@@ -19,7 +20,7 @@ class TopicError(Fault, RuntimeError):
     """A topic is missing or differs from its contract; each line of the text names one and the remedy."""
 
 
-def create(settings: Settings) -> list[str]:
+def create(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[str]:
     """Create missing topics; returns their names. Existing ones are left as they are. Idempotent."""
     admin = _admin(settings)
     wanted = [
@@ -29,7 +30,7 @@ def create(settings: Settings) -> list[str]:
             replication_factor=settings.replication_factor,
             config=topic.config(),
         )
-        for topic in TOPICS
+        for topic in topics
     ]
     created = []
     for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT).items():
@@ -72,10 +73,11 @@ def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
         raise _no_broker(settings) from None
     problems = []
     present = []
+    hidden = "" if settings.kafka_security_protocol == "plaintext" else "; or `sfumato acls` gives access to it"
     for topic in topics:
         name = settings.topic(topic)
         if name not in existing or existing[name].error is not None:
-            problems.append(f"{name}: missing; run `sfumato topics`")
+            problems.append(f"{name}: missing; run `sfumato topics`{hidden}")
             continue
         present.append(topic)
         # A topic of one partition (policies, epochs) is read whole by one consumer.
@@ -153,8 +155,10 @@ _NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROK
 
 
 def _no_broker(settings: Settings) -> TopicError:
+    if (problem := diagnose(settings)) is not None:
+        return TopicError(problem)
     return TopicError(f"no broker answers at {settings.bootstrap_servers}; start one, or set SFUMATO_BOOTSTRAP_SERVERS")
 
 
 def _admin(settings: Settings) -> AdminClient:
-    return AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    return AdminClient(client_config(settings))

@@ -15,6 +15,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, Headers
@@ -183,7 +184,7 @@ class TopicReader:
         self._topics = {settings.topic(topic): topic for topic in (EPOCHS, AUDIT, FRAMES_ANONYMIZED)}
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": f"{settings.group_id}-reconcile",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sfumato.models.detectors import DetectorOptions, Provider
@@ -22,7 +22,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # Kafka
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -36,6 +36,30 @@ class Settings(BaseSettings):
 
     broker_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     """Resident memory at which the embedded broker ends; unset: 2 GiB or a quarter of the machine's, if less."""
+
+    # Kafka's own security, in Kafka's words; agents/connection.py hands it to the clients
+    kafka_security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    kafka_ca_file: Path | None = None
+    """PEM file of the authorities that vouch for the brokers; unset: the system's."""
+    kafka_certificate_file: Path | None = None
+    """PEM file of this client's certificate chain, where brokers ask for one (mTLS)."""
+    kafka_key_file: Path | None = None
+    """PEM file of its private key."""
+    kafka_key_password: SecretStr | None = None
+    """Opens the private key, where it is encrypted."""
+    kafka_sasl_mechanism: Literal["", "SCRAM-SHA-512", "SCRAM-SHA-256", "OAUTHBEARER", "PLAIN"] = ""
+    kafka_username: str = ""
+    """The principal; with OAUTHBEARER the client id."""
+    kafka_password: SecretStr | None = None
+    """Its password; with OAUTHBEARER the client secret."""
+    kafka_password_file: Path | None = None
+    """File that holds it, which nobody else may read."""
+    kafka_token_url: ProviderUrl = ""
+    """OAUTHBEARER: the token endpoint that gives access tokens for client credentials (RFC 6749, section 4.4)."""
+    kafka_token_scope: str = ""
+    """OAUTHBEARER: the scope that is asked for."""
+    kafka_token_ca_file: Path | None = None
+    """OAUTHBEARER: PEM file of the authorities that vouch for the token endpoint; unset: the system's."""
 
     # anonymize
     group_id: str = "sfumato-anonymize"
@@ -200,6 +224,34 @@ class Settings(BaseSettings):
             raise ValueError("oidc_issuer, oidc_audience: set both, or neither")
         if self.oidc_jwks_url and not self.oidc_issuer:
             raise ValueError("oidc_issuer: missing, and oidc_jwks_url is set")
+        return self
+
+    @model_validator(mode="after")
+    def _kafka(self) -> Self:
+        protocol, mechanism = self.kafka_security_protocol, self.kafka_sasl_mechanism
+        tls = ("ca_file", "certificate_file", "key_file", "key_password")
+        token = ("token_url", "token_scope", "token_ca_file")
+        sasl = ("sasl_mechanism", "username", "password", "password_file", *token)
+        is_set = {name: bool(getattr(self, f"kafka_{name}")) for name in tls + sasl}
+        for names, missing, remedy in (
+            (tls, "ssl" not in protocol, "want kafka_security_protocol ssl or sasl_ssl"),
+            (sasl, "sasl" not in protocol, "want kafka_security_protocol sasl_ssl or sasl_plaintext"),
+            (token, mechanism != "OAUTHBEARER", "want kafka_sasl_mechanism OAUTHBEARER"),
+        ):
+            if missing and (found := ", ".join(f"kafka_{name}" for name in names if is_set[name])):
+                raise ValueError(f"{found}: {remedy}")
+        if is_set["certificate_file"] != is_set["key_file"]:
+            raise ValueError("kafka_certificate_file, kafka_key_file: set both, or neither")
+        if is_set["key_password"] and not is_set["key_file"]:
+            raise ValueError("kafka_key_file: missing, and kafka_key_password is set")
+        if "sasl" in protocol:
+            wanted = ["sasl_mechanism", "username", *(["token_url"] if mechanism == "OAUTHBEARER" else [])]
+            if lacking := ", ".join(f"kafka_{name}" for name in wanted if not is_set[name]):
+                raise ValueError(f"{lacking}: missing, and kafka_security_protocol is {protocol}")
+            if is_set["password"] == is_set["password_file"]:
+                raise ValueError("kafka_password, kafka_password_file: set one")
+            if mechanism in ("PLAIN", "OAUTHBEARER") and protocol != "sasl_ssl":
+                raise ValueError(f"kafka_security_protocol: {mechanism} shows its secret to listeners; set sasl_ssl")
         return self
 
     @property

@@ -26,6 +26,7 @@ from bench import BenchReader, decoded, read_for, say, settle
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from stack import Stack, demonstration_policy
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.fetch import fetch_weights
 from sfumato.models import images
 from sfumato.models.decoders import NOTICE, Decoder
@@ -122,7 +123,7 @@ def ingested(broker: str, folder: Path, path: Path, remux: bool) -> tuple[list[R
     with Stack(broker, folder, partitions=1) as stack:
         stack.start("ingest", "--cameras", cameras(folder, path, 1, f"pace = 'fast'\nremux = {str(remux).lower()}"))
         stack.wait_until_ended("ingest", 120)
-        consumer = Consumer({"bootstrap.servers": stack.settings.bootstrap_servers, "group.id": "bench"})
+        consumer = Consumer({**client_config(stack.settings), "group.id": "bench"})
         consumer.assign([TopicPartition(stack.settings.topic(FRAMES_RAW), 0, OFFSET_BEGINNING)])
         frames, size = [], 0
         while len(frames) < FRAMES:
