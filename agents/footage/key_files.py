@@ -23,7 +23,8 @@ from sfumato.schemas.frame import HOUR
 MARKER = "sfumato-keys"
 """A file at the top of the folder. Without it the folder is no key store: a volume that is not mounted looks empty,
 and keys that seem missing would have their frames dropped."""
-MOST_BYTES = 256
+BYTES = len("key ") + 4 * ((KEY + 2) // 3) + len("\n")
+"""Length of a file that holds a key; tombstones are shorter."""
 
 
 class KeyFiles:
@@ -65,7 +66,7 @@ class KeyFiles:
     def shred(self, camera: str, before: datetime) -> list[datetime]:
         """Overwriting is an attempt: file systems that copy on write, SSDs, snapshots and backups keep what was."""
         with _told(self._folder):
-            hours = [hour for hour, shredded_at in self._hours(camera) if shredded_at is None and ended(hour, before)]
+            hours = [hour for hour in self._keyed(camera) if ended(hour, before)]
             for hour in hours:
                 self._shred(self._path(camera, hour))
             return hours
@@ -87,11 +88,16 @@ class KeyFiles:
         found = []
         folder = self._path(camera)
         for path in sorted(folder.iterdir()) if folder.exists() else ():
-            with suppress(ValueError):  # what is not named as an hour is none
-                hour = datetime.strptime(path.name, HOUR).replace(tzinfo=UTC)
+            if hour := _hour(path):
                 content = _read(path)
                 found.append(KeyHour(hour, content if isinstance(content, datetime) else None))
         return found
+
+    def _keyed(self, camera: str) -> list[datetime]:
+        """The hours that have a key, by the length of their files: tombstones become many, and need no reading."""
+        folder = self._path(camera)
+        found = [path for path in sorted(folder.iterdir()) if path.stat().st_size == BYTES] if folder.exists() else []
+        return [hour for path in found if (hour := _hour(path)) and isinstance(_read(path), bytes)]
 
     def _shred(self, path: Path) -> None:
         with path.open("r+b") as old:
@@ -99,7 +105,7 @@ class KeyFiles:
                 _write(file.fileno(), f"shredded {format_time(datetime.now(UTC))}\n")
             os.replace(file.name, path)
             _sync(path.parent)
-            _write(old.fileno(), secrets.token_hex(MOST_BYTES // 2))
+            _write(old.fileno(), secrets.token_hex(BYTES))
         for left in path.parent.glob(f".{path.name}-*"):  # a process was killed between making and linking
             left.unlink(missing_ok=True)
 
@@ -135,6 +141,14 @@ class KeyFiles:
         _refuse_others(self._folder, os.stat(self._folder).st_mode)
 
 
+def _hour(path: Path) -> datetime | None:
+    """The hour that a file is named after; None where it is another's."""
+    try:
+        return datetime.strptime(path.name, HOUR).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
     try:
@@ -147,7 +161,7 @@ def _read(path: Path) -> bytes | datetime:
     """A key, or when it was shredded. OSError; :class:`KeyStoreError` where it is neither or others may read it."""
     with path.open("rb") as file:
         _refuse_others(path, os.fstat(file.fileno()).st_mode)
-        kind, _, text = file.read(MOST_BYTES).decode("ascii", "replace").strip().partition(" ")
+        kind, _, text = file.read(2 * BYTES).decode("ascii", "replace").strip().partition(" ")
     try:
         if kind == "shredded":
             return datetime.fromisoformat(text)

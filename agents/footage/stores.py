@@ -29,6 +29,10 @@ class KeyStoreError(Fault, RuntimeError):
     """The store cannot be used, now or as it is set up. It says nothing about whether a key exists: ask again later."""
 
 
+class KeySettingsError(KeyStoreError):
+    """The settings name no store that could be used; asking again does not help."""
+
+
 class UnopenedError(Fault, RuntimeError):
     """A frame that stays sealed however often it is tried. The text holds neither key nor pixels."""
 
@@ -105,9 +109,10 @@ def ended(hour: datetime, before: datetime) -> bool:
 
 
 def make(settings: Settings) -> KeyStore:
-    """The store of these settings; :class:`KeyStoreError` where its name is unknown or it cannot be set up."""
+    """The store of these settings; :class:`KeySettingsError` where its name is unknown or its settings are not valid,
+    :class:`KeyStoreError` where it does not answer."""
     if settings.keys_store not in STORES:
-        raise KeyStoreError(f"SFUMATO_KEYS_STORE: {settings.keys_store!r} is none of {', '.join(STORES)}")
+        raise KeySettingsError(f"SFUMATO_KEYS_STORE: {settings.keys_store!r} is none of {', '.join(STORES)}")
     return STORES[settings.keys_store](settings)
 
 
@@ -120,9 +125,7 @@ class DerivedKeys:
         except binascii.Error:
             self._secret = b""
         if len(self._secret) != KEY:
-            raise KeyStoreError(
-                "SFUMATO_KEYS_SECRET: wants 32 random bytes in Base64, as `openssl rand -base64 32` says"
-            )
+            raise KeySettingsError("SFUMATO_KEYS_SECRET: wants 32 random bytes in Base64: `openssl rand -base64 32`")
 
     def key(self, camera: str, hour: datetime) -> bytes:
         info = f"sfumato raw footage\0{camera}\0{named(hour)}".encode()
