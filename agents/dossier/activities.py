@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sfumato.agents.dossier.facts import Absent, Facts
-from sfumato.agents.provision import Standing
+from sfumato.agents.dossier.topics import Standing
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.schemas.masking import Masking, MaskName

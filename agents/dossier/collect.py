@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from sfumato.agents import policies, provision, suspensions
+from sfumato.agents import policies, suspensions
 from sfumato.agents.access.keys import Key, Keys
 from sfumato.agents.database import Database
 from sfumato.agents.dossier import frames, measures
@@ -24,7 +24,7 @@ from sfumato.agents.follow import Follower
 from sfumato.agents.ledger.note import VerifierKey
 from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import read_floor
-from sfumato.agents.provision import Standing
+from sfumato.agents.dossier.topics import Standing, describe
 from sfumato.agents.settings import Settings
 from sfumato.models import detectors
 from sfumato.models.weights import WEIGHTS, WeightError, locate
@@ -56,7 +56,7 @@ def collect(
     what it should be."""
     since = at - span
     results = read_drills(drills)
-    topics = provision.describe(settings)
+    topics = describe(settings)
     reading = _Reading(settings, topics, since, at)
     heard = reading.epochs()
     return Facts(

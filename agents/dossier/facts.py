@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sfumato.agents.access.keys import Key
 from sfumato.agents.policies import Register
-from sfumato.agents.provision import Standing
+from sfumato.agents.dossier.topics import Standing
 from sfumato.schemas.drills import Drills
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.suspension import Suspension

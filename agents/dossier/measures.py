@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sfumato.agents.dossier.facts import Measure
-from sfumato.agents.provision import Standing
+from sfumato.agents.dossier.topics import Standing
 from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, Topic
