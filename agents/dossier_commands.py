@@ -16,11 +16,13 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
 @click.option("--controller", "file", type=FILE, help="TOML: what only the controller knows.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True, help="Counted.")
-@click.option("--ledger-key", metavar="KEY", help="NAME+HASH+BASE64: checks the signatures of the ledger.")
+@click.option(
+    "--ledger-key", "keys", multiple=True, metavar="KEY", help="NAME+HASH+BASE64: checks the ledger's signatures."
+)
 @click.option("--drills", type=FILE, help="Results of `make drills`.")
 @click.option("--template", is_flag=True, help="Print a controller's file to fill in, and write nothing.")
 def dossier(
-    out: Path | None, file: Path | None, hours: float, ledger_key: str | None, drills: Path | None, template: bool
+    out: Path | None, file: Path | None, hours: float, keys: tuple[str, ...], drills: Path | None, template: bool
 ) -> None:
     """Write a record of processing activities and an annex to a DPIA from the running system (docs/dossier.md)."""
     from sfumato.agents.dossier import controller
@@ -34,7 +36,7 @@ def dossier(
     if out is None:
         raise click.UsageError("give --out DIR, or --template")
     own = controller.read_controller(file)
-    key = VerifierKey.parse(ledger_key) if ledger_key else None
-    facts = collect(load(), datetime.now(UTC), timedelta(hours=hours), key, drills)
+    verifiers = [VerifierKey.parse(key) for key in keys]
+    facts = collect(load(), datetime.now(UTC), timedelta(hours=hours), verifiers, drills)
     for path in write(facts, own, out):
         click.echo(path)

@@ -85,3 +85,126 @@ class Search(Generic[R]):
             {
                 **client_config(settings),
                 "group.id": f"{settings.group_id}-search",  # required by the client; nothing is committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        try:
+            self._parts = self._begin(positions)
+        except KafkaException as error:
+            self._consumer.close()
+            raise SearchError(f"{self._topic}: {error.args[0].str()}") from None
+
+    def __enter__(self) -> Search[R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    @property
+    def positions(self) -> Positions | None:
+        """Where the next page begins; None: nothing is left."""
+        if all(part.ended and not part.waiting for part in self._parts.values()):
+            return None
+        return Positions(offsets={number: part.offset for number, part in self._parts.items()})
+
+    def page(self, limit: int) -> list[R]:
+        """The next records, at most ``limit``; fewer, or none, where much was looked at that does not match."""
+        found: list[R] = []
+        deadline = time.monotonic() + TIMEOUT
+        for _ in range(SCANNED):
+            part = self._next(deadline)
+            if part is None or len(found) == limit:
+                break
+            _, part.offset, record = part.waiting.popleft()
+            if record is not None:
+                found.append(record)
+        return found
+
+    def pages(self, limit: int) -> Iterator[list[R]]:
+        """Every page up to the end."""
+        while True:
+            yield self.page(limit)
+            if self.positions is None:
+                return
+
+    def _begin(self, positions: Positions | None) -> dict[int, _Partition[R]]:
+        topic = self._consumer.list_topics(self._topic, timeout=TIMEOUT).topics[self._topic]
+        if topic.error is not None:
+            raise KafkaException(topic.error)
+        known = positions.offsets if positions is not None else {}
+        fresh = sorted(topic.partitions.keys() - known.keys())
+        offsets = {**{n: offset for n, offset in known.items() if n in topic.partitions}, **self._seek(fresh)}
+        parts: dict[int, _Partition[R]] = {
+            number: _Partition(offset, ended=offset == OFFSET_END) for number, offset in offsets.items()
+        }
+        starts = {number: self._start(number, part.offset) for number, part in parts.items() if not part.ended}
+        self._consumer.assign([TopicPartition(self._topic, number, offset) for number, offset in starts.items()])
+        return parts
+
+    def _start(self, number: int, offset: int) -> int:
+        """Where to read from. Not beyond the end, from where a broker starts anew (Kafka) or says nothing (embedded):
+        what is then read below the offset is passed over."""
+        if offset < 0:
+            return offset
+        partition = TopicPartition(self._topic, number)
+        low, high = self._consumer.get_watermark_offsets(partition, timeout=TIMEOUT)
+        return int(max(low, min(offset, high - 1)))  # the embedded broker's end is where its last batch begins, and 1
+
+    def _seek(self, partitions: list[int]) -> dict[int, int]:
+        if self._query.since is None or not partitions:
+            return dict.fromkeys(partitions, OFFSET_BEGINNING)
+        moment = max(0, int(self._query.since.timestamp() * 1000))
+        wanted = [TopicPartition(self._topic, number, moment) for number in partitions]
+        return {found.partition: found.offset for found in self._consumer.offsets_for_times(wanted, timeout=TIMEOUT)}
+
+    def _next(self, deadline: float) -> _Partition[R] | None:
+        """The partition whose next message is the oldest; None where nothing is left."""
+        while any(not part.ended and not part.waiting for part in self._parts.values()):
+            if time.monotonic() > deadline:
+                raise SearchError(f"{self._topic}: not read within {TIMEOUT:.0f} s")
+            self._pause()
+            try:
+                for message in self._consumer.consume(500, timeout=0.05):
+                    self._take(message)
+            except KafkaException as error:
+                raise SearchError(f"{self._topic}: {error.args[0].str()}") from None
+        waiting = [part for part in self._parts.values() if part.waiting]
+        return min(waiting, key=lambda part: part.waiting[0][0], default=None)
+
+    def _pause(self) -> None:
+        """Read on only where little is waiting: one partition may be far ahead of the others."""
+        for number, part in self._parts.items():
+            if part.ended or part.paused == (len(part.waiting) >= WAITING):
+                continue
+            part.paused = not part.paused
+            change = self._consumer.pause if part.paused else self._consumer.resume
+            change([TopicPartition(self._topic, number)])
+
+    def _take(self, message: Message) -> None:
+        part = self._parts[message.partition() or 0]
+        error = message.error()
+        if error is not None:
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            part.ended = True
+            return
+        if (message.offset() or 0) < part.offset:
+            return
+        at = message.timestamp()[1]
+        if part.ended or (self._query.until is not None and at > self._query.until.timestamp() * 1000 + WITHIN):
+            part.ended = True
+            return
+        part.waiting.append((at, (message.offset() or 0) + 1, self._read(message)))
+
+    def _read(self, message: Message) -> R | None:
+        try:
+            return self._query.read(_bytes(message.key()), _bytes(message.value()))
+        except EnvelopeError:
+            return None
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

@@ -17,8 +17,8 @@ FLOW = (
     "Ingestors read cameras and publish encoded frames, not masked, to the topic frames.raw. Workers decode them, look "
     "for what the camera's policy names, mask it and publish to frames.anonymized; each frame gets one audit event. A "
     "frame whose detection failed, or that has no valid policy, is fully masked or dropped. Of the topics with "
-    "pictures the API and the viewer read frames.anonymized alone. Files handed in over the API are sealed until they are "
-    "masked, then deleted."
+    "pictures the API and the viewer read frames.anonymized alone. Files handed in over the API are sealed until they "
+    "are masked, then deleted."
 )
 
 

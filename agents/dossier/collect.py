@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +15,16 @@ from confluent_kafka import KafkaException
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from sfumato.agents import policies, suspensions
+from sfumato.agents import policies, provision, suspensions
 from sfumato.agents.access.keys import Key, Keys
 from sfumato.agents.database import Database
 from sfumato.agents.dossier import frames, measures
 from sfumato.agents.dossier.facts import Absent, Facts, Finds, Frames, Weight
+from sfumato.agents.dossier.topics import Standing, describe
 from sfumato.agents.follow import Follower
 from sfumato.agents.ledger.note import VerifierKey
 from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import read_floor
-from sfumato.agents.dossier.topics import Standing, describe
 from sfumato.agents.settings import Settings
 from sfumato.models import detectors
 from sfumato.models.weights import WEIGHTS, WeightError, locate
@@ -48,7 +48,7 @@ def collect(
     settings: Settings,
     at: datetime,
     span: timedelta,
-    ledger_key: VerifierKey | None = None,
+    ledger_keys: Sequence[VerifierKey] = (),
     drills: Path | None = None,
 ) -> Facts:
     """Everything; what cannot be read is :class:`Absent` with the reason. ``span``: how far back is counted.
@@ -65,11 +65,12 @@ def collect(
         version=version("sfumato"),
         servers=settings.bootstrap_servers,
         topics=topics,
+        designed={topic: _designed(settings, topic) for topic in topics},
         policies=reading.policies(),
         floor=attempt(lambda: read_floor(settings)),
         cameras=heard if isinstance(heard, Absent) else heard[0],
         ingest_dropped=heard if isinstance(heard, Absent) else heard[1],
-        frames=reading.frames(ledger_key),
+        frames=reading.frames(ledger_keys),
         finds=reading.finds(),
         suspensions=reading.suspensions(),
         disclosures=reading.disclosures(),
@@ -128,9 +129,9 @@ class _Reading:
     def suspensions(self) -> tuple[Suspension, ...] | Absent:
         return self._read(SUSPENSIONS, lambda: tuple(suspensions.read(self._settings).history))
 
-    def frames(self, key: VerifierKey | None) -> Frames | Absent:
+    def frames(self, keys: Sequence[VerifierKey]) -> Frames | Absent:
         """From the ledger where it has anything to say, else from the audit."""
-        sealed = self._read(LEDGER, lambda: frames.from_ledger(self._settings, self._since, key))
+        sealed = self._read(LEDGER, lambda: frames.from_ledger(self._settings, self._since, keys))
         if not isinstance(sealed, Absent):
             return sealed
         return self._read(AUDIT, lambda: frames.from_audit(self._settings, self._since, self._until))
@@ -199,6 +200,10 @@ class _Reading:
         finally:
             follower.close()
         return len(unreadable)
+
+
+def _designed(settings: Settings, topic: Topic) -> int:
+    return int(provision.config(settings, topic).get("retention.ms", -1))
 
 
 def _weights(settings: Settings) -> list[Weight]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sfumato.agents.access.keys import Key
-from sfumato.agents.policies import Register
 from sfumato.agents.dossier.topics import Standing
+from sfumato.agents.policies import Register
 from sfumato.schemas.drills import Drills
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.suspension import Suspension
@@ -24,30 +24,32 @@ class Absent:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of a camera's frames. ``missing``: ingested, and without an audit event."""
+    """What became of a camera's frames. ``missing``: ingested, and without an audit event. ``invalid``: with one
+    that names no known outcome."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     missing: int = 0
     duplicates: int = 0
     conflicting: int = 0
+    invalid: int = 0
 
     @property
     def frames(self) -> int:
-        return sum(self.outcomes.values()) + self.missing
+        return sum(self.outcomes.values()) + self.missing + self.invalid
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
     """The counts of all cameras, and ``source``: where they are from. ``flaws``: what is wrong with that source, each
-    naming the record; flawed records are not counted. ``signed_by``: whose signatures were checked; empty: none
+    naming the record; flawed records are not counted. ``signed_by``: by which keys signatures were checked; empty: none
     were. ``weights``: SHA-256 of the weights that looked, by detector."""
 
     source: str
     cameras: Mapping[str, Counts]
     weights: Mapping[str, tuple[str, ...]]
     flaws: tuple[str, ...] = ()
-    signed_by: str = ""
+    signed_by: tuple[str, ...] = ()
     records: int = 0
 
 
@@ -83,13 +85,15 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``since`` to ``at``: the span over which is counted. ``cameras``: those heard of in it."""
+    """``since`` to ``at``: the span over which is counted. ``cameras``: those heard of in it. ``designed``: for how
+    long each topic is meant to keep its messages, in milliseconds, -1: for ever."""
 
     at: datetime
     since: datetime
     version: str
     servers: str
     topics: Mapping[Topic, Standing | None]
+    designed: Mapping[Topic, int]
     policies: Register | Absent
     floor: Floor | Absent
     cameras: tuple[str, ...] | Absent

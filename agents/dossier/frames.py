@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from sfumato.agents.search import Search
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CAMERA_ID, EnvelopeError
-from sfumato.schemas.segment import UNREADABLE, Segment
+from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
 from sfumato.schemas.topics import AUDIT, LEDGER
 
 NO_CAMERA = "(no camera)"
@@ -25,9 +26,9 @@ AT_A_TIME = 1_000
 """Audit events read at a time."""
 
 
-def from_ledger(settings: Settings, since: datetime, key: VerifierKey | None) -> Frames | Absent:
-    """The segments published since, each checked; without a key they count, and are said to be unchecked."""
-    reading = Segments(key)
+def from_ledger(settings: Settings, since: datetime, keys: Sequence[VerifierKey]) -> Frames | Absent:
+    """The segments published since, each checked; without keys they count, and are said to be unchecked."""
+    reading = Segments(keys)
     follower = Follower(settings, LEDGER, lambda log, note, at: reading.take(log, note), since=since)
     try:
         follower.load()
@@ -45,8 +46,9 @@ class Segments:
     the one before it ended. That the leaves are those of the topic ``audit`` is for ``sfumato verify``.
     """
 
-    def __init__(self, key: VerifierKey | None) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[VerifierKey]) -> None:
+        """``keys``: whose signatures are believed, any of them; none: signatures are not looked at."""
+        self._keys = tuple(keys)
         self._newest: dict[str, Segment] = {}
         self._roots: dict[tuple[str, int], str] = {}
         self._counts: dict[str, Counts] = {}
@@ -74,13 +76,13 @@ class Segments:
             cameras=self._counts,
             weights={name: tuple(sorted(found)) for name, found in self._weights.items()},
             flaws=tuple(self._flaws),
-            signed_by=str(self._key) if self._key else "",
+            signed_by=tuple(map(str, self._keys)),
             records=len(self._roots),
         )
 
     def _open(self, log: str, value: bytes) -> Segment:
         note = value.decode()
-        text = open_note(note, self._key) if self._key else note.rpartition("\n\n")[0] + "\n"
+        text = self._text(note)
         head = Checkpoint.parse(text)
         if len(head.extensions) != 1:
             raise NoteError("checkpoint: wants one further line, the segment")
@@ -88,9 +90,17 @@ class Segments:
         said = (head.origin.rpartition("/")[2], head.size, head.root.hex())
         if said != (segment.log, segment.size, segment.root) or segment.log != log:
             raise NoteError("checkpoint: says something else than the segment in it")
-        if _holds_frames(log) and sum(segment.outcomes.values()) != segment.size - segment.first:
+        if sum(segment.outcomes.values()) + segment.invalid != segment.size - segment.first:
             raise NoteError("segment: its outcomes are not as many as its leaves")
         return segment
+
+    def _text(self, note: str) -> str:
+        if not self._keys:
+            return note.rpartition("\n\n")[0] + "\n"
+        for key in self._keys[:-1]:
+            with suppress(NoteError):
+                return open_note(note, key)
+        return open_note(note, self._keys[-1])
 
     def _follows(self, segment: Segment) -> bool:
         """Whether the segment is new and goes on where the newest ended."""
@@ -106,12 +116,13 @@ class Segments:
     def _count(self, segment: Segment) -> None:
         if not _holds_frames(segment.log):
             return
-        counts = self._counts.setdefault(NO_CAMERA if segment.log == UNREADABLE else segment.log, Counts())
+        counts = self._counts.setdefault(segment.log if CAMERA_ID.fullmatch(segment.log) else NO_CAMERA, Counts())
         for outcome, number in segment.outcomes.items():
             counts.outcomes[outcome] = counts.outcomes.get(outcome, 0) + number
         for reason, number in segment.reasons.items():
             counts.reasons[reason] = counts.reasons.get(reason, 0) + number
-        counts.missing += sum(gap.last - gap.first + 1 for gap in segment.missing)
+        counts.missing += sum(gap.last - gap.first + 1 for gap in segment.missing) - segment.found_late
+        counts.invalid += segment.invalid
         counts.duplicates += segment.duplicates
         counts.conflicting += segment.conflicting
         for detector, weights in segment.detectors.items():
@@ -120,7 +131,7 @@ class Segments:
 
 def _holds_frames(log: str) -> bool:
     """Whether the leaves of a log are audit events of frames; those of others are disclosures."""
-    return log == UNREADABLE or CAMERA_ID.fullmatch(log) is not None
+    return log != DISCLOSURES_LOG
 
 
 @dataclass(slots=True)
@@ -203,4 +214,5 @@ def total(frames: Frames) -> Counts:
         sum(counts.missing for counts in every),
         sum(counts.duplicates for counts in every),
         sum(counts.conflicting for counts in every),
+        sum(counts.invalid for counts in every),
     )

@@ -18,8 +18,8 @@ STYLE = """
 body { font: 11pt/1.45 system-ui, sans-serif; color: #111; background: #fff; max-width: 60rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin-top: 2.2rem; border-bottom: 1px solid #999; } h3 { font-size: 1.05rem; margin-top: 1.6rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.85rem; margin: 0.8rem 0; }
-th, td { border: 1px solid #bbb; padding: 0.25rem 0.5rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; min-width: 4rem; }
-th { background: #eee; } thead { display: table-header-group; } tr { break-inside: avoid; }
+th, td { border: 1px solid #bbb; padding: 0.25rem 0.5rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; min-width: 4.5rem; }
+th { background: #eee; overflow-wrap: normal; } thead { display: table-header-group; } tr { break-inside: avoid; }
 blockquote { margin: 0.8rem 0; padding: 0.1rem 0.9rem; border-left: 0.4rem solid #b45309; background: #fff4e5; break-inside: avoid; }
 td strong { color: #8a3b00; } h2, h3 { break-after: avoid; }
 @media print { body { margin: 0; max-width: none; padding: 0; font-size: 9.5pt; } @page { margin: 18mm; } }
@@ -102,7 +102,7 @@ class Page:
     def _cell(self, cell: object) -> str:
         if isinstance(cell, Lack):
             self.lacking.append(str(cell))
-            return f"**{MISSING}:** {plain(cell)}"
+            return f"**{MISSING}**"
         return plain(cell) or "-"
 
 

@@ -15,8 +15,8 @@ from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, Topic
 
 def taken(settings: Settings, topics: Mapping[Topic, Standing | None]) -> Iterator[Measure]:
     """Security of processing (GDPR Article 32), row by row."""
-    yield Measure("Way to Kafka", _kafka(settings), "SFUMATO_KAFKA_SECURITY_PROTOCOL")
-    yield Measure("Raw footage on Kafka", _raw(settings), "SFUMATO_KEYS_STORE")
+    yield Measure("Way to Kafka", _kafka(settings), "SFUMATO_KAFKA_…")
+    yield Measure("Raw footage on Kafka", _raw(settings), "SFUMATO_RAW_SEALING, SFUMATO_KEYS_STORE")
     yield Measure("Uploads at rest", _uploads(settings), "SFUMATO_SEALING_KEY_FILE")
     yield Measure("Copies of each message", _copies(topics), "the broker")
     yield Measure("Way to the API", _https(settings), "SFUMATO_TLS…, SFUMATO_BEHIND_PROXY")
@@ -36,6 +36,7 @@ def taken(settings: Settings, topics: Mapping[Topic, Standing | None]) -> Iterat
 
 def limits(settings: Settings) -> Iterator[Measure]:
     """For how long what does not lie on Kafka is kept (Article 30(1)(f))."""
+    yield Measure("Keys of raw footage", f"shredded {settings.keys_hours:g} h after capture", "SFUMATO_KEYS_HOURS")
     expiry = settings.upload_expiry / 3600
     yield Measure(
         "Uploads (raw pictures and films, sealed)", f"{expiry:g} h, or until their job ends", "SFUMATO_UPLOAD_EXPIRY"
@@ -49,15 +50,17 @@ def limits(settings: Settings) -> Iterator[Measure]:
 
 
 def _kafka(settings: Settings) -> str:
-    protocol = getattr(settings, "kafka_security_protocol", "plaintext")
-    if protocol == "plaintext":
-        return "neither encrypted nor authenticated"
-    return protocol.upper()
+    protocol = settings.kafka_security_protocol
+    encrypted = "encrypted (TLS)" if "ssl" in protocol else "not encrypted"
+    if settings.kafka_sasl_mechanism:
+        return f"{encrypted}; signs in by {settings.kafka_sasl_mechanism}"
+    return f"{encrypted}; signs in by {'a certificate' if settings.kafka_certificate_file else 'nothing'}"
 
 
 def _raw(settings: Settings) -> str:
-    store = getattr(settings, "keys_store", None)
-    return "not sealed" if store is None else f"sealed with AES-256-GCM; keys in the store `{store}`"
+    if settings.raw_sealing == "off":
+        return "not sealed"
+    return f"sealed with AES-256-GCM, a key per camera and hour; keys in the store {settings.keys_store}"
 
 
 def _uploads(settings: Settings) -> str:

@@ -85,7 +85,9 @@ def _activity(page: Page, number: int, activity: Activity, controller: Controlle
 def _whose(page: Page, controller: Controller) -> None:
     page.heading("(c) Categories of data subjects and of personal data")
     subjects = controller.data_subjects
+    page.heading("Data subjects", 3)
     page.items(subjects if subjects else [Lack("categories of data subjects")])
+    page.heading("Personal data", 3)
     page.items([*(controller.personal_data or [Lack("categories of personal data, in the controller's words")]), *DATA])
     page.paragraph("From: the controller's file; the last four from how the system works.")
     if controller.special_categories is None:

@@ -12,7 +12,7 @@ from sfumato.schemas.scope import ROLES, Scope
 from sfumato.schemas.topics import TOPICS
 
 CONTENTS = {
-    "frames.raw": "pictures of people, not masked",
+    "frames.raw": "pictures of people, not masked; sealed or not, as (g) says",
     "epochs": "when which camera ran; no pictures",
     "policies": "what is masked, and why; no personal data but the controller's",
     "frames.anonymized": "masked pictures",
@@ -98,9 +98,7 @@ def retention(page: Page, facts: Facts) -> None:
     for topic in TOPICS:
         standing = facts.topics[topic]
         kept = duration(standing.retention_ms) if standing else "the topic is missing"
-        rows.append(
-            (topic.name, CONTENTS[topic.name], kept, duration(-1 if topic.retention_ms is None else topic.retention_ms))
-        )
+        rows.append((topic.name, CONTENTS[topic.name], kept, duration(facts.designed[topic])))
     page.table(("Topic", "Holds", "Kept, as the broker says", "As designed"), rows)
     if any(not each.says_all for each in facts.topics.values() if each is not None):
         page.judge(
@@ -150,7 +148,17 @@ def figures(page: Page, facts: Facts) -> None:
         every = frames.total(found)
         rows = [(camera, *_row(counts)) for camera, counts in sorted(found.cameras.items())]
         page.table(
-            ("Camera", "Frames", "Masked", "Fully masked", "Dropped", "Missing", "Duplicates", "Conflicting"),
+            (
+                "Camera",
+                "Frames",
+                "Masked",
+                "Fully masked",
+                "Dropped",
+                "Missing",
+                "Invalid",
+                "Duplicates",
+                "Conflicting",
+            ),
             [*rows, ("all", *_row(every))],
         )
         page.paragraph(f"From: {found.source} ({found.records} records). {_signed(found.signed_by, found.source)}")
@@ -159,7 +167,7 @@ def figures(page: Page, facts: Facts) -> None:
         for flaw in found.flaws:
             page.judge(f"A record of the ledger is flawed and is not counted: {flaw}. Why?")
         if every.missing:
-            page.judge(f"{every.missing} frames have no outcome (yet). `sfumato reconcile` names where. Why?")
+            page.judge(f"Frames without an outcome (yet): {every.missing}. Why? `sfumato reconcile` counts them again.")
     if isinstance(facts.ingest_dropped, Absent):
         page.missing(f"what ingestors dropped: {facts.ingest_dropped.why}")
     else:
@@ -169,12 +177,12 @@ def figures(page: Page, facts: Facts) -> None:
 
 def _row(counts: Counts) -> tuple[int, ...]:
     outcomes = (counts.outcomes.get(name, 0) for name in ("masked", "fully_masked", "dropped"))
-    return (counts.frames, *outcomes, counts.missing, counts.duplicates, counts.conflicting)
+    return (counts.frames, *outcomes, counts.missing, counts.invalid, counts.duplicates, counts.conflicting)
 
 
-def _signed(key: str, source: str) -> str:
-    if key:
-        return f"Each record's signature was checked with the key {key}"
+def _signed(keys: tuple[str, ...], source: str) -> str:
+    if keys:
+        return f"Each record's signature was checked with the key {' or '.join(keys)}"
     if "ledger" in source:
         return "Their signatures were not checked: give the ledger's public key (--ledger-key)."
     return "There is no ledger of this span, so that nothing is signed."
