@@ -4,203 +4,216 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from contextlib import closing
+from datetime import timedelta
 
 import pytest
-from click.testing import CliRunner
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-from playwright.sync_api import sync_playwright
+from pydantic import SecretStr
 
-from sfumato.agents import policies
+from sfumato.agents import policies, provision
 from sfumato.agents.access.keys import Keys
-from sfumato.agents.cli import main
 from sfumato.agents.database import Database
 from sfumato.agents.dossier import frames
 from sfumato.agents.dossier.collect import DrillsError, collect, read_drills
-from sfumato.agents.dossier.controller import ControllerError, read_controller, template
-from sfumato.agents.dossier.facts import Absent, Facts
-from sfumato.agents.dossier.markup import JUDGE, MISSING, plain
+from sfumato.agents.dossier.facts import Absent
+from sfumato.agents.dossier.markup import JUDGE
 from sfumato.agents.dossier.write import write
-from sfumato.agents.ledger.note import Checkpoint, Signer, VerifierKey
-from sfumato.agents.produce import Producer
+from sfumato.agents.ledger.note import Checkpoint, Signer
 from sfumato.agents.settings import Settings
-from sfumato.schemas.controller import Assessment, Controller
-from sfumato.schemas.detection import Target
-from sfumato.schemas.epoch import EpochRecord, EpochState
-from sfumato.schemas.find import Find
+from sfumato.schemas.controller import Controller
 from sfumato.schemas.frame import Message
 from sfumato.schemas.outcome import Outcome, Reason
-from sfumato.schemas.policy import Policy
-from sfumato.schemas.scope import ROLES, Role
-from sfumato.schemas.segment import Run, Segment, Source
-from sfumato.schemas.suspension import Suspension, SuspensionState
-from sfumato.schemas.topics import AUDIT, EPOCHS, FINDS, LEDGER, SUSPENSIONS, Topic
-from tests.test_api_audit import event
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-DAY = timedelta(days=1)
-SIGNER = Signer("city.example/ledger", Ed25519PrivateKey.generate())
-HOSTILE = (
-    "Traffic <script>alert(1)</script> | **bold** [x](javascript:alert(1)) <img src=x onerror=alert(1)> ‮ &amp; `x`"
+from sfumato.schemas.segment import Run
+from sfumato.schemas.topics import FINDS, FRAMES_ANONYMIZED, LEDGER, TOPICS, Topic
+from tests.dossiers import (
+    DAY,
+    NOW,
+    SIGNER,
+    letters,
+    listed,
+    made,
+    note,
+    policy,
+    populate,
+    sealed,
+    segment,
+    send,
+    table,
+    tables,
 )
-
-
-def send(settings: Settings, *messages: tuple[Topic, Message]) -> None:
-    failures: list[object] = []
-    producer = Producer(settings, client_id="test")
-    for topic, message in messages:
-        producer.send(topic, message, lambda error: failures.append(error) if error else None)
-    assert producer.close(20) == 0
-    assert failures == []
-
-
-def policy(camera: str, **changes: object) -> Policy:
-    document = {
-        "camera": camera,
-        "version": 1,
-        "controller": "City of Delft",
-        "purpose": "Traffic counts",
-        "lawful_basis": "public_task",
-        "dpia": "DPIA-2026-014",
-        "retention_hours": 24,
-        "targets": {"face": {}, "licence_plate": {"mask": "mosaic"}},
-        **changes,
-    }
-    return Policy.model_validate_json(json.dumps(document))
-
-
-def epoch(camera: str, last: int) -> EpochRecord:
-    dropped = {Reason.UNDECODABLE: 2}
-    return EpochRecord(camera=camera, epoch=1, state=EpochState.ENDED, at=NOW, last_sequence=last, dropped=dropped)
-
-
-def find(camera: str, number: int) -> Find:
-    return Find(
-        camera=camera,
-        epoch=1,
-        sequence=number,
-        index=0,
-        target=Target.FACE,
-        score=0.9,
-        box=(0, 0, 9, 9),
-        covered=0.1,
-        width=64,
-        height=36,
-        detector={"name": "mtcnn", "weights_sha256": "7" * 64},
-        policy_version=1,
-        published_at=NOW,
-        found_at=NOW,
-    )
-
-
-def segment(log: str, first: int, size: int, **changes: object) -> Segment:
-    fields = {
-        "log": log,
-        "first": first,
-        "size": size,
-        "root": f"{size:064x}",
-        "previous_root": f"{first:064x}",
-        "subtrees": (),
-        "sealed_at": NOW,
-        "source": Source(topic="audit", partition=0, first_offset=0, last_offset=9),
-        "outcomes": {Outcome.MASKED: size - first},
-        "reasons": {},
-        "runs": (Run(epoch=1, first=first, last=size - 1),),
-        **changes,
-    }
-    return Segment.model_validate(fields)
-
-
-def sealed(found: Segment, signer: Signer = SIGNER) -> bytes:
-    head = Checkpoint(f"city.example/{found.log}", found.size, bytes.fromhex(found.root), (found.model_dump_json(),))
-    return signer.sign(head.text()).encode()
-
-
-def note(found: Segment, value: bytes | None = None) -> tuple[Topic, Message]:
-    return LEDGER, Message(found.log.encode(), value or sealed(found), [])
+from tests.test_api_audit import event
 
 
 @pytest.fixture
 def running(topics: Settings) -> Settings:
-    """Two cameras with and one without a policy, an hour of audit events, a find, a suspension, two keys."""
-    policies.publish(topics, [policy("north"), policy("south-*", purpose=HOSTILE, retention_hours=1)])
-    refused = {"outcome": Outcome.FULLY_MASKED, "reason": Reason.NO_POLICY}
-    events = [event(n, "north") for n in (*range(100, 108), 103, 109)]
-    events += [event(n, "attic", **refused) for n in range(3)]
-    events += [event(7, None, outcome=Outcome.DROPPED, reason=Reason.INVALID_ENVELOPE)]
-    told = Suspension(camera="south-1", state=SuspensionState.SUSPENDED, at=NOW, by="inspect", note="leaks", finds=3)
-    send(
-        topics,
-        *[(EPOCHS, epoch(camera, 9).to_message()) for camera in ("north", "south-1", "attic")],
-        *[(AUDIT, each.to_message()) for each in events],
-        *[(FINDS, find("north", n).to_message()) for n in (1, 2, 2)],
-        (SUSPENSIONS, told.to_message()),
-    )
-    database = Database(topics)
-    database.migrate()
-    keys = Keys(database)
-    keys.create("Acme | Traffic", ROLES[Role.VENDOR], cameras=["north"], purpose="counts")
-    keys.create("office", ROLES[Role.DPO], purpose="oversight", expires_at=NOW + DAY)
-    database.close()
-    return topics
-
-
-def tables(markdown: str) -> list[list[list[str]]]:
-    """The cells of each table, as a reader sees them."""
-    found: list[list[list[str]]] = []
-    for token in (tokens := MarkdownIt("commonmark").enable("table").parse(markdown)):
-        if token.type == "table_open":
-            found.append([])
-        elif token.type == "tr_open":
-            found[-1].append([])
-        elif token.type == "inline" and token.level >= 4 and found and tokens:
-            found[-1][-1].append("".join(child.content for child in token.children or ()))
-    return found
-
-
-def table(markdown: str, first: str) -> dict[str, list[str]]:
-    """The rows, by their first cell, of the table whose first column is called so."""
-    (rows,) = [each for each in tables(markdown) if each[0][0] == first]
-    return {row[0]: row[1:] for row in rows[1:]}
-
-
-def made(facts: Facts, folder: Path, controller: Controller | None = None) -> tuple[str, str]:
-    """The Markdown of the record and of the annex."""
-    write(facts, controller or Controller(), folder)
-    return (folder / "record.md").read_text(), (folder / "assessment.md").read_text()
+    return populate(topics)
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_a_dossier_says_what_the_system_is_and_did(running, tmp_path):
-    facts = collect(running, NOW + timedelta(minutes=1), DAY)
-    record, annex = made(facts, tmp_path)
-    titles = [re.sub(r"\\", "", line) for line in record.splitlines() if line.startswith("## (")]
-    assert [title[3:6] for title in titles] == ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)", "(g)"]
-    assert [line[3:6] for line in annex.splitlines() if line.startswith("## (")] == ["(a)", "(b)", "(c)", "(d)"]
-    figures = table(annex, "Camera") if len(tables(annex)) == 1 else {}
-    (counts,) = [each for each in tables(annex) if each[0][:2] == ["Camera", "Frames"]]
-    figures = {row[0]: row[1:] for row in counts[1:]}
-    assert figures == {
-        "north": ["10", "9", "0", "0", "1", "1", "0"],
-        "attic": ["3", "0", "3", "0", "0", "0", "0"],
-        "(no camera)": ["1", "0", "0", "1", "0", "0", "0"],
-        "all": ["14", "9", "3", "1", "1", "1", "0"],
+    record, annex = made(collect(running, NOW + timedelta(minutes=1), DAY), tmp_path)
+    assert letters(record) == [*"abcdefg"]
+    assert letters(annex) == [*"abcd"]
+    assert table(annex, "Camera", "Frames") == {
+        "north": ["10", "9", "0", "0", "1", "0", "1", "0"],
+        "attic": ["3", "0", "3", "0", "0", "0", "0", "0"],
+        "(no camera)": ["1", "0", "0", "1", "0", "0", "0", "0"],
+        "all": ["14", "9", "3", "1", "1", "0", "1", "0"],
     }
-    (applied,) = [each for each in tables(annex) if each[0][:2] == ["Camera", "Policy that applies"]]
-    assert applied[1:] == [
-        ["attic", "none: fully masked", "-"],
-        ["north", "north", "-"],
-        ["south-1", "south-*", "suspended: leaks"],
-    ]
-    assert ["north", "face", "2"] in next(each for each in tables(annex) if each[0][0:2] == ["Camera", "Seen unmasked"])
-    assert table(record, "Topic")["frames.anonymized"][1:] == ["1 days", "1 days"]
-    assert "policy south-\\*: states 1 h; the broker keeps 1 days" in record
-    assert table(record, "Key")["Acme | Traffic"][1].startswith("vendor: cameras:read")
+    assert table(annex, "Reason for a full mask or a drop") == {"invalid_envelope": ["1"], "no_policy": ["3"]}
+    assert table(annex, "Camera", "Policy that applies") == {
+        "attic": ["none: fully masked", "-"],
+        "north": ["north", "-"],
+        "south-1": ["south-*", "suspended: leaks"],
+    }
+    assert table(annex, "Camera", "Seen unmasked") == {"north": ["face", "2"]}
+    assert next(iter(table(annex, "When (UTC)").values()))[:2] == ["south-1", "suspended"]
     assert "undecodable: 6" in annex
-    assert "policy north: targets.licence_plate.mask" in annex
-    assert table(record, "Detector")["centerface"][2].startswith("09189deaaf86") if "| Detector" in record else True
-    assert ["mtcnn", "the second look"] in [row[:2] for row in next(e for e in tables(annex) if e[0][0] == "Detector")]
+    weights = [row for each in tables(annex) if each[0][0] == "Detector" for row in each[1:]]
+    assert {row[0]: row[3] for row in weights if row[1] == "masking"}["centerface"].startswith("09189deaaf8646c5")
+    assert {row[4] for row in weights} == {"MIT", "Apache-2.0"}
+    # retention is the broker's, and held against the policies
+    kept = table(record, "Topic")
+    assert kept["frames.raw"][1:] == ["10 minutes", "10 minutes"]
+    assert kept["suspensions"][1] == "for ever"
+    judged = listed(record, JUDGE)
+    assert "policy south-*: states 1 h; the broker keeps 1 day. Which is right?" in judged
+    assert not any("policy north: states" in each for each in judged)
+    assert any("may not delete anything" in each for each in judged)  # the embedded broker
+
+
+@pytest.mark.parametrize("broker", ["kafka"], indirect=True)
+def test_apache_kafka_says_what_it_really_keeps(topics, tmp_path):
+    admin = AdminClient({"bootstrap.servers": topics.bootstrap_servers})
+    name = topics.topic(FRAMES_ANONYMIZED)
+    entry = ConfigEntry("retention.ms", str(3 * 3_600_000), incremental_operation=AlterConfigOpType.SET)
+    change = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
+    admin.incremental_alter_configs([change])[change].result(20)
+    policies.publish(topics, [policy("north", retention_hours=2), policy("south", retention_hours=3)])
+    record, _ = made(collect(topics, NOW, DAY), tmp_path)
+    assert table(record, "Topic")["frames.anonymized"][1:] == ["3 hours", "1 day"]
+    judged = listed(record, JUDGE)
+    assert [each for each in judged if "the broker keeps" in each] == [
+        "policy north: states 2 h; the broker keeps 3 hours. Which is right?"
+    ]
+    assert not any("may not delete anything" in each for each in judged)
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_what_is_not_there_is_said_and_nothing_is_made_up(settings, tmp_path):
+    provision.create(settings, tuple(topic for topic in TOPICS if topic not in (LEDGER, FINDS)))
+    record, annex = made(collect(settings, NOW, DAY), tmp_path)
+    missing = listed(annex, "What is missing")
+    assert "finds of the second look: the topic finds is missing" in missing
+    assert "the figures: the topic audit holds no event of this span" in missing
+    assert "a valid policy: without one every frame is fully masked" in missing
+    assert any(each.startswith("API keys: there is no database") for each in missing)
+    assert any(each.startswith("results of the fault drills") for each in missing)
+    assert letters(record) == [*"abcdefg"]
+    assert {"Controller: name", "Data protection officer: contact", "categories of data subjects"} < {
+        *listed(record, "What is missing")
+    }
+    assert not (settings.state_dir / "sfumato.db").exists()
+    assert not (settings.state_dir / "sealing.key").exists()
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_the_same_facts_make_the_same_files_and_no_secret_is_in_them(running, tmp_path):
+    secretive = running.model_copy(
+        update={
+            "keys_store": "environment",
+            "keys_secret": SecretStr("c2VjcmV0" * 5),
+            "kafka_password": SecretStr("hunter2"),
+            "oidc_issuer": "https://user:hunter3@login.example/realms/city",
+            "outbound_allow": ["hunter4.example"],
+            "rate_limit_url": "redis://:hunter5@cache/0",
+        }
+    )
+    broken = secretive.model_copy(update={"database_url": "postgresql://sfumato:hunter6@127.0.0.1:1/none"})
+    facts = collect(secretive, NOW, DAY)
+    first = write(facts, Controller(), tmp_path / "a")
+    write(facts, Controller(), tmp_path / "b")
+    write(collect(broken, NOW, DAY), Controller(), tmp_path / "c")
+    assert [path.name for path in first] == ["record.md", "record.html", "assessment.md", "assessment.html"]
+    for path in first:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    with closing(Database(running)) as database:
+        ids = [key.id for key in Keys(database).list()]
+    for path in tmp_path.rglob("*.*"):
+        assert not re.search(r"hunter|c2VjcmV0|sfumato_[0-9a-f]{12}_", path.read_text())
+    assert all(id in (tmp_path / "a" / "record.md").read_text() for id in ids)
+    assert "login.example" in (tmp_path / "a" / "record.md").read_text()
+    assert "the database cannot be read" in (tmp_path / "c" / "record.md").read_text()
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_figures_come_from_the_ledger_where_there_is_one(running, tmp_path):
+    begun = segment("north", 0, 5, reasons={Reason.NO_POLICY: 1}, missing=(Run(epoch=1, first=7, last=8),))
+    later = segment("north", 5, 9, found_late=1, invalid=1, outcomes={Outcome.MASKED: 3}, detectors={"clp": ["9" * 64]})
+    send(running, note(begun), note(begun), note(later), note(segment("_disclosures", 0, 3, invalid=3, outcomes={})))
+    key = SIGNER.verifier
+    _, annex = made(collect(running, NOW, DAY, [key]), tmp_path)
+    assert table(annex, "Camera", "Frames")["all"] == ["10", "8", "0", "0", "1", "1", "0", "0"]
+    assert f"signature was checked with the key {key}" in annex.replace("\\", "")
+    assert f"Frames were looked at by clp with the weight {'9' * 64}, which is none of these. Is it known?" in listed(
+        annex, JUDGE
+    )
+    _, annex = made(collect(running, NOW, DAY), tmp_path)
+    assert "Their signatures were not checked" in annex
+
+
+def flawed(*notes: tuple[Topic, Message]) -> tuple[str, ...]:
+    """What is said to be wrong, after a first good segment of five frames; nothing of the flawed is counted."""
+    segments = frames.Segments([Signer("other", Ed25519PrivateKey.generate()).verifier, SIGNER.verifier])
+    for _, message in (note(segment("north", 0, 5)), *notes):
+        segments.take(message.key, message.value)
+    found = segments.frames()
+    assert frames.total(found).outcomes == {"masked": 5}
+    return found.flaws
+
+
+def test_tampered_unsigned_and_forked_segments_are_named_and_not_counted():
+    good = segment("north", 5, 9)
+    changed = sealed(good).replace(b'"masked":4', b'"masked":5')
+    unsigned = sealed(good).rpartition(b"\n\n")[0] + b"\n"
+    stranger = sealed(good, Signer(SIGNER.name, Ed25519PrivateKey.generate()))
+    assert flawed(note(good, changed)) == (f"message 2 of the span, log north: note: not signed by {SIGNER.name}",)
+    assert "without a signature" in flawed(note(good, unsigned))[0]
+    assert "not signed" in flawed(note(good, stranger))[0]
+    assert "not signed" in flawed((LEDGER, Message(b"north", b"garbage\n\n\xe2\x80\x94 x AAAA\n", [])))[0]
+    assert "log south" in flawed((LEDGER, Message(b"south", sealed(good), [])))[0]
+    assert "the log was forked" in flawed(note(segment("north", 0, 5, root="f" * 64)))[0]
+    assert "not as many as its leaves" in flawed(note(segment("north", 5, 9, outcomes={Outcome.MASKED: 400})))[0]
+    other = Checkpoint(f"x/{good.log}", 9, b"\x01" * 32, (good.model_dump_json(),))
+    assert "something else" in flawed(note(good, SIGNER.sign(other.text()).encode()))[0]
+
+
+def test_a_segment_that_does_not_go_on_is_named():
+    segments = frames.Segments([SIGNER.verifier])
+    for each in (segment("north", 0, 5), segment("north", 7, 9)):
+        segments.take(b"north", sealed(each))
+    assert segments.frames().flaws == ("log north, size 9: does not go on where the segment before it ended (size 5)",)
+
+
+def test_what_is_missing_between_the_first_and_the_last_event_is_counted():
+    sequences = (50, 48, 52, 52, 55, 49)
+    found = frames.count(event(number, "north") for number in sequences)
+    assert not isinstance(found, Absent)
+    counts = found.cameras["north"]
+    assert (counts.outcomes, counts.missing, counts.duplicates, counts.frames) == ({"masked": 5}, 3, 1, 8)
+
+
+def test_results_of_drills(tmp_path):
+    path = tmp_path / "drills.json"
+    drill = {"name": "kill", "lost": 0, "unaccounted": 0, "duplicates": 3, "leaked": 0, "recovery_s": 6.5, "runs": 20}
+    path.write_text(
+        "broker up\n" + json.dumps({"drills": [drill, {**drill, "leaked": 1}], "at": NOW.isoformat()}) + "\n"
+    )
+    found = read_drills(path)
+    assert not isinstance(found, Absent)
+    assert [(each.duplicates, each.passed) for each in found.drills] == [(3, True), (3, False)]
+    path.write_text("nothing")
+    with pytest.raises(DrillsError, match=r"drills\.json.*make drills"):
+        read_drills(path)
