@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sfumato.agents.access.key_commands import key
+from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
@@ -61,6 +62,7 @@ def topics(check_only: bool) -> None:
 
 main.add_command(policy)
 main.add_command(key)
+main.add_command(keys)
 
 
 @main.command()
