@@ -16,6 +16,7 @@ import click
 from sfumato.agents.access.key_commands import key
 from sfumato.agents.acl_commands import SHARES, acls, share
 from sfumato.agents.dossier_commands import dossier
+from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
@@ -76,6 +77,7 @@ main.add_command(share)
 main.add_command(policy)
 main.add_command(key)
 main.add_command(dossier)
+main.add_command(keys)
 
 
 @main.command()
