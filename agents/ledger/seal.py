@@ -149,7 +149,7 @@ class Sealer:
                 await self._open(place)
                 places.add(place)
             self._held[place].append((offset, event))
-            expected = self._book.next(place) or 0
+            expected = self._expected(place)
             if offset > expected or (offset == expected and message.headers == UNREADABLE):
                 await self._read_until(place, offset)
             elif offset == expected:
@@ -169,21 +169,21 @@ class Sealer:
 
     async def _read_until(self, place: Place, offset: int) -> None:
         """Take everything up to an offset that Faust has handed over, and that exists therefore."""
-        while (self._book.next(place) or 0) <= offset:
+        while self._expected(place) <= offset:
             if not await self._read(place):
                 raise RuntimeError(f"{place}: offset {offset} was handed over, but cannot be read")
 
     async def _read_ahead(self, app: Any, place: Place) -> None:
         for _ in range(BULK):
             end = app.consumer.highwater(TP(place.topic, place.partition))
-            if end is None or end - (self._book.next(place) or 0) < FAR_BEHIND:
+            if end is None or end - self._expected(place) < FAR_BEHIND:
                 return
             if not await self._read(place):
                 return
 
     async def _read(self, place: Place) -> int:
         """Take the next messages of a partition; how many came."""
-        before, expected = self._revoked, self._book.next(place) or 0
+        before, expected = self._revoked, self._expected(place)
         reader = self._readers.get(place)
         if reader is None:
             reader = self._readers[place] = BulkReader(self._settings, place)
@@ -199,6 +199,13 @@ class Sealer:
             self._put(place, offset, self._entry(place, message.key(), message.value(), _headers(message)), now)
         await self._publish()
         return len(messages)
+
+    def _expected(self, place: Place) -> int:
+        """The offset to be taken next."""
+        offset = self._book.next(place)
+        if offset is None:
+            raise Revoked
+        return offset
 
     def _put(self, place: Place, offset: int, entry: Entry, now: float) -> None:
         self.taken += 1
