@@ -92,3 +92,27 @@ def test_kill_9_leaves_nothing_out_and_seals_nothing_twice(ledgers):
     ledgers.until(lambda: ledgers.metric("sfumato_ledger_lag_events") == 0)  # all is committed
     assert ledgers.stack.stop("ledger") == 0
     assert "worker ended" not in ledgers.stack.log("ledger").read_text()
+
+
+def test_two_ledgers_at_once_cut_a_log_in_other_places_and_never_fork_it(ledgers):
+    """As a worker does that was stopped for long and does not know yet that its partitions are another's; one of them
+    is killed and goes on from whichever heads were written last."""
+    ledgers.start("first", ledger_segment_events=50)
+    ledgers.start("second", ledger_segment_events=70, group_id="second")
+    for begin in range(0, 1500, 100):
+        send(
+            ledgers.stack, [(AUDIT, audit(i, camera=c)) for i in range(begin, begin + 100) for c in ("north", "south")]
+        )
+        if begin == 700:
+            ledgers.until(lambda: ledgers.metric("sfumato_ledger_events_total", "first") > 0, "first")
+            ledgers.until(lambda: ledgers.metric("sfumato_ledger_events_total", "second") > 0, "second")
+            ledgers.kill("second")
+            ledgers.start("second", ledger_segment_events=30, group_id="third")
+    for name in ("first", "second"):
+        ledgers.until_sealed({"north": 1500, "south": 1500}, name)
+        ledgers.until(lambda name=name: ledgers.metric("sfumato_ledger_lag_events", name) == 0, name)
+        assert ledgers.metric("sfumato_ledger_stopped", name) == 0
+    found, values = ledgers.published(), leaves(ledgers.stack.settings)
+    for camera in ("north", "south"):
+        assert_sealed_as_read(found[camera], values[camera])
+        assert_consistent(found[camera], values[camera])

@@ -223,7 +223,7 @@ class Log:
                 return grown.root()
         return None
 
-    def head(self, origin: str, at: datetime, floor: int) -> Head:
+    def head(self, origin: str, at: datetime) -> Head:
         """The state to go on from; the open segment, if it has leaves, is not in it."""
         tally = self.tally
         return Head(
@@ -236,7 +236,6 @@ class Log:
             topic=self.place.topic,
             partition=self.place.partition,
             next_offset=self.next_offset,
-            floor=floor,
             stopped=self.stopped,
             epochs=tuple(
                 KnownEpoch(
