@@ -6,6 +6,7 @@ that nobody can change a byte that nothing looks at.
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Literal, TypeVar
 
@@ -15,7 +16,7 @@ from sfumato.schemas.audit import Sha256, summary
 from sfumato.schemas.cloudevent import CAMERA_ID, EnvelopeError, FrameId
 from sfumato.schemas.segment import LOG_NAME, Count
 
-FORMAT = "sfumato.export.v1"
+FORMAT: Literal["sfumato.export.v1"] = "sfumato.export.v1"
 MANIFEST, AUDIT, POLICIES, WEIGHTS = "manifest.json", "audit.jsonl", "policies.jsonl", "weights.json"
 KEY, FRONTIER, COPIES = "verifier.key", "frontier.json", "copies.jsonl"
 CHECKPOINTS, CONSISTENCY, FRAMES = "checkpoints", "consistency", "frames"
@@ -117,6 +118,26 @@ def parse(type_: type[T], line: bytes) -> T:
     if dump(record) != line:
         raise EnvelopeError("value", "not spelt as an export spells it")
     return record
+
+
+def leaf_line(leaf: bytes) -> bytes:
+    """A leaf as a line: byte for byte, or where it would not be one line, its Base64 as a JSON string."""
+    if b"\n" in leaf or leaf.startswith(b'"'):
+        return b'"' + base64.b64encode(leaf) + b'"'
+    return leaf
+
+
+def leaf(line: bytes) -> bytes:
+    """Read what :func:`leaf_line` wrote; :class:`EnvelopeError` where it is anything else."""
+    if not line.startswith(b'"'):
+        return line
+    try:
+        found = base64.b64decode(line[1:-1], validate=True)
+    except ValueError:
+        found = b""
+    if leaf_line(found) != line:
+        raise EnvelopeError("value", "not spelt as an export spells it")
+    return found
 
 
 def frame_path(frame: FrameId, suffix: str) -> str:

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.export import MANIFEST, File, Scope, dump, parse
@@ -30,7 +30,7 @@ class ExportError(Fault, ValueError):
     """A file of an export that is not what it should be; names it."""
 
 
-def open_file(path: Path, name: str) -> BinaryIO:
+def open_file(path: Path, name: str) -> BufferedReader:
     """A regular file, to read; :class:`ExportError` where it is none, a symbolic link included."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -41,7 +41,7 @@ def open_file(path: Path, name: str) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise ExportError(f"{name}: not a regular file")
-    return open(number, "rb", buffering=CHUNK)
+    return BufferedReader(FileIO(number), CHUNK)
 
 
 def read_file(path: Path, name: str, limit: int = MAX_LINE_BYTES) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.segment import Run, Segment
@@ -39,19 +40,25 @@ class Sequences:
             runs.insert(place, [sequence, sequence])
         return True
 
-    def has(self, epoch: int, sequence: int) -> bool:
-        runs = self._runs.get(epoch, [])
-        place = bisect_right(runs, sequence, key=lambda run: run[0])
-        return bool(place) and sequence <= runs[place - 1][1]
-
     def runs(self) -> list[tuple[int, int, int]]:
         """Epoch, first and last sequence, in order; runs that touch are one."""
         return [(epoch, first, last) for epoch, runs in sorted(self._runs.items()) for first, last in runs]
 
+    def absent(self, run: Run) -> Iterator[Run]:
+        """What of the run is not there."""
+        first = run.first
+        for begin, end in self._runs.get(run.epoch, []):
+            if end >= first and begin <= run.last:
+                if begin > first:
+                    yield Run(epoch=run.epoch, first=first, last=begin - 1)
+                first = end + 1
+        if first <= run.last:
+            yield Run(epoch=run.epoch, first=first, last=run.last)
+
     def gaps(self) -> Iterator[Run]:
         """What lies between the runs of an epoch."""
         for epoch, runs in sorted(self._runs.items()):
-            for before, after in zip(runs, runs[1:], strict=False):
+            for before, after in pairwise(runs):
                 yield Run(epoch=epoch, first=before[1] + 1, last=after[0] - 1)
 
 
