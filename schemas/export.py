@@ -140,11 +140,13 @@ def leaf(line: bytes) -> bytes:
     return found
 
 
+def has_place(frame: FrameId) -> bool:
+    """Whether its numbers have room in a file's name."""
+    return frame.epoch <= LARGEST_EPOCH and frame.sequence <= LARGEST_SEQUENCE
+
+
 def frame_path(frame: FrameId, suffix: str) -> str:
-    """Where a frame's value lies. Numbers are padded, so that paths sort as frames do. Raises ValueError where a
-    number is too large."""
-    if frame.epoch > LARGEST_EPOCH or frame.sequence > LARGEST_SEQUENCE:
-        raise ValueError(f"{frame}: its epoch or sequence is too large for a file's name")
+    """Where the value of a frame that has a place lies. Numbers are padded, so that paths sort as frames do."""
     return f"{FRAMES}/{frame.camera}/{frame.epoch:013}/{frame.sequence // 1000:09}/{frame.sequence:012}{suffix}"
 
 

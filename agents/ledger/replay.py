@@ -210,7 +210,7 @@ class Replay:
             self.verdict.fail("events", f"leaf {index}", f"is not of a frame of {self._scope.log}")
         elif not self.seen.add(frame.epoch, frame.sequence):
             self.verdict.fail("events", str(frame), f"a second event, leaf {index}")
-        elif frame.epoch > export.LARGEST_EPOCH or frame.sequence > export.LARGEST_SEQUENCE:
+        elif not export.has_place(frame):
             self.verdict.fail("events", str(frame), "its epoch or sequence is too large")
         elif event.outcome is not Outcome.DROPPED and event.output_sha256 is not None:
             self._buffer.append((frame.epoch, frame.sequence, event.output_sha256))

@@ -40,6 +40,16 @@ class Sequences:
             runs.insert(place, [sequence, sequence])
         return True
 
+    def has(self, epoch: int, sequence: int) -> bool:
+        runs = self._runs.get(epoch, [])
+        place = bisect_right(runs, sequence, key=lambda run: run[0])
+        return place > 0 and sequence <= runs[place - 1][1]
+
+    def between(self, epoch: int, sequence: int) -> bool:
+        """Whether it lies between frames of its epoch that are there, or is one."""
+        runs = self._runs.get(epoch)
+        return runs is not None and runs[0][0] <= sequence <= runs[-1][1]
+
     def runs(self) -> list[tuple[int, int, int]]:
         """Epoch, first and last sequence, in order; runs that touch are one."""
         return [(epoch, first, last) for epoch, runs in sorted(self._runs.items()) for first, last in runs]
