@@ -15,6 +15,7 @@ import click
 
 from sfumato.agents.access.key_commands import key
 from sfumato.agents.policy_commands import policy
+from sfumato.agents.proof_commands import export, prove, verify
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 from sfumato.schemas.fault import Fault
@@ -24,13 +25,14 @@ class _Commands(click.Group):
     """A failure the user can mend is one line on stderr and exit status 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from confluent_kafka import KafkaException
-
         try:
             return super().invoke(ctx)
         except (Fault, TimeoutError) as error:
             raise click.ClickException(str(error)) from None
-        except KafkaException as error:
+        except Exception as error:
+            kafka = sys.modules.get("confluent_kafka")  # `sfumato verify` does without
+            if kafka is None or not isinstance(error, kafka.KafkaException):
+                raise
             servers = load().bootstrap_servers
             raise click.ClickException(
                 f"Kafka at {servers} (SFUMATO_BOOTSTRAP_SERVERS): {error.args[0].str()}"
@@ -61,6 +63,9 @@ def topics(check_only: bool) -> None:
 
 main.add_command(policy)
 main.add_command(key)
+main.add_command(export)
+main.add_command(verify)
+main.add_command(prove)
 
 
 @main.command()

@@ -62,6 +62,13 @@ class Account:
     unknown_policies: list[str] = field(default_factory=list)
     ignored_checkpoints: int = 0
 
+    with_frames: bool = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was published or referred to is there."""
+        return not self.unknown_policies and (not self.with_frames or self.frames == self.published)
+
     def report(self) -> dict[str, Any]:
         """``missing_frames``: published ones that the topic no longer holds. ``other_copies``: messages that no event
         names; ``without_event``: those of them whose frame has none in the export (the first 100)."""
@@ -71,7 +78,7 @@ class Account:
             "segments": self.segments,
             "published": self.published,
             "frames": self.frames,
-            "missing_frames": self.published - self.frames,
+            "missing_frames": self.published - self.frames if self.with_frames else None,
             "other_copies": self.copies,
             "without_event": self.unnamed[:100],
             "unknown_policies": self.unknown_policies,
@@ -95,7 +102,7 @@ class Export:
     """One export on its way."""
 
     def __init__(self, settings: Settings, wanted: Wanted, chain: Chain, leaves: Leaves, bundle: Bundle) -> None:
-        self.account = Account(ignored_checkpoints=chain.ignored)
+        self.account = Account(ignored_checkpoints=chain.ignored, with_frames=wanted.frames)
         self._settings = settings
         self._wanted = wanted
         self._chain = chain
