@@ -18,6 +18,7 @@ from sfumato.agents.acl_commands import SHARES, acls, share
 from sfumato.agents.dossier_commands import dossier
 from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
+from sfumato.agents.proof_commands import export, prove, verify
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 from sfumato.schemas.fault import Fault
@@ -42,6 +43,11 @@ class _Commands(click.Group):
             if (problem := explain(settings, error.args[0]) or diagnose(settings)) is not None:
                 raise click.ClickException(problem) from None
             servers = settings.bootstrap_servers
+        except Exception as error:
+            kafka = sys.modules.get("confluent_kafka")  # `sfumato verify` does without
+            if kafka is None or not isinstance(error, kafka.KafkaException):
+                raise
+            servers = load().bootstrap_servers
             raise click.ClickException(
                 f"Kafka at {servers} (SFUMATO_BOOTSTRAP_SERVERS): {error.args[0].str()}"
             ) from None
@@ -78,6 +84,9 @@ main.add_command(policy)
 main.add_command(key)
 main.add_command(dossier)
 main.add_command(keys)
+main.add_command(export)
+main.add_command(verify)
+main.add_command(prove)
 
 
 @main.command()
