@@ -28,26 +28,24 @@ class _Commands(click.Group):
     """A failure the user can mend is one line on stderr and exit status 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from confluent_kafka import KafkaException
-
-        from sfumato.agents.connection import diagnose, explain
-
         try:
             return super().invoke(ctx)
         except Fault as error:
             raise click.ClickException(str(error)) from None
         except TimeoutError as error:
+            from sfumato.agents.connection import diagnose
+
             raise click.ClickException(diagnose(load()) or str(error)) from None
-        except KafkaException as error:
-            settings = load()
-            if (problem := explain(settings, error.args[0]) or diagnose(settings)) is not None:
-                raise click.ClickException(problem) from None
-            servers = settings.bootstrap_servers
         except Exception as error:
             kafka = sys.modules.get("confluent_kafka")  # `sfumato verify` does without
             if kafka is None or not isinstance(error, kafka.KafkaException):
                 raise
-            servers = load().bootstrap_servers
+            from sfumato.agents.connection import diagnose, explain
+
+            settings = load()
+            if (problem := explain(settings, error.args[0]) or diagnose(settings)) is not None:
+                raise click.ClickException(problem) from None
+            servers = settings.bootstrap_servers
             raise click.ClickException(
                 f"Kafka at {servers} (SFUMATO_BOOTSTRAP_SERVERS): {error.args[0].str()}"
             ) from None
@@ -134,13 +132,11 @@ def archive(workers: int) -> None:
     _run_workers("archive", "sfumato.agents.app:archivist", workers)
 
 
-def _run_workers(role: str, app: str, workers: int) -> None:
-    """Supervise so many workers of a Faust app, whose principal may do what the role says; ends the process."""
 @main.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def ledger(workers: int) -> None:
     """Seal what became of every frame into signed logs: supervised Faust workers (docs/ledger.md)."""
-    _run_workers("sfumato.agents.app:keeper", workers)
+    _run_workers("ledger", "sfumato.agents.app:keeper", workers)
 
 
 @main.command("ledger-key")
@@ -152,8 +148,8 @@ def ledger_key() -> None:
         click.echo(verifier)
 
 
-def _run_workers(app: str, workers: int) -> None:
-    """Supervise so many workers of a Faust app; ends the process."""
+def _run_workers(role: str, app: str, workers: int) -> None:
+    """Supervise so many workers of a Faust app, whose principal may do what the role says; ends the process."""
     from sfumato.agents import provision
     from sfumato.agents.acls import ROLES
     from sfumato.agents.supervise import supervise

@@ -12,8 +12,8 @@ from sfumato.agents.dossier.facts import Absent, Counts, Frames
 from sfumato.agents.follow import Follower
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey, open_note
 from sfumato.agents.queries import AuditQuery
-from sfumato.agents.reconcile import Sequences
 from sfumato.agents.search import Search
+from sfumato.agents.sequences import Sequences
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CAMERA_ID, EnvelopeError
