@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from sfumato.agents.settings import load
+from sfumato.agents.ledger.note import VerifierKey
+from sfumato.agents.settings import Settings, load
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -17,7 +18,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--controller", "file", type=FILE, help="TOML: what only the controller knows.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True, help="Counted.")
 @click.option(
-    "--ledger-key", "keys", multiple=True, metavar="KEY", help="NAME+HASH+BASE64: checks the ledger's signatures."
+    "--key", "keys", multiple=True, metavar="KEY", help="Checks the ledger's signatures; else its key file's."
 )
 @click.option("--drills", type=FILE, help="Results of `make drills`.")
 @click.option("--template", is_flag=True, help="Print a controller's file to fill in, and write nothing.")
@@ -28,7 +29,6 @@ def dossier(
     from sfumato.agents.dossier import controller
     from sfumato.agents.dossier.collect import collect
     from sfumato.agents.dossier.write import write
-    from sfumato.agents.ledger.note import VerifierKey
 
     if template:
         click.echo(controller.template(), nl=False)
@@ -36,7 +36,17 @@ def dossier(
     if out is None:
         raise click.UsageError("give --out DIR, or --template")
     own = controller.read_controller(file)
-    verifiers = [VerifierKey.parse(key) for key in keys]
-    facts = collect(load(), datetime.now(UTC), timedelta(hours=hours), verifiers, drills)
+    settings = load()
+    facts = collect(settings, datetime.now(UTC), timedelta(hours=hours), _verifiers(settings, keys), drills)
     for path in write(facts, own, out):
         click.echo(path)
+
+
+def _verifiers(settings: Settings, given: tuple[str, ...]) -> tuple[VerifierKey, ...]:
+    """Whose signatures are believed: as given, else those of the ledger's key file, where this machine has it."""
+    from sfumato.agents.ledger import keys
+
+    if given:
+        return tuple(map(VerifierKey.parse, given))
+    path = settings.ledger_key_file or settings.state_dir / "ledger.key"
+    return keys.load(settings).verifiers if path.exists() else ()

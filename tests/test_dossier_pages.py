@@ -189,7 +189,7 @@ def test_the_command_writes_four_files_or_the_template(topics, tmp_path, monkeyp
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*written}
     assert CliRunner().invoke(main, ["dossier", "--template"]).output == template()
     assert CliRunner().invoke(main, ["dossier"]).exit_code == 2
-    bad = CliRunner().invoke(main, ["dossier", "--out", str(tmp_path), "--ledger-key", "nonsense"])
+    bad = CliRunner().invoke(main, ["dossier", "--out", str(tmp_path), "--key", "nonsense"])
     assert (bad.exit_code, "verifier key" in bad.output) == (1, True)
     monkeypatch.setenv("SFUMATO_BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
     monkeypatch.setattr("sfumato.agents.dossier.topics.TIMEOUT", 1.0)

@@ -18,6 +18,7 @@ def taken(settings: Settings, topics: Mapping[Topic, Standing | None]) -> Iterat
     yield Measure("Way to Kafka", _kafka(settings), "SFUMATO_KAFKA_…")
     yield Measure("Raw footage on Kafka", _raw(settings), "SFUMATO_RAW_SEALING, SFUMATO_KEYS_STORE")
     yield Measure("Uploads at rest", _uploads(settings), "SFUMATO_SEALING_KEY_FILE")
+    yield Measure("Key that signs the ledger", _ledger_key(settings), "SFUMATO_LEDGER_KEY_FILE")
     yield Measure("Copies of each message", _copies(topics), "the broker")
     yield Measure("Way to the API", _https(settings), "SFUMATO_TLS…, SFUMATO_BEHIND_PROXY")
     yield Measure("Signing in", _signing_in(settings), "SFUMATO_OIDC_ISSUER; the database")
@@ -69,6 +70,11 @@ def _uploads(settings: Settings) -> str:
     if mode is None:
         return "sealed with AES-256-GCM; no master key was made here yet"
     return f"sealed with AES-256-GCM; master key in a file of mode {mode}"
+
+
+def _ledger_key(settings: Settings) -> str:
+    mode = _mode(settings.ledger_key_file or settings.state_dir / "ledger.key")
+    return f"in a file of mode {mode}" if mode else "not on this machine"
 
 
 def _mode(path: Path) -> str | None:

@@ -184,7 +184,7 @@ def _signed(keys: tuple[str, ...], source: str) -> str:
     if keys:
         return f"Each record's signature was checked with the key {' or '.join(keys)}"
     if "ledger" in source:
-        return "Their signatures were not checked: give the ledger's public key (--ledger-key)."
+        return "Their signatures were not checked: give what `sfumato ledger-key` prints (--key)."
     return "There is no ledger of this span, so that nothing is signed."
 
 
