@@ -242,19 +242,20 @@ def mask(
 ) -> None:
     """Mask pictures, films and folders of them, without Kafka (docs/mask.md). Exit status 1: a file could not be."""
     from sfumato.agents import mask as masking
+    from sfumato.agents import rules as ruling
     from sfumato.agents.credentials import Credentials
     from sfumato.agents.pseudonyms import Pseudonyms
     from sfumato.models.film import Options
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, report = load(), report or out / "report.json"
-    kept = masking.metadata(keep_metadata, recipient)
-    rules = masking.rules(settings, file, targets, mask_name, kept)
+    kept = ruling.metadata(keep_metadata, recipient)
+    rules = ruling.chosen(settings, file, targets, mask_name, kept)
     plan = masking.plan(inputs, out, report, force=force)
     pseudonymize = Pseudonyms(settings).pseudonymize
     options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio, pseudonymize)
     signing = Credentials(settings) if credentials else None
-    masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality, signing)
+    masker = masking.Masker(ruling.load(settings, rules.policy), rules, options, quality, signing)
     run = masking.Run(masker, rules, plan)
     try:
         efforts = [masker.effort(job) for job in plan.jobs]
