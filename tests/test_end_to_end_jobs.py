@@ -248,7 +248,7 @@ def test_a_policy_is_used_by_name_by_those_whose_cameras_it_is_for(api: Api, pic
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-def test_what_cannot_be_taken_names_the_field(api: Api, pictures: list[bytes], tmp_path: Path) -> None:
+def test_what_cannot_be_taken_names_the_field(api: Api, pictures: list[bytes]) -> None:
     upload = api.upload(pictures[0])
     night = films.policy().model_dump(mode="json", exclude_none=True)
     night["schedules"] = [{"name": "night", "from": "22:00", "to": "06:00", "full_mask": True}]
