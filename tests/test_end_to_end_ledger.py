@@ -99,13 +99,15 @@ def test_two_ledgers_at_once_cut_a_log_in_other_places_and_never_fork_it(ledgers
     is killed and goes on from whichever heads were written last."""
     ledgers.start("first", ledger_segment_events=50)
     ledgers.start("second", ledger_segment_events=70, group_id="second")
+    for name in ("first", "second"):
+        ledgers.until(lambda name=name: ledgers.metric("sfumato_ledger_assigned_partitions", name) == 3, name)
     for begin in range(0, 1500, 100):
         send(
             ledgers.stack, [(AUDIT, audit(i, camera=c)) for i in range(begin, begin + 100) for c in ("north", "south")]
         )
         if begin == 700:
-            ledgers.until(lambda: ledgers.metric("sfumato_ledger_events_total", "first") > 0, "first")
-            ledgers.until(lambda: ledgers.metric("sfumato_ledger_events_total", "second") > 0, "second")
+            ledgers.until(lambda: ledgers.metric("sfumato_ledger_segments_total", "first") > 0, "first")
+            ledgers.until(lambda: ledgers.metric("sfumato_ledger_segments_total", "second") > 0, "second")
             ledgers.kill("second")
             ledgers.start("second", ledger_segment_events=30, group_id="third")
     for name in ("first", "second"):
