@@ -1,8 +1,8 @@
 """What the ledger costs: audit events per second, and how long one waits for its seal. Part of ``make bench``.
 
-One JSON object on stdout. ``pure``: the account and the tree alone, in one thread; ``sealed``: a topic that was filled
-before, through a real ledger, from its first checkpoint to the last, by Kafka's timestamps; ``paced``: while events come
-at a rate. Events are those of a frame with three faces, over some cameras.
+One JSON object on stdout. ``pure``: the account and the tree alone, in one thread; ``sealed``: a topic that was
+filled before, through a real ledger, from its first checkpoint to the last, by Kafka's timestamps; ``paced``: while
+events come at a rate. Events are those of a frame with three faces, over some cameras.
 """
 
 from __future__ import annotations
