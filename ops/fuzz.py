@@ -50,14 +50,23 @@ MOST_FINDINGS = 3
 CANARY = "Px1eLsOfAfAcE"
 """Stands in the seeds where a value stands that no error may quote."""
 FOUND = 77
-HOSTILE = (b"", b"[" * 6000, b'{"a":' * 3000, b"a=" + b"[" * 6000, b"9" * 5000, b"<a>" * 5000, b"\xff" * 64, b"\xed\xa0\x80")
+HOSTILE = (
+    b"",
+    b"[" * 6000,
+    b'{"a":' * 3000,
+    b"a=" + b"[" * 6000,
+    b"9" * 5000,
+    b"<a>" * 5000,
+    b"\xff" * 64,
+    b"\xed\xa0\x80",
+)
 """Tried on every target: nested deeply, numbers of thousands of digits, what is no text."""
 
 
 @dataclass(frozen=True)
 class Target:
     """``parse``: gets the bytes. ``refuses``: the errors that it may raise. ``megabytes``: resident memory that it may
-    take. ``binary``: its errors hold no run of eight bytes of the input; else not the canary, unless that became the
+    take. ``binary``: its errors hold no run of twelve bytes of the input; else not the canary, unless that became the
     name of a field."""
 
     parse: Callable[[bytes], object]
@@ -132,6 +141,13 @@ def fuzz(name: str, target: Target, cases: int, seed: int) -> Result:
             made += _in_child(
                 result, name, target, lambda one, w=wanted, s=start, f=folder: invent(one, known, f, w, s)
             )
+    return result
+
+
+def replay(name: str, target: Target, *cases: bytes) -> Result:
+    """These cases alone, in a child."""
+    result = Result()
+    _in_child(result, name, target, lambda one: [one(data) for data in cases])
     return result
 
 
@@ -258,7 +274,7 @@ def told(text: str, data: bytes, binary: bool) -> str:
         return f"an error's text of {len(text)} characters"
     if binary:
         raw = data.decode("latin-1")
-        return next((f"quotes {text[n : n + 8]!r}" for n in range(len(text) - 7) if text[n : n + 8] in raw), "")
+        return next((f"quotes {text[n : n + 12]!r}" for n in range(len(text) - 11) if text[n : n + 12] in raw), "")
     return f"quotes a value: {text[:200]}" if CANARY in text and not names_field(data) else ""
 
 

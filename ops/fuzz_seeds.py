@@ -156,7 +156,8 @@ def pictures() -> list[bytes]:
     text.add_text("Title", CANARY, zip=True)
     text.add_itxt("XML:com.adobe.xmp", xmp()[0].decode(), zip=True)
     kinds: list[tuple[str, dict[str, Any]]] = [
-        ("JPEG", {"exif": exif, "xmp": xmp()[0]}), ("JPEG", {"progressive": True}), ("PNG", {"exif": exif, "pnginfo": text}),
+        ("JPEG", {"exif": exif, "xmp": xmp()[0]}), ("JPEG", {"progressive": True}),
+        ("PNG", {"exif": exif, "pnginfo": text}),
         ("WEBP", {"exif": exif.tobytes(), "xmp": xmp()[0]}), ("WEBP", {"lossless": True}),
     ]  # fmt: skip
     for form, options in kinds:
@@ -215,7 +216,8 @@ def _policy() -> dict[str, Any]:
     return {
         "camera": "north-*", "version": 2, "controller": CANARY, "purpose": "counts", "lawful_basis": "public_task",
         "dpia": "D-1", "retention_hours": 24, "targets": {"face": {"mask": "mosaic", "cells": 6}, "motion": {}},
-        "zones": [zone], "schedules": [{"name": "night", "daily": daily, "full_mask": True}], "valid_from": "2026-01-01T00:00:00+01:00",
+        "zones": [zone], "schedules": [{"name": "night", "daily": daily, "full_mask": True}],
+        "valid_from": "2026-01-01T00:00:00+01:00",
         "overload": {"rule": "skip", "max_age": 2.0}, "output": {"codec": "h264", "bitrate": 900},
         "metadata": {"keep": {"captured_at": "coarsen"}},
     }  # fmt: skip
@@ -249,9 +251,9 @@ def floors() -> list[bytes]:
 def audit_events() -> list[bytes]:
     origin = Origin(topic="frames.raw", partition=1, offset=2)
     masked = AuditEvent(
-        id="a", origin=origin, camera="north", epoch=1, sequence=2, outcome=Outcome.MASKED, captured_at=AT, audited_at=AT,
-        detectors=(DetectorRecord(name=DetectorName.CENTERFACE, weights_sha256=SHA),), detections=(BOX,), input_bytes=3,
-        input_sha256=SHA, output_bytes=3, output_sha256=SHA, policy="north-*", policy_version=2, width=9, height=9,
+        id="a", origin=origin, camera="north", epoch=1, sequence=2, outcome=Outcome.MASKED, captured_at=AT,
+        audited_at=AT, detectors=(DetectorRecord(name=DetectorName.CENTERFACE, weights_sha256=SHA),), detections=(BOX,),
+        input_bytes=3, input_sha256=SHA, output_bytes=3, output_sha256=SHA, policy="north-*", policy_version=2, width=9, height=9,
     )  # fmt: skip
     dropped = AuditEvent(
         id="b", origin=origin, outcome=Outcome.DROPPED, reason=Reason.INVALID_ENVELOPE, detail=CANARY, audited_at=AT,
@@ -285,8 +287,8 @@ def finds() -> list[bytes]:
 def segments() -> list[bytes]:
     segment = Segment.model_validate(
         {
-            "log": "north", "first": 0, "size": 2, "root": SHA, "previous_root": SHA, "subtrees": [SHA], "sealed_at": AT,
-            "source": {"topic": "audit", "partition": 0, "first_offset": 0, "last_offset": 1},
+            "log": "north", "first": 0, "size": 2, "root": SHA, "previous_root": SHA, "subtrees": [SHA],
+            "sealed_at": AT, "source": {"topic": "audit", "partition": 0, "first_offset": 0, "last_offset": 1},
             "outcomes": {"masked": 2}, "reasons": {"no_policy": 1}, "runs": [{"epoch": 1, "first": 0, "last": 1}],
             "missing": [{"epoch": 1, "first": 5, "last": 6, "reason": "too_large"}], "policies": {CANARY: SHA},
         }

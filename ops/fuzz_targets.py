@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import tempfile
 from datetime import UTC, datetime
 from functools import cache
@@ -185,11 +186,7 @@ def floor_file(data: bytes) -> object:
 
 
 def signed_note(data: bytes) -> object:
-    """Also as JSON would bring it, which keeps lone surrogates."""
-    for given in (text(data), data.decode("latin-1")):
-        opened = note.open_note(given, seeds.signer().verifier)
-        Checkpoint.parse(opened)
-    return None
+    return Checkpoint.parse(note.open_note(text(data), seeds.signer().verifier))
 
 
 def checkpoint(data: bytes) -> object:
@@ -262,8 +259,6 @@ def claims(data: bytes) -> object:
 
 def key_set(data: bytes) -> object:
     """As the provider's answer: what may be raised is caught where it is fetched."""
-    import json
-
     return tokens._public_keys(json.loads(data))
 
 
