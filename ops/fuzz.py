@@ -190,14 +190,13 @@ def mutated(known: list[bytes], chance: random.Random) -> bytes:
 
 def _in_child(result: Result, name: str, target: Target, cases: Callable[[Any], object]) -> int:
     """Run cases in a child process; returns how many it began. The last one is the finding, if it made one."""
-    board = Blackboard()
+    board, said = Blackboard(), os.memfd_create("said")
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            with open(os.devnull, "r+b") as nothing:  # libFuzzer and FFmpeg talk
-                os.dup2(nothing.fileno(), 1)
-                os.dup2(nothing.fileno(), 2)
+            os.dup2(said, 1)  # libFuzzer and FFmpeg talk
+            os.dup2(said, 2)
             _confine()
             cases(_judge(target, board))
             status = 0
@@ -206,11 +205,22 @@ def _in_child(result: Result, name: str, target: Target, cases: Callable[[Any], 
         finally:
             os._exit(status)
     why = _wait(child, board)
+    if why.startswith("crash"):
+        why += _last_words(said)
+    os.close(said)
     result.cases += board.cases
     result.peak_megabytes = max(result.peak_megabytes, board.peak >> 20)
     if why:
         result.findings.append({"target": name, "what": board.text or why, "input": board.data.hex()})
     return board.cases
+
+
+def _last_words(said: int) -> str:
+    """What a crashed child, or libFuzzer in it, has said at the end."""
+    os.lseek(said, max(0, os.lseek(said, 0, os.SEEK_END) - 65_536), os.SEEK_SET)
+    lines = os.read(said, 65_536).decode(errors="replace").splitlines()
+    begin = max(0, len(lines) - 60)
+    return "".join(f"\n{line[:200]}" for line in lines[begin:])
 
 
 def _wait(child: int, board: Blackboard) -> str:

@@ -32,7 +32,7 @@ from sfumato.agents.policy_files import FloorError, PolicyError
 from sfumato.agents.settings import Settings
 from sfumato.agents.web import formats, paging, receive
 from sfumato.agents.web.paging import After
-from sfumato.models import bitstream, content, disguise, film_metadata, images, picture_metadata, xmp
+from sfumato.models import bitstream, content, disguise, film_index, film_metadata, images, picture_metadata, xmp
 from sfumato.models.bitstream import BitstreamError, ParameterSets
 from sfumato.models.content import ContentError
 from sfumato.models.decoders import Decoder
@@ -148,6 +148,8 @@ def film(data: bytes) -> object:
     """As a job reads it: its form, its metadata and three pictures. The last byte says as which kind."""
     kinds = ("video/mp4", "video/x-matroska", "video/webm", "video/quicktime")
     source = Source(lambda: io.BytesIO(data[:-1]), kinds[data[-1] % 4] if data else kinds[0])
+    check = film_index.check_matroska if source.media_type in kinds[1:3] else film_index.check_mp4
+    check(source.open(), len(data) - 1)
     film_metadata.read(source)
     shots = Reader(source, MAX_PIXELS).shots()
     return [shot for shot, _ in zip(shots, range(3), strict=False)]
