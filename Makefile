@@ -1,4 +1,4 @@
-# make demo | test | api-cases | fuzz | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | api-cases | fuzz | attack | bench | eval | endurance | soak | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -13,6 +13,9 @@ BROKER ?= embedded
 DEMO_ARGS ?=
 export CAMERAS  # in the environment, since a camera's URL may hold a password
 
+# make soak: for so many MINUTES; BROKER=embedded|kafka|host:port
+MINUTES ?= 10
+
 # make eval: EVAL_ARGS="--eval FOLDER", labelled pictures of your own
 EVAL_ARGS ?=
 
@@ -26,7 +29,7 @@ PYTEST_ARGS ?=
 # Tests wait for brokers and browsers more than they compute: half as many workers again as cores.
 TEST_WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 
-.PHONY: demo api-cases fuzz test attack bench eval endurance lint openapi-lint schemas lock venv clean
+.PHONY: demo api-cases fuzz test attack bench eval endurance soak lint openapi-lint schemas lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -55,6 +58,9 @@ attack: .venv/.test
 
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
+
+soak: .venv/.test
+	@$(BIN)/python ops/soak.py --minutes '$(MINUTES)' --broker '$(BROKER)'
 
 test: .venv/.test .cache/moto/.done $(if $(filter-out 0,$(GPU)),.venv/.gpu)
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

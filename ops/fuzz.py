@@ -164,7 +164,7 @@ def invent(one: Callable[[bytes], object], known: list[bytes], folder: str, case
             one(mutated(known, chance))
         return
     options = [f"-runs={cases + len(known) + 1}", f"-seed={seed}", f"-max_len={LONGEST}", "-rss_limit_mb=0"]
-    options += ["-timeout=0", "-detect_leaks=0", "-close_fd_mask=0", f"-artifact_prefix={folder}/"]
+    options += ["-timeout=3600", "-detect_leaks=0", "-close_fd_mask=0", f"-artifact_prefix={folder}/"]
     atheris.Setup(["fuzz", *options, folder], one)
     atheris.Fuzz()
 
@@ -219,7 +219,7 @@ def _last_words(said: int) -> str:
     """What a crashed child, or libFuzzer in it, has said at the end."""
     os.lseek(said, max(0, os.lseek(said, 0, os.SEEK_END) - 65_536), os.SEEK_SET)
     lines = os.read(said, 65_536).decode(errors="replace").splitlines()
-    begin = max(0, len(lines) - 60)
+    begin = max(0, len(lines) - 15)
     return "".join(f"\n{line[:200]}" for line in lines[begin:])
 
 

@@ -253,7 +253,8 @@ def audit_events() -> list[bytes]:
     masked = AuditEvent(
         id="a", origin=origin, camera="north", epoch=1, sequence=2, outcome=Outcome.MASKED, captured_at=AT,
         audited_at=AT, detectors=(DetectorRecord(name=DetectorName.CENTERFACE, weights_sha256=SHA),), detections=(BOX,),
-        input_bytes=3, input_sha256=SHA, output_bytes=3, output_sha256=SHA, policy="north-*", policy_version=2, width=9, height=9,
+        input_bytes=3, input_sha256=SHA, output_bytes=3, output_sha256=SHA,
+        policy="north-*", policy_version=2, width=9, height=9,
     )  # fmt: skip
     dropped = AuditEvent(
         id="b", origin=origin, outcome=Outcome.DROPPED, reason=Reason.INVALID_ENVELOPE, detail=CANARY, audited_at=AT,
