@@ -37,7 +37,7 @@ FPS = 1.0
 """Pictures a second and camera that are looked at: a steady load, not a heavy one."""
 GUEST = "guest"
 """The camera that comes and goes."""
-LITTLE = {"bytes": 4_000_000, "descriptors": 3, "threads": 3, "lag": 50}
+LITTLE = {"bytes": 4_000_000, "descriptors": 3, "threads": 3, "lag": 250}
 STEEP = 0.1
 """Of the level, an hour."""
 SETTLED = 1 / 3
