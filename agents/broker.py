@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -41,6 +41,8 @@ class BrokerProcess:
     """
 
     name = "broker"
+    credentials: Mapping[str, Any] = {}
+    """What a client needs besides the address to be answered, by librdkafka's names."""
     start_timeout = 60.0
     stop_timeout = 15.0
 
@@ -134,7 +136,8 @@ class BrokerProcess:
         return []
 
     def _wait_until_ready(self) -> None:
-        if not answers(self.bootstrap_servers, self.start_timeout, while_true=lambda: self.alive):
+        address, alive = self.bootstrap_servers, lambda: self.alive
+        if not answers(address, self.start_timeout, while_true=alive, credentials=self.credentials):
             problem = f"no answer within {self.start_timeout:.0f} s" if self.alive else "ended while starting"
             raise BrokerError(f"{self.name}: {problem}\n{self._log_tail()}")
 
@@ -205,9 +208,15 @@ def free_port() -> int:
         return port
 
 
-def answers(bootstrap_servers: str, timeout: float, *, while_true: Callable[[], bool] = lambda: True) -> bool:
+def answers(
+    bootstrap_servers: str,
+    timeout: float,
+    *,
+    while_true: Callable[[], bool] = lambda: True,
+    credentials: Mapping[str, Any] | None = None,
+) -> bool:
     """Wait up to ``timeout`` seconds for an answer to a metadata request; gives up once ``while_true`` is false."""
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    admin = AdminClient({**(credentials or {}), "bootstrap.servers": bootstrap_servers, "log_level": 0})
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and while_true():
         try:

@@ -14,7 +14,11 @@ from typing import Any
 import click
 
 from sfumato.agents.access.key_commands import key
+from sfumato.agents.acl_commands import SHARES, acls, share
+from sfumato.agents.dossier_commands import dossier
+from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
+from sfumato.agents.proof_commands import export, prove, verify
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 from sfumato.schemas.fault import Fault
@@ -24,14 +28,24 @@ class _Commands(click.Group):
     """A failure the user can mend is one line on stderr and exit status 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from confluent_kafka import KafkaException
-
         try:
             return super().invoke(ctx)
-        except (Fault, TimeoutError) as error:
+        except Fault as error:
             raise click.ClickException(str(error)) from None
-        except KafkaException as error:
-            servers = load().bootstrap_servers
+        except TimeoutError as error:
+            from sfumato.agents.connection import diagnose
+
+            raise click.ClickException(diagnose(load()) or str(error)) from None
+        except Exception as error:
+            kafka = sys.modules.get("confluent_kafka")  # `sfumato verify` does without
+            if kafka is None or not isinstance(error, kafka.KafkaException):
+                raise
+            from sfumato.agents.connection import diagnose, explain
+
+            settings = load()
+            if (problem := explain(settings, error.args[0]) or diagnose(settings)) is not None:
+                raise click.ClickException(problem) from None
+            servers = settings.bootstrap_servers
             raise click.ClickException(
                 f"Kafka at {servers} (SFUMATO_BOOTSTRAP_SERVERS): {error.args[0].str()}"
             ) from None
@@ -48,19 +62,29 @@ def main() -> None:
 
 @main.command()
 @click.option("--check", "check_only", is_flag=True, help="Only compare existing topics with their contracts.")
-def topics(check_only: bool) -> None:
+@click.option("--shares", "file", type=SHARES, help="shares.toml: the topics of vendors, too.")
+def topics(check_only: bool, file: Path | None) -> None:
     """Create the Kafka topics where missing, then check them all."""
-    from sfumato.agents import provision
+    from sfumato.agents import provision, shares
+    from sfumato.schemas.topics import TOPICS
 
     settings = load()
+    wanted = TOPICS + tuple(vendor.topic for vendor in (shares.read_file(file) if file else ()))
     if not check_only:
-        for name in provision.create(settings):
+        for name in provision.create(settings, wanted):
             click.echo(f"created {name}")
-    provision.check(settings)
+    provision.check(settings, wanted)
 
 
+main.add_command(acls)
+main.add_command(share)
 main.add_command(policy)
 main.add_command(key)
+main.add_command(dossier)
+main.add_command(keys)
+main.add_command(export)
+main.add_command(verify)
+main.add_command(prove)
 
 
 @main.command()
@@ -91,30 +115,47 @@ def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def anonymize(workers: int) -> None:
     """Run the anonymizer: supervised Faust workers that share the partitions of frames.raw."""
-    _run_workers("sfumato.agents.app", workers)
+    _run_workers("anonymize", "sfumato.agents.app", workers)
 
 
 @main.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def inspect(workers: int) -> None:
     """Look a second time at a sample of frames.anonymized; suspend cameras that leak (docs/inspect.md)."""
-    _run_workers("sfumato.agents.app:inspector", workers)
+    _run_workers("inspect", "sfumato.agents.app:inspector", workers)
 
 
 @main.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def archive(workers: int) -> None:
     """Mask the files of jobs: supervised Faust workers that share jobs and long films (docs/jobs.md)."""
-    _run_workers("sfumato.agents.app:archivist", workers)
+    _run_workers("archive", "sfumato.agents.app:archivist", workers)
 
 
-def _run_workers(app: str, workers: int) -> None:
-    """Supervise so many workers of a Faust app; ends the process."""
+@main.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+def ledger(workers: int) -> None:
+    """Seal what became of every frame into signed logs: supervised Faust workers (docs/ledger.md)."""
+    _run_workers("ledger", "sfumato.agents.app:keeper", workers)
+
+
+@main.command("ledger-key")
+def ledger_key() -> None:
+    """Print the public keys that checkpoints are checked with, the newest first; made if there is none yet."""
+    from sfumato.agents.ledger import keys
+
+    for verifier in keys.load(load()).verifiers:
+        click.echo(verifier)
+
+
+def _run_workers(role: str, app: str, workers: int) -> None:
+    """Supervise so many workers of a Faust app, whose principal may do what the role says; ends the process."""
     from sfumato.agents import provision
+    from sfumato.agents.acls import ROLES
     from sfumato.agents.supervise import supervise
 
     settings = load()
-    provision.check(settings)
+    provision.check(settings, ROLES[role].topics)
     command = [sys.executable, "-m", "faust", "-A", app, "worker", "--without-web", "-l", "info"]
     ports = [settings.metrics_port + i if settings.metrics_port else 0 for i in range(workers)]
     sys.exit(supervise(command, [{**os.environ, "SFUMATO_METRICS_PORT": str(port)} for port in ports]))

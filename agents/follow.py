@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import Topic
 
@@ -29,7 +30,7 @@ class Follower(threading.Thread):
         self._loaded = threading.Event()
         self._closing = threading.Event()
         self._options: dict[str, str | int | bool] = {
-            "bootstrap.servers": settings.bootstrap_servers,
+            **client_config(settings),
             "group.id": f"{settings.group_id}-{topic.name}",  # required by the client; nothing is committed
             "enable.auto.commit": False,
             "enable.partition.eof": True,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from confluent_kafka import KafkaError
 from confluent_kafka import Producer as KafkaProducer
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.frame import Message
 from sfumato.schemas.topics import MAX_MESSAGE_BYTES, Topic
@@ -35,7 +36,7 @@ class Producer:
         self._settings = settings
         self._producer = KafkaProducer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "client.id": client_id,
                 "enable.idempotence": idempotent,
                 "acks": "all",

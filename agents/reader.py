@@ -13,6 +13,7 @@ import threading
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import metrics
+from sfumato.agents.connection import client_config
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
 from sfumato.models import bitstream
@@ -49,7 +50,7 @@ class Reader(threading.Thread):
         self._room = threading.Semaphore(HANDED_OVER)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": f"{settings.group_id}-bridge",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest",

@@ -15,6 +15,7 @@ import av
 from av.error import FFmpegError
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.decoding import UndecodableError, UnitDecoder
 from sfumato.agents.mp4 import Film, Timeline
 from sfumato.agents.reader import parse
@@ -50,7 +51,7 @@ class CameraMessages:
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": f"{settings.group_id}-record",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,

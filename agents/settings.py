@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sfumato.models.detectors import DetectorOptions, Provider
@@ -22,7 +22,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # Kafka
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -36,6 +36,30 @@ class Settings(BaseSettings):
 
     broker_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     """Resident memory at which the embedded broker ends; unset: 2 GiB or a quarter of the machine's, if less."""
+
+    # Kafka's own security, in Kafka's words; agents/connection.py hands it to the clients
+    kafka_security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    kafka_ca_file: Path | None = None
+    """PEM file of the authorities that vouch for the brokers; unset: the system's."""
+    kafka_certificate_file: Path | None = None
+    """PEM file of this client's certificate chain, where brokers ask for one (mTLS)."""
+    kafka_key_file: Path | None = None
+    """PEM file of its private key."""
+    kafka_key_password: SecretStr | None = None
+    """Opens the private key, where it is encrypted."""
+    kafka_sasl_mechanism: Literal["", "SCRAM-SHA-512", "SCRAM-SHA-256", "OAUTHBEARER", "PLAIN"] = ""
+    kafka_username: str = ""
+    """The principal; with OAUTHBEARER the client id."""
+    kafka_password: SecretStr | None = None
+    """Its password; with OAUTHBEARER the client secret."""
+    kafka_password_file: Path | None = None
+    """File that holds it, which nobody else may read."""
+    kafka_token_url: ProviderUrl = ""
+    """OAUTHBEARER: the token endpoint that gives access tokens for client credentials (RFC 6749, section 4.4)."""
+    kafka_token_scope: str = ""
+    """OAUTHBEARER: the scope that is asked for."""
+    kafka_token_ca_file: Path | None = None
+    """OAUTHBEARER: PEM file of the authorities that vouch for the token endpoint; unset: the system's."""
 
     # anonymize
     group_id: str = "sfumato-anonymize"
@@ -83,6 +107,34 @@ class Settings(BaseSettings):
     """The detectors that look a second time, comma-separated; one that also masked looks at a larger scale."""
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
+
+    # raw footage
+    raw_sealing: Literal["on", "off"] = "on"
+    """``on``: the ingestor seals what it writes to frames.raw, and anonymizers drop what is not sealed."""
+    raw_retention_minutes: Annotated[int, Field(ge=1, le=60 * 24 * 400)] = 10
+    """Minutes for which Kafka keeps frames.raw."""
+    raw_retention_mismatch: Literal["refuse", "alarm"] = "refuse"
+    """Where the topic keeps frames longer or shorter: do not start, or start with a critical log line and a metric."""
+    keys_store: str = "files"
+    """Where the keys of raw footage lie: ``files``, ``database`` or ``environment``."""
+    keys_dir: Path | None = None
+    """Folder of the store ``files``; unset: ``keys`` in the state folder."""
+    keys_secret: SecretStr = SecretStr("")
+    """For the store ``environment``: 32 bytes in Base64 that all keys are derived from."""
+    keys_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours after which the ingestor shreds the keys of what was captured; not in the store ``environment``."""
+    # ledger
+    ledger_origin: Annotated[str, Field(pattern=r"^[^\s+\x00-\x1f]{1,200}$")] = "sfumato.example"
+    """Who signs: the name of the key, and in front of every log's name. Yours alone, best a host name of yours."""
+    ledger_key_file: Path | None = None
+    """PEM (PKCS #8) of the Ed25519 key that signs checkpoints, and below it those that did before; unset:
+    ``ledger.key`` in the state folder, made when first needed."""
+    ledger_segment_events: Annotated[int, Field(ge=1, le=2000)] = 1500
+    """Audit events after which a segment is sealed."""
+    ledger_segment_seconds: Seconds = 60.0
+    """Seconds after its first audit event at which a segment is sealed."""
+    ledger_grace: Seconds = 60.0
+    """Seconds that later frames of a camera may be ahead of one before that counts as missing."""
 
     # API
     state_dir: Path = Path.home() / ".local" / "share" / "sfumato"
@@ -195,6 +247,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _keys(self) -> Self:
+        """What waits on frames.raw must not become unreadable before it is deleted."""
+        if self.keys_hours * 60 < self.raw_retention_minutes:
+            raise ValueError("keys_hours: wants to be as long as raw_retention_minutes at least")
+        return self
+
+    @model_validator(mode="after")
     def _access(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate, tls_key: set both, or neither")
@@ -204,6 +263,34 @@ class Settings(BaseSettings):
             raise ValueError("oidc_issuer, oidc_audience: set both, or neither")
         if self.oidc_jwks_url and not self.oidc_issuer:
             raise ValueError("oidc_issuer: missing, and oidc_jwks_url is set")
+        return self
+
+    @model_validator(mode="after")
+    def _kafka(self) -> Self:
+        protocol, mechanism = self.kafka_security_protocol, self.kafka_sasl_mechanism
+        tls = ("ca_file", "certificate_file", "key_file", "key_password")
+        token = ("token_url", "token_scope", "token_ca_file")
+        sasl = ("sasl_mechanism", "username", "password", "password_file", *token)
+        is_set = {name: bool(getattr(self, f"kafka_{name}")) for name in tls + sasl}
+        for names, missing, remedy in (
+            (tls, "ssl" not in protocol, "want kafka_security_protocol ssl or sasl_ssl"),
+            (sasl, "sasl" not in protocol, "want kafka_security_protocol sasl_ssl or sasl_plaintext"),
+            (token, mechanism != "OAUTHBEARER", "want kafka_sasl_mechanism OAUTHBEARER"),
+        ):
+            if missing and (found := ", ".join(f"kafka_{name}" for name in names if is_set[name])):
+                raise ValueError(f"{found}: {remedy}")
+        if is_set["certificate_file"] != is_set["key_file"]:
+            raise ValueError("kafka_certificate_file, kafka_key_file: set both, or neither")
+        if is_set["key_password"] and not is_set["key_file"]:
+            raise ValueError("kafka_key_file: missing, and kafka_key_password is set")
+        if "sasl" in protocol:
+            wanted = ["sasl_mechanism", "username", *(["token_url"] if mechanism == "OAUTHBEARER" else [])]
+            if lacking := ", ".join(f"kafka_{name}" for name in wanted if not is_set[name]):
+                raise ValueError(f"{lacking}: missing, and kafka_security_protocol is {protocol}")
+            if is_set["password"] == is_set["password_file"]:
+                raise ValueError("kafka_password, kafka_password_file: set one")
+            if mechanism in ("PLAIN", "OAUTHBEARER") and protocol != "sasl_ssl":
+                raise ValueError(f"kafka_security_protocol: {mechanism} shows its secret to listeners; set sasl_ssl")
         return self
 
     @property
@@ -219,6 +306,10 @@ class Settings(BaseSettings):
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def keeping(self) -> Settings:
+        """As the ledgers use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-ledger"})
 
     def archiving(self) -> Settings:
         """As the workers of jobs use them: a consumer group of their own."""

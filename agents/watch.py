@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from prometheus_client import Gauge
 
 from sfumato.agents import metrics
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Watchdog(threading.Thread):
         self._stall = Stall(settings.stall_timeout)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": settings.group_id,
                 "enable.auto.commit": False,
             }

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.agents.broker import HOST, BrokerError, BrokerProcess, free_port
@@ -29,13 +30,22 @@ INSTALL = "Debian: apt-get install openjdk-17-jdk-headless maven"
 class ApacheKafka(BrokerProcess):
     """One broker and controller in one process. ``kill`` and ``start`` again: same port, same data.
 
-    ``data`` is deleted by ``stop``; without it a temporary folder is used.
+    ``data`` is deleted by ``stop``; without it a temporary folder is used. ``format_options``: of Kafka's storage
+    tool, as ``--add-scram=…``.
     """
 
     name = f"Apache Kafka {VERSION}"
 
-    def __init__(self, port: int = 0, *, data: Path | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        data: Path | None = None,
+        format_options: Sequence[str] = (),
+        java_options: Sequence[str] = (),
+    ) -> None:
         super().__init__(port)
+        self._format_options, self._java_options = format_options, java_options
         self._controller_port = 0
         self._data = data
 
@@ -51,13 +61,16 @@ class ApacheKafka(BrokerProcess):
         self._controller_port = self._controller_port or free_port()
         if self._data is None:
             self._data = Path(tempfile.mkdtemp(prefix="sfumato-kafka-"))
-        values = {**properties(self.port, self._controller_port), "log.dirs": self._data / "log"}
+        values = {**self._properties(self._controller_port), "log.dirs": self._data / "log"}
         config = self._data / "server.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         if not (self._data / "log" / "meta.properties").exists():
-            _format(java, classpath, config)
-        options = ["-Xms128m", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+            _format(java, classpath, config, self._format_options)
+        options = ["-Xms128m", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *self._java_options]
         return [java, *options, "-cp", classpath, "kafka.Kafka", str(config)], dict(os.environ)
+
+    def _properties(self, controller_port: int) -> dict[str, object]:
+        return properties(self.port, controller_port)
 
     def _litter(self) -> list[Path]:
         return [self._data] if self._data else []
@@ -125,9 +138,9 @@ def _java() -> str:
     return java
 
 
-def _format(java: str, classpath: str, config: Path) -> None:
+def _format(java: str, classpath: str, config: Path, options: Sequence[str]) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config)]
+    tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config), *options]
     result = subprocess.run([java, "-Xmx256m", "-cp", classpath, *tool], capture_output=True, text=True)
     if result.returncode:
         raise BrokerError(f"Apache Kafka could not format its storage:\n{result.stdout}{result.stderr}")

@@ -26,7 +26,10 @@ from bench import BenchReader, decoded, read_for, say, settle
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from stack import Stack, demonstration_policy
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.fetch import fetch_weights
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Opener
 from sfumato.models import images
 from sfumato.models.decoders import NOTICE, Decoder
 from sfumato.models.task import Task
@@ -122,16 +125,16 @@ def ingested(broker: str, folder: Path, path: Path, remux: bool) -> tuple[list[R
     with Stack(broker, folder, partitions=1) as stack:
         stack.start("ingest", "--cameras", cameras(folder, path, 1, f"pace = 'fast'\nremux = {str(remux).lower()}"))
         stack.wait_until_ended("ingest", 120)
-        consumer = Consumer({"bootstrap.servers": stack.settings.bootstrap_servers, "group.id": "bench"})
+        consumer = Consumer({**client_config(stack.settings), "group.id": "bench"})
         consumer.assign([TopicPartition(stack.settings.topic(FRAMES_RAW), 0, OFFSET_BEGINNING)])
-        frames, size = [], 0
+        frames, size, opener = [], 0, Opener(stores.make(stack.settings))
         while len(frames) < FRAMES:
             message = consumer.poll(30)
             if message is None or message.error():
                 raise SystemExit(f"bench: the ingestor sent {len(frames)} of {FRAMES} frames:\n{stack.tail('ingest')}")
             headers: Any = message.headers()
             size += len(message.value()) + len(message.key()) + sum(len(name) + len(value) for name, value in headers)
-            frames.append(RawFrame.from_message(message.key(), message.value(), headers))
+            frames.append(opener.open(RawFrame.from_message(message.key(), message.value(), headers)))
         consumer.close()
     return frames, size
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from sfumato.agents import policies, provision
 from sfumato.agents.access.keys import Keys
@@ -237,5 +238,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     """The settings as the environment of a child process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")}
     given = settings.model_dump(mode="json", exclude_none=True)
+    secrets = {name: value for name, value in settings if isinstance(value, SecretStr)}
+    given |= {name: value.get_secret_value() for name, value in secrets.items()}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     return {**own, **{f"SFUMATO_{name.upper()}": text for name, text in texts.items()}}

@@ -19,6 +19,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.uploads import NoUploadError, Uploads
@@ -63,7 +64,7 @@ class Announcer:
     def _count(self) -> int:
         if not self._partitions:
             name = self._settings.topic(JOBS)
-            admin = AdminClient({"bootstrap.servers": self._settings.bootstrap_servers})
+            admin = AdminClient(client_config(self._settings))
             self._partitions = len(admin.list_topics(name, timeout=5).topics[name].partitions)
         return self._partitions
 

@@ -1,0 +1,75 @@
+"""``shares.toml``: which vendor gets which cameras as a topic of its own; see docs/brokers.md."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sfumato.schemas.audit import summary
+from sfumato.schemas.fault import Fault
+from sfumato.schemas.policy import CAMERAS
+from sfumato.schemas.topics import FRAMES_ANONYMIZED, Topic
+
+SHARED = "shared."
+"""Begins the name of every vendor's topic."""
+
+
+class ShareError(Fault, ValueError):
+    """The table of vendors is not valid; the text names the vendor and the key."""
+
+
+class Vendor(BaseModel):
+    """One ``[[vendor]]`` table. ``cameras``: ids and patterns. ``principal``: as Kafka writes it; by default
+    ``User:vendor-NAME``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    cameras: Annotated[list[Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")]], Field(min_length=1)]
+    principal: Annotated[str, Field(pattern=r"^[A-Za-z]+:.*[^*\s]$")] | None = None
+
+    @property
+    def owner(self) -> str:
+        """The principal that reads its topic."""
+        return self.principal or f"User:vendor-{self.name}"
+
+    @property
+    def topic(self) -> Topic:
+        """The vendor's own: as ``frames.anonymized``."""
+        return replace(FRAMES_ANONYMIZED, name=SHARED + self.name)
+
+    def gets(self, camera: str) -> bool:
+        # An id holds none of fnmatch's other signs.
+        return any(fnmatchcase(camera, pattern) for pattern in self.cameras)
+
+
+def read_file(path: Path) -> list[Vendor]:
+    """The vendors of a TOML file with one ``[[vendor]]`` table each; :class:`ShareError` names what is wrong."""
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text())
+    except UnicodeDecodeError:
+        raise ShareError(f"{path}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ShareError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ShareError(f"{path}: {error.strerror}") from None
+    if unknown := document.keys() - {"vendor"}:
+        raise ShareError(f"{path}: unknown key {', '.join(sorted(unknown))}; known: [[vendor]]")
+    rows = document.get("vendor")
+    if not isinstance(rows, list) or not rows:
+        raise ShareError(f"{path}: holds no [[vendor]]")
+    vendors: dict[str, Vendor] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            vendor = Vendor.model_validate(row)
+        except ValidationError as error:
+            raise ShareError(f"{path}: vendor {number}: {summary(error)}") from None
+        if vendor.name in vendors:
+            raise ShareError(f"{path}: vendor {number}: name: {vendor.name!r} is given twice")
+        vendors[vendor.name] = vendor
+    return list(vendors.values())
