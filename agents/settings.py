@@ -149,6 +149,8 @@ class Settings(BaseSettings):
     """The keys that seal uploads; unset: ``sealing.key`` in the state folder, made when first needed."""
     upload_max_bytes: Annotated[int, Field(ge=1)] = 100_000_000_000
     """The largest upload."""
+    upload_caller_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000_000
+    """Of all uploads that one caller has at a time; what a job fetches counts, too."""
     upload_expiry: Seconds = 86_400.0
     """Seconds after which an upload is deleted."""
     max_film_seconds: Seconds = 86_400.0
@@ -192,6 +194,8 @@ class Settings(BaseSettings):
     """Of all masked pictures that are kept; beyond it the oldest go before their time."""
     rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
     """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
+    caller_connections: Annotated[int, Field(ge=1)] = 256
+    """Requests, streams of events and WebSockets that one caller may have open at a bridge at a time."""
     rate_limit_url: Annotated[str, Field(pattern=r"^$|^rediss?(\+sentinel|\+cluster)?://")] = ""
     """``redis://…`` of the Redis or Valkey that several bridges share their rate limits through; empty: in memory."""
     oidc_issuer: ProviderUrl = ""

@@ -112,6 +112,11 @@ class Stack:
             process.wait()
             raise StackError(f"{verb} did not end within {STOP_TIMEOUT:g} s; see {self.log(verb)}") from None
 
+    @property
+    def verbs(self) -> list[str]:
+        """What was started and not stopped."""
+        return [*self._processes]
+
     def pid(self, verb: str) -> int:
         return self._processes[verb].pid
 
@@ -133,6 +138,15 @@ class Stack:
     def resident_bytes(self, verb: str) -> int:
         """Resident memory of a process and its workers."""
         return sum(process.memory_info().rss for process in self._family(verb))
+
+    def use(self, verb: str) -> dict[str, int]:
+        """What a process and its workers hold: ``bytes`` of resident memory, ``descriptors`` and ``threads``."""
+        family = self._family(verb)
+        return {
+            "bytes": sum(process.memory_info().rss for process in family),
+            "descriptors": sum(process.num_fds() for process in family),
+            "threads": sum(process.num_threads() for process in family),
+        }
 
     def cpu_seconds(self, verb: str) -> float:
         """User and system CPU time of a process and its workers so far."""
