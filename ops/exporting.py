@@ -80,8 +80,13 @@ def seal(
     log: str = "north",
     policies: Mapping[str, str] | None = None,
     missing: Sequence[Run] = (),
+    partition: int = 0,
+    offsets: Sequence[int] = (),
+    lag: timedelta = timedelta(seconds=1),
 ) -> list[tuple[bytes, Segment]]:
-    """A segment for each size, and its checkpoint. ``policies``: SHA-256 by name@version."""
+    """A segment for each size, and its checkpoint. ``policies``: SHA-256 by name@version. ``offsets``: of the
+    events in the partition of ``audit``, where they are not their numbers. ``lag``: how long after its last event a segment was sealed."""
+    offsets = offsets or range(len(events))
     if policies is None:
         policies = {"north@3": hashlib.sha256(POLICY.encode()).hexdigest()}
     tree, sealed, root = Range(), [], Range().root()
@@ -98,8 +103,13 @@ def seal(
             root=tree.root().hex(),
             previous_root=root.hex(),
             subtrees=tuple(hash.hex() for hash in own.hashes),
-            sealed_at=leaves[-1].audited_at + timedelta(seconds=1),
-            source=Source(topic="audit", partition=0, first_offset=first, last_offset=size - 1),
+            sealed_at=leaves[-1].audited_at + lag,
+            source=Source(
+                topic="audit",
+                partition=partition,
+                first_offset=offsets[first - 1] + 1 if first else 0,
+                last_offset=offsets[size - 1],
+            ),
             outcomes=dict(Counter(each.outcome for each in leaves)),
             reasons=dict(Counter(each.reason for each in leaves if each.reason)),
             runs=tuple(_runs(leaves)),

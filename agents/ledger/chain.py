@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
 from sfumato.agents.ledger.reading import Offsets, ReadError, Reading, to_bytes
 from sfumato.agents.ledger.replay import open_checkpoint
-from sfumato.agents.ledger.tally import Sequences
+from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
 from sfumato.agents.settings import Settings
 from sfumato.schemas.segment import Segment
@@ -173,7 +173,7 @@ class Leaves:
     def of(self, segment: Segment) -> list[bytes]:
         """The segment's leaves, in order. Raises :class:`ReadError` where the topic no longer holds what was sealed."""
         source, leaves, range = segment.source, [], Range(segment.first)
-        wanted, taken = Sequences(segment.runs), Sequences()
+        wanted, taken = Frames(segment.runs), Frames()
         for message in self._offsets.between(source.partition, source.first_offset, source.last_offset):
             value = to_bytes(message.value())
             identity = _identity(segment.log, to_bytes(message.key()), value)

@@ -23,7 +23,7 @@ from sfumato.agents.ledger.inventory import ExportError, read_file
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, NoteError, VerifierKey
 from sfumato.agents.ledger.reading import Reading, headers, to_bytes
 from sfumato.agents.ledger.replay import open_signed
-from sfumato.agents.ledger.tally import Sequences
+from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.settings import Settings
 from sfumato.models import weights
 from sfumato.schemas import export as files
@@ -108,7 +108,7 @@ class Export:
         self._chain = chain
         self._leaves = leaves
         self._bundle = bundle
-        self._seen = Sequences()
+        self._seen = Frames()
         self._policies: dict[str, str] = {}
         self._detectors: set[tuple[str, str]] = set()
         self._keys: dict[VerifierKey, None] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sfumato.agents.ledger.inventory import ExportError, read_file, read_lines
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, Checkpoint, NoteError, VerifierKey, open_note
-from sfumato.agents.ledger.tally import Sequences, Tally
+from sfumato.agents.ledger.tally import Frames, Tally
 from sfumato.agents.ledger.tree import Range, cover, leaf_hash
 from sfumato.agents.ledger.verdict import Verdict
 from sfumato.schemas import export
@@ -62,7 +62,7 @@ class Replay:
     def __init__(self, folder: Path, scope: Scope, keys: Sequence[VerifierKey], verdict: Verdict) -> None:
         self.roots: dict[int, bytes] = {}
         """By size, the heads that checkpoints kept from before are compared with."""
-        self.seen = Sequences()
+        self.seen = Frames()
         """The frames with an event."""
         self.stated: list[Run] = []
         """What segments call missing."""
