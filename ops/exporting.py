@@ -84,8 +84,9 @@ def seal(
     offsets: Sequence[int] = (),
     lag: timedelta = timedelta(seconds=1),
 ) -> list[tuple[bytes, Segment]]:
-    """A segment for each size, and its checkpoint. ``policies``: SHA-256 by name@version. ``offsets``: of the
-    events in the partition of ``audit``, where they are not their numbers. ``lag``: how long after its last event a segment was sealed."""
+    """A segment for each size, and its checkpoint. ``policies``: SHA-256 by name@version.
+    ``offsets``: of the events in the partition of ``audit``, where they are not their numbers.
+    ``lag``: how long after its last event a segment was sealed."""
     offsets = offsets or range(len(events))
     if policies is None:
         policies = {"north@3": hashlib.sha256(POLICY.encode()).hexdigest()}

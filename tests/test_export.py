@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import queue
 import shutil
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import exporting
 import pytest
 from stack import demonstration_policy
 
-from sfumato.agents import policies
 from sfumato.agents.ledger.bundle import Bundle
 from sfumato.agents.ledger.export import Account, Wanted, export
 from sfumato.agents.ledger.inventory import ExportError
@@ -29,6 +30,7 @@ from sfumato.schemas.frame import AnonymizedFrame, Message, TimeSource
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.segment import Segment
 from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, LEDGER, Topic
+from sfumato.schemas.topics import POLICIES as TOPIC_POLICIES
 from tests.ingesting import read_topic
 
 SIGNER = exporting.signer()
@@ -40,16 +42,26 @@ EVENTS = [exporting.event(n, None if n == 5 else frame) for n, frame in FRAMES.i
 
 NOW = datetime.now(UTC) - timedelta(minutes=2)
 
+NONE = 0
+"""Seals nothing yet."""
+
 embedded = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 
 
-def send(settings: Settings, *messages: tuple[Topic, Message]) -> None:
-    producer = Producer(settings, client_id="test")
-    errors: list[object] = []
-    for topic, message in messages:
-        producer.send(topic, message, errors.append)
-    assert producer.close(30) == 0
-    assert set(errors) <= {None}
+class Sender:
+    """One producer for a whole test: each new one takes half a second to start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._producer = Producer(settings, client_id="test", idempotent=False)
+
+    def __call__(self, *messages: tuple[Topic, Message]) -> None:
+        errors: queue.Queue[object] = queue.Queue()
+        for topic, message in messages:
+            self._producer.send(topic, message, errors.put)
+        assert {errors.get(timeout=30) for _ in messages} <= {None}
+
+    def close(self) -> None:
+        assert self._producer.close(30) == 0
 
 
 def frame(sequence: int, payload: bytes, camera: str = "north") -> tuple[Topic, Message]:
@@ -81,8 +93,8 @@ def lately(event: AuditEvent) -> AuditEvent:
 class City:
     """A camera's topics: frames, events with duplicates and other cameras' between, a policy, segments."""
 
-    def __init__(self, settings: Settings, sizes: tuple[int, ...] = (4, 7, 12)) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, send: Sender, sizes: tuple[int, ...]) -> None:
+        self.settings, self.send = settings, send
         self.events = [lately(event) for event in EVENTS]
         audits: list[tuple[Topic, Message]] = []
         for n, event in enumerate(self.events):
@@ -91,16 +103,16 @@ class City:
                 later = exporting.event(n - 2, None)
                 audits.append((AUDIT, later.to_message()))
             audits.append((AUDIT, exporting.event(n, None, camera="south").to_message()))
-        policies.publish(settings, [POLICY])
-        send(settings, *(frame(n, FRAMES[n]) for n in FRAMES if n != 5), frame(0, FRAMES[0], "south"), *audits)
+        told = [(TOPIC_POLICIES, POLICY.to_message(history=True))]
+        send(*told, *(frame(n, FRAMES[n]) for n in FRAMES if n != 5), frame(0, FRAMES[0], "south"), *audits)
         first: dict[str, tuple[int, int]] = {}
         for message in read_topic(settings, AUDIT):
             id = AuditEvent.from_message(message.value()).id
             first.setdefault(id, (message.partition(), message.offset()))
         places = [first[event.id] for event in self.events]
         self.partition, self.offsets = places[0][0], [offset for _, offset in places]
-        self.sealed = self.seal(sizes)
-        send(settings, *(checkpoint(note) for note, _ in self.sealed))
+        self.sealed = self.seal(tuple(size for size in sizes if size))
+        send(*(checkpoint(note) for note, _ in self.sealed))
 
     def seal(self, sizes: tuple[int, ...], **changes: object) -> list[tuple[bytes, Segment]]:
         given = {"policies": POLICIES, "partition": self.partition, "offsets": self.offsets, **changes}
@@ -110,8 +122,15 @@ class City:
         return export(self.settings, Wanted("north", **changes), KEYS, folder)  # type: ignore[arg-type]
 
 
-def test_a_log_is_exported_with_its_frames_and_passes(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
+@pytest.fixture
+def make(topics: Settings) -> Iterator[Callable[..., City]]:
+    send = Sender(topics)
+    yield lambda *sizes: City(topics, send, sizes or (4, 7, 12))
+    send.close()
+
+
+def test_a_log_is_exported_with_its_frames_and_passes(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
     account = city.export(tmp_path / "north")
     assert account.report() == {
         "first": 0,
@@ -133,8 +152,8 @@ def test_a_log_is_exported_with_its_frames_and_passes(topics: Settings, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["north"]
 
 
-def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
+def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
     sealed_at = [segment.sealed_at for _, segment in city.sealed]
     ((between, _),) = city.seal((3,))  # another ledger's, within a segment
     for name, note in (("old.txt", city.sealed[0][0]), ("between.txt", between)):
@@ -157,17 +176,16 @@ def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(topics: Sett
 
 
 @embedded
-def test_events_sealed_late_are_in_the_range_of_when_they_happened(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics, ())
-    send(topics, *(checkpoint(note) for note, _ in city.seal((4, 7, 12), lag=timedelta(seconds=100))))
+def test_events_sealed_late_are_in_the_range_of_when_they_happened(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
+    city.send(*(checkpoint(note) for note, _ in city.seal((4, 7, 12), lag=timedelta(seconds=100))))
     assert city.export(tmp_path / "north", until=city.events[6].audited_at, frames=False).size == 7
 
 
 @embedded
-def test_copies_that_no_event_names_are_listed(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
-    send(
-        topics,
+def test_copies_that_no_event_names_are_listed(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    city.send(
         frame(2, FRAMES[2]),
         frame(2, b"\xff\xd8\xffother"),
         frame(5, b"\xff\xd8\xffwas dropped"),
@@ -183,11 +201,11 @@ def test_copies_that_no_event_names_are_listed(topics: Settings, tmp_path: Path)
 
 
 @embedded
-def test_a_published_frame_without_an_event_is_named(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics, ())
+def test_a_published_frame_without_an_event_is_named(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
     city.events = city.events[:4] + city.events[6:]
     city.offsets = city.offsets[:4] + city.offsets[6:]
-    send(topics, *(checkpoint(note) for note, _ in city.seal((10,))))
+    city.send(*(checkpoint(note) for note, _ in city.seal((10,))))
     account = city.export(tmp_path / "north")
     assert account.report()["without_event"] == [f"north/{exporting.EPOCH}/4"]
     told = verify(tmp_path / "north", KEYS)
@@ -195,16 +213,15 @@ def test_a_published_frame_without_an_event_is_named(topics: Settings, tmp_path:
 
 
 @embedded
-def test_frames_and_policies_that_are_gone_are_counted(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
+def test_frames_and_policies_that_are_gone_are_counted(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
     extra = [*city.events, lately(exporting.event(12, b"never published"))]
-    send(topics, (AUDIT, extra[-1].to_message()))
-    (place,) = [
-        (m.partition(), m.offset()) for m in read_topic(topics, AUDIT) if m.value() == extra[-1].to_message().value
-    ]
-    city.events, city.offsets = extra, [*city.offsets, place[1]]
+    city.send((AUDIT, extra[-1].to_message()))
+    value = extra[-1].to_message().value
+    (offset,) = [message.offset() for message in read_topic(city.settings, AUDIT) if message.value() == value]
+    city.events, city.offsets = extra, [*city.offsets, offset]
     unknown = {**POLICIES, "north@2": "0" * 64}
-    send(topics, checkpoint(city.seal((4, 7, 12, 13), policies=unknown)[-1][0]))
+    city.send(checkpoint(city.seal((4, 7, 12, 13), policies=unknown)[-1][0]))
     account = city.export(tmp_path / "north")
     assert (account.published, account.frames, account.unknown_policies) == (12, 11, ["north@2"])
     assert not account.complete
@@ -214,53 +231,53 @@ def test_frames_and_policies_that_are_gone_are_counted(topics: Settings, tmp_pat
 
 
 @embedded
-def test_what_the_key_did_not_sign_is_passed_over(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
+def test_what_the_key_did_not_sign_is_passed_over(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
     forged = exporting.seal(exporting.signer(2), EVENTS[:6], [20 % 6 + 4])
-    send(topics, checkpoint(b"\xff\xfe"), checkpoint(forged[0][0]), checkpoint(city.sealed[0][0], "south"))
+    city.send(checkpoint(b"\xff\xfe"), checkpoint(forged[0][0]), checkpoint(city.sealed[0][0], "south"))
     account = city.export(tmp_path / "north")
     assert (account.size, account.ignored_checkpoints) == (12, 2)
     with pytest.raises(ReadError, match="holds no segment"):
-        export(topics, Wanted("south"), KEYS, tmp_path / "south")
+        export(city.settings, Wanted("south"), KEYS, tmp_path / "south")
 
 
 @embedded
-def test_ledgers_that_cut_at_different_places_make_one_chain(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics, (4, 7))
-    send(topics, *(checkpoint(note) for note, _ in city.seal((5, 9, 12))))
-    send(topics, *(checkpoint(note) for note, _ in city.seal((7, 10))[1:]))  # a dead end
+def test_ledgers_that_cut_at_different_places_make_one_chain(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(4, 7)
+    city.send(*(checkpoint(note) for note, _ in city.seal((5, 9, 12))))
+    city.send(*(checkpoint(note) for note, _ in city.seal((7, 10))[1:]))  # a dead end
     account = city.export(tmp_path / "north")
     assert (account.size, account.segments) == (12, 3)
     assert verify(tmp_path / "north", KEYS).passed
 
 
 @embedded
-def test_a_fork_is_refused(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
+def test_a_fork_is_refused(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
     city.events[1] = exporting.event(1, b"something else")
-    send(topics, checkpoint(city.seal((4,))[0][0]))
+    city.send(checkpoint(city.seal((4,))[0][0]))
     with pytest.raises(ReadError, match="forked: the ledger signed two heads of 4 leaves"):
         city.export(tmp_path / "north")
     assert list(tmp_path.iterdir()) == []
 
 
 @embedded
-def test_events_that_the_topic_no_longer_holds_are_refused(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics, ())
+def test_events_that_the_topic_no_longer_holds_are_refused(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
     city.events[1] = exporting.event(1, b"something else")
-    send(topics, checkpoint(city.seal((12,))[0][0]))
+    city.send(checkpoint(city.seal((12,))[0][0]))
     with pytest.raises(ReadError, match="not what was sealed as leaves 0 to 11"):
         city.export(tmp_path / "north")
     city.offsets[-1] += 1000
-    send(topics, checkpoint(exporting.seal(SIGNER, city.events, [11], partition=city.partition)[0][0]))
+    city.send(checkpoint(exporting.seal(SIGNER, city.events, [11], partition=city.partition)[0][0]))
     assert list(tmp_path.iterdir()) == []
 
 
 @embedded
-def test_a_proof_shows_one_frame(topics: Settings, tmp_path: Path) -> None:
-    city = City(topics)
+def test_a_proof_shows_one_frame(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
     for sequence in (0, 5, 9, 11):
-        found = prove(topics, FrameId("north", exporting.EPOCH, sequence), KEYS)
+        found = prove(city.settings, FrameId("north", exporting.EPOCH, sequence), KEYS)
         path = tmp_path / f"{sequence}.tlog-proof"
         path.write_text(found.text(), newline="")
         verdict = verify_proof(path, KEYS)
@@ -268,7 +285,7 @@ def test_a_proof_shows_one_frame(topics: Settings, tmp_path: Path) -> None:
         assert found.event == city.events[sequence].to_message().value
         assert Proof.parse(found.text()) == found
     with pytest.raises(ReadError, match="no segment has its audit event"):
-        prove(topics, FrameId("north", exporting.EPOCH, 12), KEYS)
+        prove(city.settings, FrameId("north", exporting.EPOCH, 12), KEYS)
 
 
 @embedded
