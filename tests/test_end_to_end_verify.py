@@ -1,4 +1,4 @@
-"""From a camera's frames to the regulator's verdict, with real workers, on both brokers: the lines of docs/verify.md."""
+"""From a camera's frames to the regulator's verdict, with real workers: the lines of docs/verify.md."""
 
 from __future__ import annotations
 
