@@ -56,7 +56,7 @@ class Pending(_Record):
 class Head(_Record):
     """``note``: the newest checkpoint; empty before the first. ``size`` and ``frontier``: the log's leaves, and the
     hashes of the perfect subtrees that cover them. ``topic``, ``partition``: where its events lie; ``next_offset``:
-    the first one that may not be in it. ``floor``: the first offset of that partition that may not be in its log.
+    the first one that may not be in it.
     ``stopped``: why nothing is signed any more. ``epochs``: the one heard of last at the end. ``reports``: of the
     ingestor. ``recent``: outcomes of the newest leaves, as epoch, first sequence and a letter for each. ``ids``: of the
     newest leaves that are no frames, the newest at the end."""
@@ -70,7 +70,6 @@ class Head(_Record):
     topic: str
     partition: Count
     next_offset: Count
-    floor: Count
     stopped: str = ""
     epochs: tuple[KnownEpoch, ...] = ()
     reports: tuple[Report, ...] = ()
@@ -85,6 +84,35 @@ class Head(_Record):
     @classmethod
     def from_message(cls, value: bytes | None) -> Head:
         """Read a message of ``ledger.heads``; :class:`EnvelopeError` where it breaks the contract."""
+        try:
+            return cls.model_validate_json(value or b"")
+        except ValidationError as error:
+            raise EnvelopeError("value", summary(error)) from None
+
+
+class Cover(_Record):
+    """That every event of a partition below ``offset`` is in its log, once that has as many leaves as ``sizes`` says.
+    So it stays true, whatever is written later; also where a ledger that was held up writes an older head over a
+    newer one."""
+
+    origin: str
+    topic: str
+    partition: Count
+    offset: Count
+    sizes: dict[str, Count]
+
+    @property
+    def key(self) -> bytes:
+        """No log can be called so."""
+        return f"@{self.topic}/{self.partition}".encode()
+
+    def to_message(self) -> Message:
+        return Message(self.key, self.model_dump_json().encode(), [("content-type", b"application/json")])
+
+    @classmethod
+    def from_message(cls, value: bytes | None) -> Cover:
+        """Read a message of ``ledger.heads`` whose key begins with @; :class:`EnvelopeError` where it breaks the
+        contract."""
         try:
             return cls.model_validate_json(value or b"")
         except ValidationError as error:

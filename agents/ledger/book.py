@@ -17,7 +17,7 @@ from sfumato.agents import metrics
 from sfumato.agents.ledger.account import Log
 from sfumato.agents.ledger.entries import Entry, Place
 from sfumato.agents.ledger.note import Checkpoint, Signer
-from sfumato.schemas.head import Head, Report
+from sfumato.schemas.head import Cover, Head, Report
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +71,27 @@ class Book:
         self._sealed: list[Sealed] = []
         self._own: OrderedDict[tuple[str, datetime], None] = OrderedDict()
 
-    def open(self, place: Place, heads: Iterable[Head]) -> list[str]:
-        """Go on with a partition where the newest heads, of all partitions, say. The notes of its logs: each may not
-        have been published when its ledger was killed. Raises ValueError where a head contradicts itself."""
-        notes = []
-        self._next[place] = 0
+    def open(self, place: Place, heads: Iterable[Head], covers: Iterable[Cover]) -> list[str]:
+        """Go on with a partition where the newest heads and covers, of all partitions, say. The notes of its logs: each
+        may not have been published when its ledger was killed. Raises ValueError where a head contradicts itself."""
         for head in heads:
             self._homes[head.log] = head
-            if (head.topic, head.partition) != (place.topic, place.partition):
-                continue
-            self._next[place] = max(self._next[place], head.floor)
-            self._adopt(head)
-            if head.note:
-                notes.append(head.note)
-        return notes
+            if (head.topic, head.partition) == (place.topic, place.partition):
+                self._adopt(head)
+        self._next[place] = 0
+        for cover in covers:
+            if (cover.topic, cover.partition) == (place.topic, place.partition):
+                self._next[place] = self._reach(cover)
+        return [found.note for found in self._at(place) if found.note]
+
+    def _reach(self, cover: Cover) -> int:
+        """The first offset that may not be in its log. A log may have an older head than the cover knows of."""
+        reached = cover.offset
+        for name, size in cover.sizes.items():
+            found = self.logs.get(name)
+            if found is None or found.tree.end < size:
+                reached = min(reached, found.next_offset if found else 0)
+        return reached
 
     def next(self, place: Place) -> int | None:
         """The offset from which the partition is to be read on; None: it is not open."""
@@ -129,8 +136,10 @@ class Book:
         if (head.log, head.at) in self._own:
             return
         if found is None:
-            self._homes[head.log] = head
-            return
+            if Place(head.topic, head.partition) not in self._next:
+                self._homes[head.log] = head
+                return
+            found = self.logs[head.log] = Log(head.log, Place(head.topic, head.partition))
         if head.stopped:
             self._stop(found, head.stopped)
         elif head.size > found.size:
@@ -153,6 +162,12 @@ class Book:
             opened = found.tally.opened_at
             if opened is not None and (everything or now - opened >= self._rules.seconds):
                 self._seal(found)
+
+    def cover(self, place: Place) -> Cover:
+        """What is sealed of a partition; to be published after the heads."""
+        sizes = {found.name: found.tree.end for found in self._at(place)}
+        offset = self.low_water(place)
+        return Cover(origin=self._signer.name, topic=place.topic, partition=place.partition, offset=offset, sizes=sizes)
 
     def sealed(self) -> list[Sealed]:
         """What is to be published, in order; each is given once."""
@@ -220,7 +235,7 @@ class Book:
         self._sealed.append(Sealed(self._head(found), found.note))
 
     def _head(self, found: Log) -> Head:
-        head = found.head(self._signer.name, datetime.now(UTC), self.low_water(found.place))
+        head = found.head(self._signer.name, datetime.now(UTC))
         self._own[head.log, head.at] = None
         if len(self._own) > OWN_HEADS:
             self._own.popitem(last=False)

@@ -18,7 +18,7 @@ from sfumato.agents.ledger.tree import Range
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.fault import Fault
-from sfumato.schemas.head import Head
+from sfumato.schemas.head import Cover, Head
 from sfumato.schemas.topics import LEDGER_HEADS
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class HeadStore:
         self._origin = settings.ledger_origin
         self._keys = keys
         self._newest: dict[str, Head] = {}
+        self._covers: dict[tuple[str, int], Cover] = {}
         self._refused: dict[str, str] = {}
         self._lock = threading.Lock()
         self._came: SimpleQueue[Head] = SimpleQueue()
@@ -45,7 +46,7 @@ class HeadStore:
         a log has no head that can be believed."""
         self._follower.load(timeout)
         with self._lock:
-            lost = {name: why for name, why in self._refused.items() if name not in self._newest}
+            lost = {name: why for name, why in self._refused.items() if name not in self._newest and name[:1] != "@"}
         if lost:
             name, why = sorted(lost.items())[0]
             raise HeadError(f"ledger.heads: log {name}: {why}; docs/ledger.md says what to do")
@@ -56,6 +57,11 @@ class HeadStore:
     def newest(self) -> list[Head]:
         with self._lock:
             return list(self._newest.values())
+
+    def covers(self) -> list[Cover]:
+        """The one that reaches farthest, of each partition."""
+        with self._lock:
+            return list(self._covers.values())
 
     def came(self) -> list[Head]:
         """Heads that came since this was asked last, whoever wrote them."""
@@ -70,6 +76,9 @@ class HeadStore:
         """One message of ``ledger.heads``. Never raises."""
         name = (key or b"").decode(errors="replace")[:64]
         try:
+            if name.startswith("@"):
+                self._take_cover(key, value)
+                return
             head = self._read(key, value)
         except (EnvelopeError, NoteError, ValueError) as error:
             log.critical("log %s: a head on the topic is not believed: %s", name, error)
@@ -85,6 +94,17 @@ class HeadStore:
             if known is None or _rank(known) <= _rank(head):
                 self._newest[head.log] = head
         self._came.put(head)
+
+    def _take_cover(self, key: bytes | None, value: bytes | None) -> None:
+        cover = Cover.from_message(value)
+        if key != cover.key:
+            raise ValueError("its key is not its partition")
+        if cover.origin != self._origin:
+            return
+        with self._lock:
+            known = self._covers.get((cover.topic, cover.partition))
+            if known is None or known.offset <= cover.offset:
+                self._covers[cover.topic, cover.partition] = cover
 
     def _read(self, key: bytes | None, value: bytes | None) -> Head | None:
         head = Head.from_message(value)

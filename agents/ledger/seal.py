@@ -46,7 +46,7 @@ CHUNK = 1_000
 """Messages that are taken at once, at most."""
 FAR_BEHIND = 1_000
 """Messages behind a partition's end from which on it is read in bulk."""
-BULK = 20
+BULK = 50
 """Chunks that are read in bulk before Faust's events get their turn."""
 REPORTS_BEFORE = timedelta(minutes=10)
 """Ingestors' reports are read from so long before the newest head on."""
@@ -163,7 +163,7 @@ class Sealer:
         if self._book.next(place) is not None:
             return
         await self._renew()
-        notes = self._book.open(place, self._heads.newest())
+        notes = self._book.open(place, self._heads.newest(), self._heads.covers())
         log.info("%s/%d: on from offset %d", place.topic, place.partition, self._book.next(place))
         await self._deliver((LEDGER, _checkpoint(note)) for note in notes)
 
@@ -220,7 +220,9 @@ class Sealer:
     async def _publish(self) -> None:
         """Heads first, then checkpoints, each acknowledged by the broker."""
         sealed = self._book.sealed()
-        await self._deliver((LEDGER_HEADS, each.head.to_message()) for each in sealed)
+        covers = [self._book.cover(place) for place in {Place(s.head.topic, s.head.partition) for s in sealed}]
+        heads = [each.head.to_message() for each in sealed]
+        await self._deliver((LEDGER_HEADS, each) for each in [*heads, *(cover.to_message() for cover in covers)])
         await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
 
     async def _deliver(self, messages: Iterable[tuple[Topic, Message]]) -> None:
