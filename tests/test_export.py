@@ -28,8 +28,8 @@ from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, Message, TimeSource
 from sfumato.schemas.outcome import Outcome
-from sfumato.schemas.segment import Segment
-from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, LEDGER, Topic
+from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
+from sfumato.schemas.topics import AUDIT, DISCLOSURES, FRAMES_ANONYMIZED, LEDGER, Topic
 from sfumato.schemas.topics import POLICIES as TOPIC_POLICIES
 from tests.ingesting import read_topic
 
@@ -46,6 +46,16 @@ NONE = 0
 """Seals nothing yet."""
 
 embedded = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+
+
+class Leaf:
+    """An event whose message is another one's."""
+
+    def __init__(self, value: bytes, event: AuditEvent) -> None:
+        self.value, self.audited_at = value, event.audited_at
+
+    def to_message(self) -> Leaf:
+        return self
 
 
 class Sender:
@@ -286,6 +296,35 @@ def test_a_proof_shows_one_frame(make: Callable[..., City], tmp_path: Path) -> N
         assert Proof.parse(found.text()) == found
     with pytest.raises(ReadError, match="no segment has its audit event"):
         prove(city.settings, FrameId("north", exporting.EPOCH, 12), KEYS)
+
+
+@embedded
+def test_a_log_without_frames_is_exported_too(make: Callable[..., City], tmp_path: Path) -> None:
+    """Disclosures: each once by its id, also where it comes again segments later."""
+    city = make(NONE)
+    told = [
+        (id.encode(), f'{{"n": {n},\n"id": "{id}"}}'.encode()) for n, id in enumerate(["a", "b", "a", "c", "b", "d"])
+    ]
+    city.send(*((DISCLOSURES, Message(b"request", value, [("ce_id", id)])) for id, value in told))
+    leaves = [value for n, (_, value) in enumerate(told) if n in (0, 1, 3, 5)]
+    events = [Leaf(value, city.events[n]) for n, value in enumerate(leaves)]
+    sealed = exporting.seal(
+        SIGNER,
+        events,
+        (2, 4),
+        log=DISCLOSURES_LOG,
+        offsets=[0, 1, 3, 5],
+        counted=False,  # type: ignore[arg-type]
+    )
+    city.send(*(checkpoint(note, DISCLOSURES_LOG) for note, _ in sealed))
+    for name, since in (("all", None), ("last", sealed[1][1].sealed_at)):
+        account = export(city.settings, Wanted(DISCLOSURES_LOG, since), KEYS, tmp_path / name)
+        assert (account.first, account.size, account.complete) == (0 if name == "all" else 2, 4, True)
+        assert verify(tmp_path / name, KEYS).passed
+    lines = (tmp_path / "all" / files.AUDIT).read_bytes().splitlines()
+    assert [files.leaf(line) for line in lines] == leaves
+    (tmp_path / "all" / files.AUDIT).write_bytes(b"\n".join(lines[::-1]) + b"\n")
+    assert not verify(tmp_path / "all", KEYS).passed
 
 
 @embedded

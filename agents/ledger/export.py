@@ -29,6 +29,7 @@ from sfumato.models import weights
 from sfumato.schemas import export as files
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId
+from sfumato.schemas.segment import has_frames
 from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, POLICIES
 
 AROUND = timedelta(minutes=10)
@@ -38,8 +39,9 @@ for."""
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to export. ``since`` and ``until``: by when segments were sealed; whole segments are exported, the one in
-    which ``until`` lies included. ``kept``: checkpoints for which to prove that nothing was rewritten since."""
+    """What to export. ``camera``: or the name of a log without frames. ``since`` and ``until``: by when segments were
+    sealed; whole segments are exported, those that hold what happened before ``until`` included. ``kept``: checkpoints
+    for which to prove that nothing was rewritten since."""
 
     camera: str
     since: datetime | None = None
@@ -90,7 +92,7 @@ def export(settings: Settings, wanted: Wanted, keys: Sequence[VerifierKey], fold
     """Write the folder. Raises :class:`ExportError` or ReadError where something that is needed is not there."""
     with (
         Chain(settings, wanted.camera, keys) as chain,
-        Leaves(settings) as leaves,
+        Leaves(settings, wanted.camera) as leaves,
         Bundle(folder) as bundle,
         closing(Export(settings, wanted, chain, leaves, bundle)) as running,
     ):
@@ -151,8 +153,11 @@ class Export:
             self._put_checkpoint(self._chain.ending_at(first))
         over = False
         with self._bundle.lines(files.AUDIT) as lines:
-            for sealed in self._chain.sealed(first):
+            # Of a log without frames only all that came before says what is a duplicate.
+            for sealed in self._chain.sealed(first if has_frames(self._chain.log) else 0):
                 leaves = self._leaves.of(sealed.segment)
+                if sealed.segment.first < first:
+                    continue
                 if over and until is not None and not self._began_before(leaves, until):
                     break
                 for leaf in leaves:
