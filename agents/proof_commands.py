@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +88,7 @@ def export(
     from sfumato.agents.ledger.export import export as write
     from sfumato.agents.settings import load
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half written is left
     settings = load()
     wanted = Wanted(_camera(camera), since, until, not without_frames, kept)
     account = write(settings, wanted, _keys(given) or _own_keys(settings), out)

@@ -33,7 +33,7 @@ def has_frames(log: str) -> bool:
     return not log.startswith("_")
 
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Record(BaseModel):

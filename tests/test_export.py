@@ -162,6 +162,7 @@ def test_a_log_is_exported_with_its_frames_and_passes(make: Callable[..., City],
     assert [path.name for path in tmp_path.iterdir()] == ["north"]
 
 
+@embedded
 def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(make: Callable[..., City], tmp_path: Path) -> None:
     city = make()
     sealed_at = [segment.sealed_at for _, segment in city.sealed]

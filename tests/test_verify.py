@@ -177,7 +177,7 @@ def put_back(folder: Path) -> Iterator[None]:
                 empty.rmdir()
 
 
-PROPERTY = settings(max_examples=120, deadline=None)
+PROPERTY = settings(max_examples=60, deadline=None)  # `ops/bench_verify.py` flips every byte
 NOT_SIGNED = (export.COPIES, export.MANIFEST)
 """What whoever forges a folder may write as he likes, as long as it is well-formed: what no signature covers."""
 
@@ -424,7 +424,24 @@ def test_an_event_twice_is_named(tmp_path: Path) -> None:
     assert ("events", frame_id(1)) in failures(verify(tmp_path / "north", KEYS))
 
 
-@pytest.mark.parametrize("leaf", [b"[" * 100_000, b"{}", b"\xff\xfe", b'{"a\n":1}', b'"'])
+def odd_event(**changes: object) -> bytes:
+    return json.dumps({**json.loads(EVENTS[0].to_message().value), **changes}).encode()
+
+
+ODD_LEAVES = [
+    *(b"[" * 100_000, b"{}", b"\xff\xfe", b'{"a\n":1}', b'"'),
+    odd_event(epoch=-1),
+    odd_event(sequence=-1),
+    odd_event(epoch=10**18),
+    odd_event(sequence=2**63),
+    odd_event(epoch=10**4000, id=f"north/{10**4000}/0"),
+    odd_event(camera="south"),
+    odd_event(camera=None),
+    odd_event(id="north/1/1"),
+]
+
+
+@pytest.mark.parametrize("leaf", ODD_LEAVES, ids=range(len(ODD_LEAVES)))
 def test_a_leaf_that_is_no_event_is_named(tmp_path: Path, leaf: bytes) -> None:
     """It was sealed all the same: whoever may write to the topic wrote it."""
 
@@ -440,7 +457,7 @@ def test_a_leaf_that_is_no_event_is_named(tmp_path: Path, leaf: bytes) -> None:
     odd = [Odd(), *EVENTS[1:4]]
     exporting.write(tmp_path / "north", SIGNER, exporting.seal(SIGNER, odd, [4]), odd, FRAMES)  # type: ignore[arg-type]
     verdict = verify(tmp_path / "north", KEYS)
-    assert ("events", "leaf 0") in failures(verdict)
+    assert [failure.where for failure in verdict.failures if failure.check == "events"]
     assert not [failure for failure in verdict.failures if failure.check in ("heads", "signatures", "manifest")]
 
 
@@ -609,7 +626,7 @@ def test_a_proof_reads_as_c2sp_says(proof: Path) -> None:
     assert Proof.parse(proof.read_text()) == proof_of(6)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_flipped_bit_of_a_proof_is_caught(proof: Path, data: st.DataObject) -> None:
     whole = proof_of(6).text().encode()

@@ -192,7 +192,7 @@ class Export:
             event = AuditEvent.from_message(leaf)
         except EnvelopeError:
             return  # exported all the same: `sfumato verify` names it
-        if event.epoch is None or event.sequence is None:
+        if event.epoch is None or event.sequence is None or not has_frames(self._chain.log):
             return
         self._seen.add(event.epoch, event.sequence)
         self._earliest = min(self._earliest or event.audited_at, event.audited_at)
@@ -278,7 +278,7 @@ class Export:
         query = "SELECT sha256, written FROM frames WHERE epoch = ? AND sequence = ?"
         named, written = self._frames.execute(query, (frame.epoch, frame.sequence)).fetchone() or (None, 0)
         if named == digest:
-            if not written and files.has_place(frame):
+            if not written and files.has_place(frame.epoch, frame.sequence):
                 self._bundle.put(files.frame_path(frame, files.SUFFIXES.get(content_type, ".h264")), value)
                 done = "UPDATE frames SET written = 1 WHERE epoch = ? AND sequence = ?"
                 self._frames.execute(done, (frame.epoch, frame.sequence))

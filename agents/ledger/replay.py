@@ -211,12 +211,12 @@ class Replay:
             return f"leaf {index}"
         tally.add(event)
         frame = event.frame
-        if frame is None or frame.camera != self._scope.log or event.id != str(frame) or min(frame[1:]) < 0:
+        if frame is None or frame.camera != self._scope.log or event.id != str(frame):
             self.verdict.fail("events", f"leaf {index}", f"is not of a frame of {self._scope.log}")
+        elif not export.has_place(frame.epoch, frame.sequence):
+            self.verdict.fail("events", str(frame), "its epoch or sequence is out of range")
         elif not self.seen.add(frame.epoch, frame.sequence):
             self.verdict.fail("events", str(frame), f"a second event, leaf {index}")
-        elif not export.has_place(frame):
-            self.verdict.fail("events", str(frame), "its epoch or sequence is too large")
         elif event.outcome is not Outcome.DROPPED and event.output_sha256 is not None:
             self._buffer.append((frame.epoch, frame.sequence, event.output_sha256))
             self._keep()

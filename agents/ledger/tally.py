@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from sfumato.agents.sequences import Sequences
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.export import has_place
 from sfumato.schemas.segment import Run, Segment
 
 
@@ -63,7 +64,7 @@ class Tally:
         self._outcomes[event.outcome] += 1
         if event.reason is not None:
             self._reasons[event.reason] += 1
-        if event.epoch is not None and event.sequence is not None:
+        if event.epoch is not None and event.sequence is not None and has_place(event.epoch, event.sequence):
             self._frames.add(event.epoch, event.sequence)
         if event.policy_version is not None:
             self._policies.setdefault(f"{event.policy or event.camera}@{event.policy_version}", event.id)
