@@ -26,7 +26,7 @@ def published() -> dict[Path, str]:
         "audit.schema.json": AuditEvent.model_json_schema(by_alias=True, mode="serialization"),
         "call.schema.json": Call.model_json_schema(by_alias=True, mode="serialization"),
         "find.schema.json": Find.model_json_schema(by_alias=True, mode="serialization"),
-        "segment.schema.json": Segment.model_json_schema(mode="serialization"),
+        "segment.schema.json": Segment.model_json_schema(),
         "suspension.schema.json": Suspension.model_json_schema(by_alias=True, mode="serialization"),
         "policy.schema.json": Policy.model_json_schema(),
     }

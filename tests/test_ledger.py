@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
+import jsonschema
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.segment import Conflict, Run, Segment
 from tests.ledgering import NOW, event
 
+SCHEMA = Path(__file__).parent.parent / "docs" / "segment.schema.json"
 SIGNER = Signer("city.example", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 PLACE = Place("t.audit", 0)
 GRACE = 60.0
@@ -135,7 +138,10 @@ def test_a_segment_says_what_its_events_come_to():
     assert log.tally.opened_at is None
     log.take(entry(3), 6, 0.0)
     assert seal(log).previous_root == segment.root
-    assert Segment.parse(segment.model_dump_json(exclude_defaults=True)) == segment
+    line = segment.model_dump_json(exclude_defaults=True)
+    assert Segment.parse(line) == segment
+    assert json.loads(SCHEMA.read_text()) == Segment.model_json_schema()
+    jsonschema.validate(json.loads(line), json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)
 
 
 def test_the_first_event_counts_and_one_that_contradicts_it_is_told():
