@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -20,6 +21,9 @@ from sfumato.agents.dossier.collect import collect
 from sfumato.agents.dossier.controller import ControllerError, read_controller, template
 from sfumato.agents.dossier.markup import Lack, Page, plain
 from sfumato.agents.dossier.record import record
+from sfumato.agents.dossier_commands import _verifiers
+from sfumato.agents.ledger import keys
+from sfumato.agents.ledger.note import Signer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.controller import Assessment, Controller, Party, Processor, Recipient, Risk, Transfer
 from tests.dossiers import DAY, HOSTILE, NOW, listed, made, populate
@@ -196,3 +200,13 @@ def test_the_command_writes_four_files_or_the_template(topics, tmp_path, monkeyp
     alone = CliRunner().invoke(main, ["dossier", "--out", str(tmp_path / "none")])
     assert (alone.exit_code, "no broker answers" in alone.output) == (1, True)
     assert not (tmp_path / "none").exists()
+
+
+def test_the_ledgers_own_key_is_used_where_it_is_and_never_made(tmp_path):
+    settings = Settings(state_dir=tmp_path)
+    assert _verifiers(settings, ()) == ()
+    assert [*tmp_path.iterdir()] == []
+    own = keys.load(settings).verifiers
+    assert _verifiers(settings, ()) == own
+    other = Signer("other.example", Ed25519PrivateKey.generate()).verifier
+    assert _verifiers(settings, (str(other),)) == (other,)
