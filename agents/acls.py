@@ -55,17 +55,19 @@ class AclError(Fault, RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Role:
     """What one principal may do. ``group``: what follows ``SFUMATO_GROUP_ID`` in the name of the consumer group that it
-    joins; None: it joins none. ``shares``: it also writes the topics of vendors."""
+    joins; None: it joins none. ``shares``: it also writes the topics of vendors. ``describes``: whose configuration it
+    sees without reading them."""
 
     reads: tuple[Topic, ...] = ()
     writes: tuple[Topic, ...] = ()
     group: str | None = None
     shares: bool = False
+    describes: tuple[Topic, ...] = ()
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """What it needs, each once."""
-        return tuple(dict.fromkeys(self.reads + self.writes))
+        """Those whose configuration it sees, each once."""
+        return tuple(dict.fromkeys(self.reads + self.writes + self.describes))
 
 
 ROLES: Mapping[str, Role] = {
@@ -77,13 +79,14 @@ ROLES: Mapping[str, Role] = {
         (AUDIT, EPOCHS, POLICIES, DISCLOSURES, LEDGER, LEDGER_HEADS), (LEDGER, LEDGER_HEADS), group="-ledger"
     ),
     "bridge": Role(
-        (FRAMES_ANONYMIZED, AUDIT, POLICIES, SUSPENSIONS),
+        (FRAMES_ANONYMIZED, AUDIT, CALLS, POLICIES, SUSPENSIONS),
         (POLICIES, SUSPENSIONS, CALLS, JOBS, JOB_EVENTS, DISCLOSURES),
     ),
     "reveal": Role((FRAMES_RAW, POLICIES, SUSPENSIONS), (DISCLOSURES,)),
     "share": Role((FRAMES_ANONYMIZED,), group="-share", shares=True),
     "reconcile": Role((EPOCHS, AUDIT, FRAMES_ANONYMIZED)),
     "record": Role((FRAMES_ANONYMIZED,)),
+    "dossier": Role((EPOCHS, POLICIES, AUDIT, FINDS, SUSPENSIONS, DISCLOSURES, LEDGER), describes=TOPICS),
     "policy-editor": Role((POLICIES,), (POLICIES,)),
     "suspension-lifter": Role((SUSPENSIONS,), (SUSPENSIONS,)),
 }

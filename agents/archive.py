@@ -48,7 +48,9 @@ log = logging.getLogger(__name__)
 TAKEN = 64
 """Messages taken from the stream at once, at most."""
 FETCH_SECONDS = 3600.0
-"""Longest download of a source."""
+"""Longest download of a source,"""
+SLOWEST = 100_000.0
+"""and the bytes a second that it must send: a worker does nothing else meanwhile."""
 LEFTOVER = 86_400.0
 """Seconds after which a folder of masked, unfinished files belongs to a worker that died."""
 
@@ -126,7 +128,7 @@ class Archivist:
 
     def _download(self, url: str, check: Callable[[], None]) -> Iterator[bytes]:
         most = self._settings.upload_max_bytes
-        for chunk in self._outbound.download(url, most=most, seconds=FETCH_SECONDS):
+        for chunk in self._outbound.download(url, most=most, seconds=FETCH_SECONDS, slowest=SLOWEST):
             check()
             yield chunk
 

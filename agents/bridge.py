@@ -26,7 +26,7 @@ from sfumato.agents.access import calls
 from sfumato.agents.access.calls import CallAudit, Calls
 from sfumato.agents.access.gate import Gate
 from sfumato.agents.access.keys import Keys
-from sfumato.agents.access.limits import Limits
+from sfumato.agents.access.limits import Limits, Underway
 from sfumato.agents.access.sessions import Sessions
 from sfumato.agents.access.tokens import Tokens
 from sfumato.agents.access.usage import Usage
@@ -106,6 +106,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.sessions = Sessions(database)
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
+    app.state.underway = Underway(settings.caller_connections)
     app.state.tokens = Tokens(settings)
     blobs, sealing = Blobs(settings), MasterKeys(settings)
     app.state.uploads = Uploads(settings, database, blobs, sealing)

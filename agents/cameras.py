@@ -80,7 +80,7 @@ def read_file(path: Path) -> list[Camera]:
         document: dict[str, Any] = tomllib.loads(text)
     except UnicodeDecodeError:
         raise CameraError(f"{path}: not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CameraError(f"{path}: {error}") from None
     except OSError as error:
         raise CameraError(f"{path}: {error.strerror}") from None

@@ -12,8 +12,8 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from sfumato.agents.access.callers import Caller
-from sfumato.agents.mask import USUAL_TARGETS, MaskError, Rules, timeless
 from sfumato.agents.policies import Register
+from sfumato.agents.rules import USUAL_TARGETS, MaskError, Rules, timeless
 from sfumato.agents.standing import Standing
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable

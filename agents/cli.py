@@ -15,7 +15,10 @@ import click
 
 from sfumato.agents.access.key_commands import key
 from sfumato.agents.acl_commands import SHARES, acls, share
+from sfumato.agents.dossier_commands import dossier
+from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
+from sfumato.agents.proof_commands import export, prove, verify
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 from sfumato.schemas.fault import Fault
@@ -25,17 +28,20 @@ class _Commands(click.Group):
     """A failure the user can mend is one line on stderr and exit status 1, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from confluent_kafka import KafkaException
-
-        from sfumato.agents.connection import diagnose, explain
-
         try:
             return super().invoke(ctx)
         except Fault as error:
             raise click.ClickException(str(error)) from None
         except TimeoutError as error:
+            from sfumato.agents.connection import diagnose
+
             raise click.ClickException(diagnose(load()) or str(error)) from None
-        except KafkaException as error:
+        except Exception as error:
+            kafka = sys.modules.get("confluent_kafka")  # `sfumato verify` does without
+            if kafka is None or not isinstance(error, kafka.KafkaException):
+                raise
+            from sfumato.agents.connection import diagnose, explain
+
             settings = load()
             if (problem := explain(settings, error.args[0]) or diagnose(settings)) is not None:
                 raise click.ClickException(problem) from None
@@ -74,6 +80,11 @@ main.add_command(acls)
 main.add_command(share)
 main.add_command(policy)
 main.add_command(key)
+main.add_command(dossier)
+main.add_command(keys)
+main.add_command(export)
+main.add_command(verify)
+main.add_command(prove)
 
 
 @main.command()
@@ -119,6 +130,22 @@ def inspect(workers: int) -> None:
 def archive(workers: int) -> None:
     """Mask the files of jobs: supervised Faust workers that share jobs and long films (docs/jobs.md)."""
     _run_workers("archive", "sfumato.agents.app:archivist", workers)
+
+
+@main.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+def ledger(workers: int) -> None:
+    """Seal what became of every frame into signed logs: supervised Faust workers (docs/ledger.md)."""
+    _run_workers("ledger", "sfumato.agents.app:keeper", workers)
+
+
+@main.command("ledger-key")
+def ledger_key() -> None:
+    """Print the public keys that checkpoints are checked with, the newest first; made if there is none yet."""
+    from sfumato.agents.ledger import keys
+
+    for verifier in keys.load(load()).verifiers:
+        click.echo(verifier)
 
 
 def _run_workers(role: str, app: str, workers: int) -> None:
@@ -215,19 +242,20 @@ def mask(
 ) -> None:
     """Mask pictures, films and folders of them, without Kafka (docs/mask.md). Exit status 1: a file could not be."""
     from sfumato.agents import mask as masking
+    from sfumato.agents import rules as ruling
     from sfumato.agents.credentials import Credentials
     from sfumato.agents.pseudonyms import Pseudonyms
     from sfumato.models.film import Options
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, report = load(), report or out / "report.json"
-    kept = masking.metadata(keep_metadata, recipient)
-    rules = masking.rules(settings, file, targets, mask_name, kept)
+    kept = ruling.metadata(keep_metadata, recipient)
+    rules = ruling.chosen(settings, file, targets, mask_name, kept)
     plan = masking.plan(inputs, out, report, force=force)
     pseudonymize = Pseudonyms(settings).pseudonymize
     options = Options(settings.max_pixels, every_frame, settings.batch_size, crf, keep_audio, pseudonymize)
     signing = Credentials(settings) if credentials else None
-    masker = masking.Masker(masking.load(settings, rules.policy), rules, options, quality, signing)
+    masker = masking.Masker(ruling.load(settings, rules.policy), rules, options, quality, signing)
     run = masking.Run(masker, rules, plan)
     try:
         efforts = [masker.effort(job) for job in plan.jobs]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from sfumato.agents.mask import MaskError, needed
+from sfumato.agents.rules import MaskError, needed
 from sfumato.agents.settings import Settings
 from sfumato.models import detectors
 from sfumato.models.detectors import Detector, Image, Smallest

@@ -62,7 +62,7 @@ class Register:
         if not CAMERAS.fullmatch(name):
             log.error("a policy under a key that is no camera's id or pattern is ignored")
         elif is_version:
-            if self.keep_history and number.isascii() and number.isdecimal():
+            if self.keep_history and number.isascii() and number.isdecimal() and len(number) <= 19:
                 self._keep(name, int(number), key, value, set_at)
         else:
             self._put_in_force(name, key, value)

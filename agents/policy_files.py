@@ -37,7 +37,7 @@ def read_floor(settings: Settings) -> Floor:
         problem = remedies(error)
     except OSError as error:
         problem = error.strerror or type(error).__name__
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         problem = str(error)
     raise FloorError(f"SFUMATO_POLICY_FLOOR {path}: {problem}")
 
@@ -73,7 +73,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise PolicyError(f"{path}: not UTF-8") from None
     except OSError as error:
         raise PolicyError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML (JSON wants a name that ends in .json)"
         raise PolicyError(f"{path}: not {kind}: {error}") from None
     if not isinstance(document, dict):

@@ -108,6 +108,34 @@ class Settings(BaseSettings):
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
+    # raw footage
+    raw_sealing: Literal["on", "off"] = "on"
+    """``on``: the ingestor seals what it writes to frames.raw, and anonymizers drop what is not sealed."""
+    raw_retention_minutes: Annotated[int, Field(ge=1, le=60 * 24 * 400)] = 10
+    """Minutes for which Kafka keeps frames.raw."""
+    raw_retention_mismatch: Literal["refuse", "alarm"] = "refuse"
+    """Where the topic keeps frames longer or shorter: do not start, or start with a critical log line and a metric."""
+    keys_store: str = "files"
+    """Where the keys of raw footage lie: ``files``, ``database`` or ``environment``."""
+    keys_dir: Path | None = None
+    """Folder of the store ``files``; unset: ``keys`` in the state folder."""
+    keys_secret: SecretStr = SecretStr("")
+    """For the store ``environment``: 32 bytes in Base64 that all keys are derived from."""
+    keys_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours after which the ingestor shreds the keys of what was captured; not in the store ``environment``."""
+    # ledger
+    ledger_origin: Annotated[str, Field(pattern=r"^[^\s+\x00-\x1f]{1,200}$")] = "sfumato.example"
+    """Who signs: the name of the key, and in front of every log's name. Yours alone, best a host name of yours."""
+    ledger_key_file: Path | None = None
+    """PEM (PKCS #8) of the Ed25519 key that signs checkpoints, and below it those that did before; unset:
+    ``ledger.key`` in the state folder, made when first needed."""
+    ledger_segment_events: Annotated[int, Field(ge=1, le=2000)] = 1500
+    """Audit events after which a segment is sealed."""
+    ledger_segment_seconds: Seconds = 60.0
+    """Seconds after its first audit event at which a segment is sealed."""
+    ledger_grace: Seconds = 60.0
+    """Seconds that later frames of a camera may be ahead of one before that counts as missing."""
+
     # API
     state_dir: Path = Path.home() / ".local" / "share" / "sfumato"
     """Folder of the database, the files and the keys that seal them, where no other place is set."""
@@ -121,6 +149,8 @@ class Settings(BaseSettings):
     """The keys that seal uploads; unset: ``sealing.key`` in the state folder, made when first needed."""
     upload_max_bytes: Annotated[int, Field(ge=1)] = 100_000_000_000
     """The largest upload."""
+    upload_caller_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000_000
+    """Of all uploads that one caller has at a time; what a job fetches counts, too."""
     upload_expiry: Seconds = 86_400.0
     """Seconds after which an upload is deleted."""
     max_film_seconds: Seconds = 86_400.0
@@ -164,6 +194,8 @@ class Settings(BaseSettings):
     """Of all masked pictures that are kept; beyond it the oldest go before their time."""
     rate_limit: Annotated[int, Field(ge=100, le=10_000)] = 600
     """Requests a minute of a caller whose key states no other rate, and of each access token's subject."""
+    caller_connections: Annotated[int, Field(ge=1)] = 256
+    """Requests, streams of events and WebSockets that one caller may have open at a bridge at a time."""
     rate_limit_url: Annotated[str, Field(pattern=r"^$|^rediss?(\+sentinel|\+cluster)?://")] = ""
     """``redis://…`` of the Redis or Valkey that several bridges share their rate limits through; empty: in memory."""
     oidc_issuer: ProviderUrl = ""
@@ -212,6 +244,13 @@ class Settings(BaseSettings):
         """What holds back commits must not look like a stall."""
         if max(self.gop_hold, self.camera_idle) * 2 > self.stall_timeout:
             raise ValueError("stall_timeout: wants to be twice gop_hold and camera_idle at least")
+        return self
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        """What waits on frames.raw must not become unreadable before it is deleted."""
+        if self.keys_hours * 60 < self.raw_retention_minutes:
+            raise ValueError("keys_hours: wants to be as long as raw_retention_minutes at least")
         return self
 
     @model_validator(mode="after")
@@ -267,6 +306,10 @@ class Settings(BaseSettings):
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def keeping(self) -> Settings:
+        """As the ledgers use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-ledger"})
 
     def archiving(self) -> Settings:
         """As the workers of jobs use them: a consumer group of their own."""

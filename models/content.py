@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
@@ -16,6 +15,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from sfumato.models import images
+from sfumato.models.film_index import boxes, check_matroska, check_mp4, read_at
 from sfumato.models.images import ImageError
 from sfumato.models.reading import MOST_STREAMS, FilmError, Seekable, open_file
 
@@ -39,8 +39,6 @@ FOREIGN = {
 }
 """In lower case. In noise of some 70 KB one of them comes once in some hundred thousand files."""
 EBML = b"\x1a\x45\xdf\xa3"
-SEGMENT = 0x18538067
-UNKNOWN = -1
 PADDING = frozenset({b"free", b"skip", b"wide", b"uuid", b"udta"})
 """Boxes of MP4 in which anything may lie, and which players skip."""
 
@@ -66,9 +64,16 @@ class Content:
 def recognise(file: Seekable, length: int, *, max_pixels: int, max_seconds: float) -> Content:
     """Look at a seekable file of so many bytes; only its ends and its structure are read. Raises
     :class:`ContentError`."""
-    head = _read(file, 0, min(HEAD, length))
+    try:
+        return _recognise(file, length, max_pixels, max_seconds)
+    except FilmError as error:
+        raise ContentError(str(error)) from None
+
+
+def _recognise(file: Seekable, length: int, max_pixels: int, max_seconds: float) -> Content:
+    head = read_at(file, 0, min(HEAD, length))
     kind = _kind(head)
-    tail = _read(file, max(0, length - TAIL), min(TAIL, length))
+    tail = read_at(file, max(0, length - TAIL), min(TAIL, length))
     for mark, name in FOREIGN.items():
         if mark in head.lower() or mark in tail.lower():
             raise ContentError(f"is {name}, too; upload the {_plain(kind)} alone")
@@ -78,8 +83,9 @@ def recognise(file: Seekable, length: int, *, max_pixels: int, max_seconds: floa
         return _picture(file, length, kind, max_pixels)
     if kind in ("video/mp4", "video/quicktime"):
         _walk_boxes(file, length)
+        check_mp4(file, length)
     else:
-        _walk_elements(file, length)
+        check_matroska(file, length)
     return _film(file, kind, max_pixels, max_seconds)
 
 
@@ -103,16 +109,6 @@ def _plain(kind: str) -> str:
     return "film" if kind.startswith("video/") else "picture"
 
 
-def _read(file: Seekable, start: int, count: int) -> bytes:
-    file.seek(start)
-    found = bytearray()
-    while len(found) < count and (more := file.read(count - len(found))):
-        found += more
-    if len(found) < count:
-        raise ContentError("ends before its end")
-    return bytes(found)
-
-
 def _zip(tail: bytes) -> bool:
     """Whether the file ends as ZIP archives do (APPNOTE 4.3.16): whoever unpacks searches for it from the end."""
     place = tail.rfind(b"PK\x05\x06")
@@ -132,7 +128,7 @@ def _zip(tail: bytes) -> bool:
 def _picture(file: Seekable, length: int, kind: str, max_pixels: int) -> Content:
     if length > MOST_PICTURE_BYTES:
         raise ContentError(f"is a picture of more than {MOST_PICTURE_BYTES} bytes")
-    payload = _read(file, 0, length)
+    payload = read_at(file, 0, length)
     lowered = payload.lower()
     for mark, name in FOREIGN.items():
         if len(mark) > 5 and mark in lowered:  # five letters come by chance, in one of some thousand pictures
@@ -147,63 +143,14 @@ def _walk_boxes(file: Seekable, length: int) -> None:
     """An MP4 or MOV is a chain of boxes from its first byte to its last (ISO/IEC 14496-12, 4.2), with nothing between
     or behind."""
     found = set()
-    for kind, start, size in _boxes(file, length):
+    for kind, start, size in boxes(file, length):
         found.add(kind)
         if kind in PADDING:
-            inside = _read(file, start, min(HEAD, size)).lower()
+            inside = read_at(file, start, min(HEAD, size)).lower()
             if inside.startswith(b"pk\x03\x04") or any(mark in inside for mark in FOREIGN):
                 raise ContentError("holds something else in a box that players skip; upload the film alone")
     if b"moov" not in found:
         raise ContentError("is an MP4 without its index (moov): it was cut short while it was recorded")
-
-
-def _boxes(file: Seekable, length: int) -> Iterator[tuple[bytes, int, int]]:
-    """Each box at the top: its type, where its content begins, and that content's length."""
-    place, count = 0, 0
-    while place < length:
-        header = _read(file, place, min(16, length - place))
-        size, kind, begin = int.from_bytes(header[:4], "big"), header[4:8], 8
-        if size == 1 and len(header) == 16:
-            size, begin = int.from_bytes(header[8:], "big"), 16
-        elif size == 0:
-            size = length - place
-        count += 1
-        if len(kind) < 4 or not re.fullmatch(rb"[ -~\xa9]{4}", kind) or not begin <= size <= length - place:
-            raise ContentError("holds bytes that belong to no box of an MP4: it is damaged, or something else, too")
-        if count > 1_000_000:
-            raise ContentError("is an MP4 of too many boxes")
-        yield kind, place + begin, size - begin
-        place += size
-
-
-def _walk_elements(file: Seekable, length: int) -> None:
-    """Matroska at its top: a header and a segment, then more of these or nothing (RFC 9559, section 5.1)."""
-    place, segments = 0, 0
-    while place < length:
-        id, size, begin = _element(file, place, length)
-        if id not in (int.from_bytes(EBML, "big"), SEGMENT, 0xEC, 0xBF):
-            raise ContentError("holds bytes that are no part of a Matroska file: it is damaged, or something else, too")
-        segments += id == SEGMENT
-        if size == UNKNOWN:  # as live recorders write it: up to the end
-            break
-        place = begin + size
-    if place > length or not segments:
-        raise ContentError("is a Matroska file that was cut short")
-
-
-def _element(file: Seekable, place: int, length: int) -> tuple[int, int, int]:
-    """An EBML element (RFC 8794): its ID, its content's length, and where that begins."""
-    header = _read(file, place, min(12, length - place))
-    id_length = 9 - header[0].bit_length() if header else 9
-    if id_length > 4 or len(header) <= id_length:
-        return 0, 0, place
-    size_length = 9 - header[id_length].bit_length()
-    if size_length > 8 or len(header) < id_length + size_length:
-        return 0, 0, place
-    id = int.from_bytes(header[:id_length], "big")
-    stated = int.from_bytes(header[id_length : id_length + size_length], "big") & ((1 << 7 * size_length) - 1)
-    size = UNKNOWN if stated == (1 << 7 * size_length) - 1 else stated
-    return id, size, place + id_length + size_length
 
 
 def _film(file: Seekable, kind: str, max_pixels: int, max_seconds: float) -> Content:

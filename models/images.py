@@ -11,7 +11,6 @@ import io
 import warnings
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image as PillowImage
@@ -110,6 +109,8 @@ def resize(image: Image, width: int, height: int) -> Image:
     """The picture at another size, in pixels: by area averaging where it shrinks, else bilinear."""
     if image.shape[:2] == (height, width):
         return image
+    import cv2  # 17 MB that an ingestor needs only where it shrinks pictures
+
     larger = height * width > image.shape[0] * image.shape[1]
     resized: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if larger else cv2.INTER_AREA)
     return resized

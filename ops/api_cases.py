@@ -23,7 +23,7 @@ from schemathesis.engine import events, from_schema
 from sfumato.agents.api import jobs, uploads, usage
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import ROUTES
-from sfumato.agents.audits import Positions
+from sfumato.agents.search import Positions
 from sfumato.agents.web import formats, openapi, paging
 from sfumato.models import images
 from sfumato.schemas.job import JobRequest
@@ -168,7 +168,7 @@ def _teach(client: httpx.Client) -> None:
     offsets = st.dictionaries(st.integers(0, 3), st.integers(0, 9), max_size=4)
     places = {
         "cursor": st.builds(paging.After, after=names),
-        "audit-cursor": st.builds(Positions, offsets=offsets),
+        "search-cursor": st.builds(Positions, offsets=offsets),
         "usage-cursor": st.builds(usage.Place, day=st.dates(), caller=names),
         "job-cursor": st.builds(jobs.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids),
     }

@@ -24,7 +24,7 @@ import httpx
 from bench import decoded, say
 from stack import Stack
 
-from sfumato.agents import mask
+from sfumato.agents import rules
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.settings import Settings
 from sfumato.models import images
@@ -82,8 +82,8 @@ def measure(stack: Stack, pictures: list[Image], requests: int) -> dict[str, Any
 
 def detection(settings: Settings, pictures: list[Image]) -> list[float]:
     """Milliseconds of the detectors alone, by picture."""
-    policy = mask.rules(settings, None, None, None).policy
-    ensemble = mask.load(settings, policy)
+    policy = rules.chosen(settings, None, None, None).policy
+    ensemble = rules.load(settings, policy)
     waits = []
     for number in range(WARM_UP + 3 * len(pictures)):
         picture = pictures[number % len(pictures)]

@@ -37,13 +37,13 @@ PIECE = 8 * 1024 * 1024
 BARE = """
 import sys, time
 from pathlib import Path
-from sfumato.agents import mask
+from sfumato.agents import rules
 from sfumato.agents.settings import load
 from sfumato.models.film import Film, Options
 settings = load()
-rules = mask.rules(settings, None, "face", None)
-ensemble = mask.load(settings, rules.policy)
-film = Film(Path(sys.argv[1]), ensemble, rules.policy, Options(settings.max_pixels, False, settings.batch_size))
+chosen = rules.chosen(settings, None, "face", None)
+ensemble = rules.load(settings, chosen.policy)
+film = Film(Path(sys.argv[1]), ensemble, chosen.policy, Options(settings.max_pixels, False, settings.batch_size))
 began = time.perf_counter()
 film.mask(Path(sys.argv[2]), lambda: None)
 print(time.perf_counter() - began)

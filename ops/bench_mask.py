@@ -24,7 +24,7 @@ import av
 from clips import clip
 from evaluate import DEFACE
 
-from sfumato.agents import mask
+from sfumato.agents import rules
 from sfumato.agents.settings import load
 from sfumato.models import boxes
 from sfumato.models.boxes import Box
@@ -84,13 +84,13 @@ def clocked(*command: object) -> tuple[float, float]:
 def uncovered(film: Path) -> dict[str, str]:
     """Of what is found where every picture is looked at, how much is not covered where some are left out."""
     settings = load()
-    rules = mask.rules(settings, None, "face", None)
-    ensemble = mask.load(settings, rules.policy)
+    chosen = rules.chosen(settings, None, "face", None)
+    ensemble = rules.load(settings, chosen.policy)
     thorough, quick = (
-        [load_boxes(text) for text in Film(film, ensemble, rules.policy, Options(every_frame=every)).look().boxes]
+        [load_boxes(text) for text in Film(film, ensemble, chosen.policy, Options(every_frame=every)).look().boxes]
         for every in (True, False)
     )
-    dilation = next(iter(rules.policy.targets.values())).dilation
+    dilation = next(iter(chosen.policy.targets.values())).dilation
     counts = {score: [0, 0] for score in (0.2, 0.0)}
     for truth, masked in zip(thorough, quick, strict=True):
         for detection in truth:

@@ -112,6 +112,11 @@ class Stack:
             process.wait()
             raise StackError(f"{verb} did not end within {STOP_TIMEOUT:g} s; see {self.log(verb)}") from None
 
+    @property
+    def verbs(self) -> list[str]:
+        """What was started and not stopped."""
+        return [*self._processes]
+
     def pid(self, verb: str) -> int:
         return self._processes[verb].pid
 
@@ -133,6 +138,15 @@ class Stack:
     def resident_bytes(self, verb: str) -> int:
         """Resident memory of a process and its workers."""
         return sum(process.memory_info().rss for process in self._family(verb))
+
+    def use(self, verb: str) -> dict[str, int]:
+        """What a process and its workers hold: ``bytes`` of resident memory, ``descriptors`` and ``threads``."""
+        family = self._family(verb)
+        return {
+            "bytes": sum(process.memory_info().rss for process in family),
+            "descriptors": sum(process.num_fds() for process in family),
+            "threads": sum(process.num_threads() for process in family),
+        }
 
     def cpu_seconds(self, verb: str) -> float:
         """User and system CPU time of a process and its workers so far."""
@@ -181,9 +195,14 @@ class Stack:
 
     def metric(self, name: str, port: int | None = None) -> float:
         """The sum of a metric's samples as its process exports it; 0 where it does not (yet)."""
-        return sum(value for sample, value in self._samples(port or self.settings.metrics_port) if sample == name)
+        return sum(value for _, value in self.labelled(name, port))
 
-    def _samples(self, port: int) -> Iterator[tuple[str, float]]:
+    def labelled(self, name: str, port: int | None = None) -> list[tuple[dict[str, str], float]]:
+        """A metric's samples, each with its labels; none where its process does not export it (yet)."""
+        found = self._samples(port or self.settings.metrics_port)
+        return [(labels, value) for sample, labels, value in found if sample == name]
+
+    def _samples(self, port: int) -> Iterator[tuple[str, dict[str, str], float]]:
         try:
             request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics")
             if port == self.settings.bridge_port:
@@ -193,7 +212,7 @@ class Stack:
             return
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                yield sample.name, sample.value
+                yield sample.name, sample.labels, sample.value
 
     def wait_for(self, verb: str, timeout: float, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + timeout

@@ -101,3 +101,26 @@ class Analysis(Part):
     criteria: Criteria
     detectors: tuple[DetectorRecord, ...]
     recogniser: RecogniserRecord | None = None
+
+
+class FilmAnalysis(Part):
+    """What a sample of a film's pictures says: ``pictures`` of them, ``every`` seconds apart; ``unmatched``: those to
+    which the masked film had none of the same time, not looked at. ``faces`` in them, and how many a recogniser could
+    use; ``left_out``: beyond the largest of a picture. The residuals are those of :class:`Residual`: the nearest
+    (``worst``) and the middle one of ``measured`` faces, and how many are still ``recognised``; ``worst_at``: seconds
+    from the first picture."""
+
+    pictures: Length
+    every: Positive
+    unmatched: Length
+    faces: Length
+    usable: Length
+    left_out: Length
+    measured: Length
+    recognised: Length
+    worst: Residual | None = None
+    worst_at: Positive | None = None
+    median: Positive | None = None
+    criteria: Criteria
+    detectors: tuple[DetectorRecord, ...]
+    recogniser: RecogniserRecord | None = None

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from sfumato.schemas.analysis import Analysis
+from sfumato.schemas.analysis import Analysis, FilmAnalysis
 from sfumato.schemas.audit import Sha256, summary
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.detection import Target
@@ -184,7 +184,8 @@ class JobRequest(Part):
 class Result(Part):
     """A masked file. ``href``: where it is fetched. ``account``: what became of each picture. ``metadata``: by name
     what stayed and what was removed. ``credentials``: whether it carries a signed statement (C2PA). ``analysis``: of
-    the step ``analyze``, with the residual of each face; ``no_residual``: why there is none."""
+    the step ``analyze``, with the residual of each face; ``film_analysis``: of a film's sample; ``no_residual``: why
+    there is none."""
 
     href: str
     name: str
@@ -198,6 +199,7 @@ class Result(Part):
     metadata: MetadataRecord
     credentials: bool
     analysis: Analysis | None = None
+    film_analysis: FilmAnalysis | None = None
     no_residual: str | None = None
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from sfumato.agents import audits
+from sfumato.agents import search
 from sfumato.agents.settings import Settings
 from sfumato.agents.web import paging
 from sfumato.schemas.audit import AuditEvent, Origin
@@ -97,8 +97,8 @@ def test_pages_hold_every_event_once_in_order_and_by_filter(bridge):
 
 
 def test_a_page_looks_at_so_many_events_and_goes_on(bridge, monkeypatch):
-    monkeypatch.setattr(audits, "SCANNED", 5)
-    monkeypatch.setattr(audits, "WAITING", 3)
+    monkeypatch.setattr(search, "SCANNED", 5)
+    monkeypatch.setattr(search, "WAITING", 3)
     events = published(bridge)
     with call(bridge) as api:
         first = api.get("/v1/audit", params={"camera": "west", "limit": 10}).json()
@@ -154,6 +154,6 @@ def test_a_cursor_beyond_the_end_of_a_partition_has_nothing_after_it(bridge):
     """As after the topic was made anew; nobody is given one otherwise."""
     published(bridge, 8)
     with call(bridge) as api:
-        beyond = paging.write(audits.Positions(offsets={0: 4000, 1: 4000}))
+        beyond = paging.write(search.Positions(offsets={0: 4000, 1: 4000}))
         page = api.get("/v1/audit", params={"cursor": beyond})
         assert (page.status_code, page.json()) == (200, {"items": [], "next": None})

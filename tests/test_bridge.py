@@ -135,6 +135,20 @@ def unpack(message: bytes) -> tuple[dict[str, object], bytes]:
     return json.loads(message[4 : 4 + length]), message[4 + length :]
 
 
+def test_a_caller_has_so_many_connections_and_gets_them_back(topics):
+    other = bearer(secret(topics))
+    with Bridge(topics.model_copy(update={"caller_connections": 2})) as bridge:
+        with bridge.watch("north"), bridge.watch("north"):
+            with pytest.raises(InvalidStatus) as refused:
+                bridge.watch("south")
+            assert refused.value.response.status_code == 429
+            assert "Retry-After" in refused.value.response.headers
+            assert bridge.get("/v1/session").status_code == 429
+            assert bridge.get("/v1/session", **other).status_code == 200
+        bridge.wait_until(lambda: not bridge.app.state.underway._open)
+        assert bridge.get("/v1/session").status_code == 200
+
+
 def test_cameras_snapshots_and_live_frames(bridge):
     assert bridge.get("/v1/cameras").json() == {"items": [], "next": None}
     masked = frame("north", 0, picture(40))

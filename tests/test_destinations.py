@@ -19,7 +19,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from sfumato.agents.jobs.claims import Errand
 from sfumato.agents.jobs.destinations import DESTINATIONS, signed
-from sfumato.agents.jobs.records import DeliveryRow, JobRow, NoJobError
+from sfumato.agents.jobs.records import NoJobError
+from sfumato.agents.jobs.rows import DeliveryRow, JobRow
 from sfumato.models import images
 from sfumato.schemas.job import JobRequest, JobState
 from tests.films import scene

@@ -25,7 +25,7 @@ from stack import Stack, demonstration_policy
 from websockets.sync.client import connect
 
 from sfumato.agents.fetch import fetch_weights
-from sfumato.agents.jobs.records import PartRow
+from sfumato.agents.jobs.rows import PartRow
 from sfumato.schemas.job import JobEnded
 from sfumato.schemas.scope import Scope
 from sfumato.schemas.topics import JOB_EVENTS
@@ -248,8 +248,8 @@ def test_a_policy_is_used_by_name_by_those_whose_cameras_it_is_for(api: Api, pic
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-def test_what_cannot_be_taken_names_the_field(api: Api, pictures: list[bytes], tmp_path: Path) -> None:
-    upload, moving = api.upload(pictures[0]), api.upload(speaker(tmp_path, 1))
+def test_what_cannot_be_taken_names_the_field(api: Api, pictures: list[bytes]) -> None:
+    upload = api.upload(pictures[0])
     night = films.policy().model_dump(mode="json", exclude_none=True)
     night["schedules"] = [{"name": "night", "from": "22:00", "to": "06:00", "full_mask": True}]
     cases: list[tuple[dict[str, Any], str]] = [
@@ -258,7 +258,6 @@ def test_what_cannot_be_taken_names_the_field(api: Api, pictures: list[bytes], t
         ({"files": [{"url": "http://127.0.0.1/a.mp4"}]}, "files.0.url"),
         ({"files": [{"upload": upload}, {"upload": upload}]}, "twice"),
         ({"steps": ["publish"]}, "steps"),
-        ({"files": [{"upload": moving}], "steps": ["anonymize", "analyze"]}, "pictures only"),
         ({"policy": {"name": "nobody"}}, "policy: no policy in force"),
         ({"policy": {"inline": night}}, "schedules"),
         ({"policy": {"targets": ["soul"]}}, "targets"),

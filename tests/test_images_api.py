@@ -28,8 +28,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfumato.agents import mask as masking
-from sfumato.agents import policies
+from sfumato.agents import policies, rules
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.settings import Settings, load
 from sfumato.models import images, recogniser, still
@@ -100,8 +99,8 @@ def test_a_picture_comes_back_masked_in_its_format_as_sfumato_mask_makes_it(api,
     assert (answer.headers["sfumato-outcome"], answer.headers["sfumato-objects"]) == ("masked", "1")
     assert "sfumato-policy-version" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"
-    policy = masking.rules(load(), None, "face", None).policy
-    alike = still.mask(payload, masking.load(load(), policy), policy, max_pixels=10**6, quality=90)
+    policy = rules.chosen(load(), None, "face", None).policy
+    alike = still.mask(payload, rules.load(load(), policy), policy, max_pixels=10**6, quality=90)
     assert answer.content == alike.payload
     digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
     assert answer.headers["content-digest"] == f"sha-256=:{digest}:"
@@ -119,8 +118,8 @@ def test_a_picture_carries_a_signed_statement_of_what_was_done(api, face, kind):
 
 def test_what_lies_outside_the_masks_stays_and_what_lies_inside_is_gone(api, face):
     """Property of PNG, which keeps every pixel: the mask's pixels do not depend on what was there."""
-    policy = masking.rules(load(), None, "face", None).policy
-    ensemble = masking.load(load(), policy)
+    policy = rules.chosen(load(), None, "face", None).policy
+    ensemble = rules.load(load(), policy)
 
     @given(seed=st.integers(0, 2**32 - 1), noise=st.integers(0, 12))
     @examples(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

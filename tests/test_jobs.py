@@ -22,7 +22,8 @@ from sfumato.agents.files.uploads import NoUploadError
 from sfumato.agents.jobs import claims, pieces, records, sweep
 from sfumato.agents.jobs.claims import Claim, LostError
 from sfumato.agents.jobs.desk import Desk, RequestError
-from sfumato.agents.jobs.records import JobError, JobRow, NoJobError, PartRow
+from sfumato.agents.jobs.records import JobError, NoJobError
+from sfumato.agents.jobs.rows import JobRow, PartRow
 from sfumato.models import images
 from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState, Progress
 from sfumato.schemas.topics import JOB_EVENTS

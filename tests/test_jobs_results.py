@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -260,12 +261,30 @@ def test_without_the_extra_faces_are_measured_and_the_rest_is_said(
     assert "sfumato[attack]" in (result.no_residual or "")
 
 
-def test_films_are_not_analysed_and_pictures_show_no_motion(shop: Workshop, tmp_path: Path) -> None:
-    filmed = shop.create(films.write(tmp_path / "a.mp4", [scene(n) for n in range(5)]), steps=STEPS)
-    moving = shop.create(images.encode(scene(0), 90), policy=films.policy(targets={"motion": {"mask": "solid"}}))
+def test_a_sample_of_a_film_is_compared_with_what_was_made_of_it(
+    shop: Workshop, portrait: bytes, tmp_path: Path
+) -> None:
+    picture = images.decode(portrait, "image/jpeg", max_pixels=10**6)
+    film = films.write(tmp_path / "a.mp4", [picture] * 10, rate=4, time_base=Fraction(1, 4))
+    good = analysed(shop, film.read_bytes(), films.Ensemble([make("centerface", shop.settings.detector_options())]))
+    bad = analysed(shop, film.read_bytes())  # it looks for red squares: the face stays
+    for result, recognised in ((good, 0), (bad, 3)):
+        found = result.film_analysis
+        assert (result.analysis, result.no_residual) == (None, None)
+        assert found is not None
+        assert (found.pictures, found.unmatched, found.every) == (3, 0, 1.0)
+        assert (found.faces, found.usable, found.measured, found.recognised) == (3, 3, 3, recognised)
+        assert found.worst is not None
+        assert found.median is not None
+        assert found.worst.recognised is bool(recognised)
+        assert found.worst.after <= found.median
+        assert found.worst_at in (0.0, 1.0, 2.0)
+
+
+def test_pictures_show_no_motion(shop: Workshop) -> None:
+    job = shop.create(images.encode(scene(0), 90), policy=films.policy(targets={"motion": {"mask": "solid"}}))
     shop.work()
-    files = [shop.jobs.get(job.id).files[0] for job in (filmed, moving)]
-    assert [file.state for file in files] == [JobState.FAILED] * 2
-    assert "pictures only" in (files[0].error or "")
-    assert "no motion" in (files[1].error or "")
+    (file,) = shop.jobs.get(job.id).files
+    assert file.state is JobState.FAILED
+    assert "no motion" in (file.error or "")
     assert shop.names() == []

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from sfumato.agents import mask as masking
+from sfumato.agents import rules
 from sfumato.agents.cli import main
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
@@ -248,7 +248,7 @@ def test_an_absent_weight_is_named(tmp_path, monkeypatch):
 
 
 def test_by_default_faces_and_plates_are_masked():
-    policy = masking.rules(load(), None, None, None).policy
+    policy = rules.chosen(load(), None, None, None).policy
     assert set(policy.targets) == {"face", "licence_plate"}
 
 

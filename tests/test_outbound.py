@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sfumato.agents.files import outbound as outbound_module
 from sfumato.agents.files.outbound import FailedError, Outbound, OutboundError, RefusedError, public
 from sfumato.agents.files.uploads import import_url
 from sfumato.agents.settings import Settings, SettingsError
@@ -392,6 +393,26 @@ def test_what_dribbles_is_ended(server, ca, part):
     with pytest.raises(FailedError, match="too long"):
         guard.fetch(f"https://dam.example:{server.port}/", most=10_000_000, seconds=1.0)
     ending.set()
+
+
+def test_a_download_that_is_too_slow_is_ended_long_before_its_time(server, ca, monkeypatch):
+    monkeypatch.setattr(outbound_module, "GRACE", 0.0)
+    sent = threading.Event()
+
+    def slow(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"x" * 10)
+        handler.wfile.flush()
+        sent.set()
+
+    server.answers["/"] = slow
+    guard = outbound(ca, resolve=resolver("127.0.0.1"))
+    url = f"https://dam.example:{server.port}/"
+    with pytest.raises(FailedError, match="less than 1000000 bytes a second"):
+        list(guard.download(url, most=10_000_000, seconds=3600, slowest=1_000_000))
+    assert sent.is_set()
+    assert b"".join(guard.download(url, most=10_000_000, seconds=3600, slowest=0.001)) == b"x" * 10
 
 
 def test_hosts_networks_and_http_can_be_allowed():

@@ -60,6 +60,31 @@ def long_film(marker: bytes = b"", bytes_: int = 2 * SEGMENT + 1000) -> bytes:
     return film() + box(b"free", marker + os.urandom(bytes_))
 
 
+def test_a_caller_has_a_share_of_the_store(settings, monkeypatch):
+    uploads = make_uploads(settings.model_copy(update={"upload_caller_bytes": 1000}))
+    first = uploads.create(OWNER, 600)
+    with pytest.raises(TooLargeError, match="SFUMATO_UPLOAD_CALLER_BYTES"):
+        uploads.create(OWNER, 401)
+    uploads.create("key:2", 1000)
+    open_end = uploads.create(OWNER, None)
+    with pytest.raises(TooLargeError, match="CALLER_BYTES"):
+        fill(uploads, open_end.id, [b"x" * 401])
+    fill(uploads, open_end.id, [b"x" * 400])
+    with pytest.raises(TooLargeError):
+        uploads.create(OWNER, None)
+    uploads.delete(first.id)
+    late = uploads.create(OWNER, None)
+    with pytest.raises(TooLargeError):
+        uploads.set_length(late.id, 601)
+    uploads.set_length(late.id, 600)
+    uploads.delete(late.id)
+    monkeypatch.setattr(module, "MOST_UPLOADS", 2)
+    uploads.create(OWNER, 1)
+    with pytest.raises(TooLargeError, match="2 uploads"):
+        uploads.create(OWNER, 1)
+    uploads._database.close()
+
+
 def test_what_was_uploaded_can_be_opened_and_decoded(uploads):
     data = long_film()
     id = filled(uploads, data)

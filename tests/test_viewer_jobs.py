@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sfumato.agents.archive import Archivist
 from sfumato.agents.files.sealing import MasterKeys
-from sfumato.agents.jobs.records import JobRow
+from sfumato.agents.jobs.rows import JobRow
 from sfumato.models import images
 from sfumato.schemas.job import Job
 from sfumato.schemas.scope import Scope

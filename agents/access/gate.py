@@ -57,14 +57,18 @@ class Gate:
                 raise HTTPException(429, f"more than {left.rate} requests a minute; wait as Retry-After says")
             if caller.has_quota and scope["path"] not in UNLIMITED:
                 await asyncio.to_thread(scope["app"].state.usage.check, caller)
+            scope["app"].state.underway.begin(caller.id)
         except HTTPException as error:
             answer = problems.response(error.status_code, str(error.detail), dict(error.headers or {}))
             await answer(scope, receive, send_with_headers)
             return
-        if scope["type"] == "http":
-            await self._app(scope, receive, send_with_headers)
-        else:
-            await self._open(scope, receive, send_with_headers)
+        try:
+            if scope["type"] == "http":
+                await self._app(scope, receive, send_with_headers)
+            else:
+                await self._open(scope, receive, send_with_headers)
+        finally:
+            scope["app"].state.underway.end(caller.id)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket is open for as long as its caller may be there."""

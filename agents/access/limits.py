@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
 from throttled.asyncio import (
     BaseStore,
     MemoryStore,
@@ -37,6 +38,27 @@ STORE_PAUSE = 5.0
 """and for which it is not asked again after it did not answer."""
 BUCKETS = 100_000
 """Buckets in memory at most; the ones used longest ago go first."""
+
+
+class Underway:
+    """How many requests, streams of events and WebSockets each caller has open in this process. All methods belong to
+    one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[str, int] = {}
+
+    def begin(self, caller: str) -> None:
+        """HTTPException 429 where the caller has as many as it may."""
+        if self._open.get(caller, 0) >= self._most:
+            detail = f"more than {self._most} requests, streams and WebSockets are open (SFUMATO_CALLER_CONNECTIONS)"
+            raise HTTPException(429, f"{detail}; close some", {"Retry-After": "5"})
+        self._open[caller] = self._open.get(caller, 0) + 1
+
+    def end(self, caller: str) -> None:
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Tokens:
             self._claims.validate(claims)
         except ExpiredTokenError:
             raise TokenError("the access token has expired") from None
-        except (JoseError, ValueError, TypeError, OverflowError) as error:
+        except (JoseError, ValueError, TypeError, OverflowError, RecursionError) as error:
             claim = getattr(error, "claim", None)
             raise TokenError(f"the access token is not valid{f': {claim}' if claim else ''}") from None
         if claims["exp"] - claims["iat"] > LONGEST_LIFE:
@@ -119,7 +119,7 @@ class Provider:
                 if not self._url:
                     self._url = await self._discover(client)
                 keys = _public_keys(await _get(client, self._url))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, JoseError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, JoseError, RecursionError) as error:
             log.error("the identity provider's keys cannot be fetched: %s", type(error).__name__)
             return
         self._keys, self._fetched = keys, time.monotonic()
@@ -165,12 +165,12 @@ def _header(text: str) -> tuple[str, str]:
     """``alg`` and ``kid``."""
     try:
         header = jws.extract_compact(text.encode()).headers()
-    except (JoseError, ValueError, TypeError):
+    except (JoseError, ValueError, TypeError, RecursionError):
         raise TokenError("not an API key, and not an access token (JWT)") from None
     algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
     if header.keys() - HEADER:
         raise TokenError("an access token's header may hold alg, kid and typ alone")
-    if algorithm not in KINDS:
+    if not isinstance(algorithm, str) or algorithm not in KINDS:
         raise TokenError(f"an access token's alg wants to be one of {', '.join(KINDS)}")
     if not isinstance(kid, str) or not kid:
         raise TokenError("an access token's header wants a kid")

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.api.images import REFUSALS, body, ensemble
 from sfumato.agents.lookers import Lookers
-from sfumato.agents.mask import Rules
+from sfumato.agents.rules import Rules
 from sfumato.agents.settings import Settings
 from sfumato.agents.web import receive
 from sfumato.agents.web.formats import Negotiated

@@ -5,26 +5,24 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import chain
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from starlette.exceptions import HTTPException
 
-from sfumato.agents import audits
 from sfumato.agents.access.callers import Caller, needs
-from sfumato.agents.audits import AuditError, Positions, Search
-from sfumato.agents.web import paging
+from sfumato.agents.api import searches
+from sfumato.agents.api.searches import Since, Until
+from sfumato.agents.queries import AuditQuery
+from sfumato.agents.search import Search, SearchError
 from sfumato.agents.web.formats import Negotiated, chosen
 from sfumato.agents.web.paging import LIMIT, Limit
-from sfumato.agents.web.problems import Refusal
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CAMERA_ID
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.page import Page
-from sfumato.schemas.part import Moment
-from sfumato.schemas.problem import Fault
 from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1", tags=["audit"], route_class=Negotiated)
@@ -44,12 +42,6 @@ EXPORTED = 1_000
 
 Reading = Annotated[Caller, needs(Scope.AUDIT_READ)]
 OneCamera = Annotated[str | None, Query(pattern=f"^{CAMERA_ID.pattern}$", description="A camera's id")]
-Place = Annotated[str | None, paging.cursor("audit-cursor", 20_000)]
-"""A place in each partition: some 900 of them. A longer one would be more than a server takes as an address."""
-Since = Annotated[
-    Moment | None, Query(alias="from", description="Audited at or after", examples=["2027-01-01T00:00:00Z"])
-]
-Until = Annotated[Moment | None, Query(alias="to", description="Audited before", examples=["2027-01-02T00:00:00Z"])]
 
 
 @router.get(
@@ -67,18 +59,11 @@ def search(
     outcome: Outcome | None = None,
     reason: Reason | None = None,
     limit: Limit = LIMIT,
-    cursor: Place = None,
+    cursor: searches.Place = None,
 ) -> Page[AuditEvent]:
     """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so
     it may hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with it."""
-    query = _query(caller, camera, since, until, outcome, reason)
-    try:
-        with Search(request.app.state.settings, query, paging.read(cursor, Positions)) as found:
-            events = found.page(limit)
-            after = found.positions
-    except AuditError as error:
-        raise _unreadable(error) from None
-    return Page(items=tuple(events), next=paging.write(after) if after is not None else None)
+    return searches.page(request, _query(caller, camera, since, until, outcome, reason), limit, cursor)
 
 
 @router.get(
@@ -120,28 +105,26 @@ def export(
 def _query(
     caller: Caller,
     camera: str | None,
-    since: Moment | None,
-    until: Moment | None,
+    since: datetime | None,
+    until: datetime | None,
     outcome: Outcome | None,
     reason: Reason | None,
-) -> audits.Query:
-    if since is not None and until is not None and until < since:
-        fault = Fault(field="to", detail="earlier than from", remedy="give a later moment, or leave it out")
-        raise Refusal(422, "to: earlier than from; give a later moment, or leave it out", errors=[fault])
+) -> AuditQuery:
+    searches.check(since, until)
 
     def sees(camera: str | None) -> bool:
         """What names no camera is for those who see all."""
         return "*" in caller.cameras if camera is None else caller.sees(camera)
 
-    return audits.Query(sees, camera, since, until, outcome, reason)
+    return AuditQuery(sees, camera, since, until, outcome, reason)
 
 
-def _events(request: Request, query: audits.Query) -> Iterator[list[AuditEvent]]:
+def _events(request: Request, query: AuditQuery) -> Iterator[list[AuditEvent]]:
     try:
         with Search(request.app.state.settings, query) as found:
             yield from found.pages(EXPORTED)
-    except AuditError as error:
-        raise _unreadable(error) from None
+    except SearchError as error:
+        raise searches.unavailable(error) from None
 
 
 def _as_lines(first: Iterable[AuditEvent], rest: Iterable[Iterable[AuditEvent]]) -> Iterator[str]:
@@ -164,7 +147,3 @@ def _as_csv(first: Iterable[AuditEvent], rest: Iterable[Iterable[AuditEvent]]) -
 
 def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def _unreadable(error: AuditError) -> HTTPException:
-    return HTTPException(503, f"the topic audit cannot be read: {error}", {"Retry-After": "5"})

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sfumato.schemas.analysis import Analysis
 from sfumato.schemas.anonymization import Anonymization, Detections
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.call import Call
 from sfumato.schemas.camera import CameraView, Lift
 from sfumato.schemas.health import Health
 from sfumato.schemas.job import Job, JobReport, JobRequest
@@ -54,6 +55,19 @@ _EVENT: dict[str, Any] = {
     "input_sha256": "1" * 64,
     "output_bytes": 47_003,
     "output_sha256": "2" * 64,
+}
+_CALL: dict[str, Any] = {
+    "id": "0123456789abcdef0123456789abcdef",
+    "at": NOON,
+    "caller": "key:0123456789ab",
+    "purpose": "traffic counts",
+    "method": "GET",
+    "route": "/v1/cameras/{camera}",
+    "path": "/v1/cameras/north",
+    "status": 200,
+    "duration_ms": 3.2,
+    "bytes_in": 0,
+    "bytes_out": 512,
 }
 _CAMERA: dict[str, Any] = {
     "id": "north",
@@ -186,6 +200,7 @@ _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
         "detectors": _DETECTORS,
     },
     AuditEvent: _EVENT,
+    Call: _CALL,
     CameraView: _CAMERA,
     Detections: {**_SIZE, "objects": [{**_OBJECT, "detector": "centerface"}], "detectors": _DETECTORS},
     Health: {"status": "ok"},

@@ -18,8 +18,8 @@ from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.choose import Choice, Chosen, choose, for_picture
 from sfumato.agents.credentials import Credentials
 from sfumato.agents.lookers import Lookers
-from sfumato.agents.mask import MaskError
 from sfumato.agents.pseudonyms import Pseudonyms
+from sfumato.agents.rules import MaskError
 from sfumato.agents.settings import Settings
 from sfumato.agents.web import receive
 from sfumato.agents.web.formats import RESOURCE, Negotiated

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from sfumato.agents.api import (
     analyses,
     audit,
+    calls,
     cameras,
     detections,
     health,
@@ -27,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     cameras.router,
     policies.router,
     audit.router,
+    calls.router,
     uploads.router,
     jobs.router,
     session.router,

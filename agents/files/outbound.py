@@ -35,6 +35,8 @@ LONGEST = 2048
 """Characters of a URL."""
 PATIENCE = 15.0
 """Seconds for a connection, and without a byte."""
+GRACE = 30.0
+"""Seconds before a download may be too slow."""
 RESOLVING = 2.0
 """Seconds that a request waits for names: a caller's own name server answers as slowly as it likes, and with its usual
 rate a key must not hold all threads."""
@@ -152,13 +154,19 @@ class Outbound:
         return b"".join(self.download(url, most=most, seconds=seconds, headers=headers))
 
     def download(
-        self, url: str, *, most: int, seconds: float, headers: dict[str, str] | None = None
+        self, url: str, *, most: int, seconds: float, headers: dict[str, str] | None = None, slowest: float = 0.0
     ) -> Iterator[bytes]:
-        """As :meth:`fetch`, in pieces and constant memory."""
+        """As :meth:`fetch`, in pieces and constant memory. ``slowest``: bytes a second, from the first :data:`GRACE`
+        seconds on; what comes more slowly is ended."""
+        began, count = time.monotonic(), 0
         with self.stream("GET", url, headers=headers, seconds=seconds) as response:
             if response.status_code != 200:
                 raise FailedError(f"it answers with status {response.status_code}, not 200")
-            yield from body(response, most)
+            for chunk in body(response, most):
+                count += len(chunk)
+                if count < slowest * (time.monotonic() - began - GRACE):
+                    raise FailedError(f"it sends less than {slowest:.0f} bytes a second")
+                yield chunk
 
     def addresses(self, host: str, port: int) -> list[str]:
         """Those of a host, each of which may be called; if one may not, none is. Raises OutboundError."""

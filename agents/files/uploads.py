@@ -37,6 +37,8 @@ PREFIX = "uploads"
 ID = re.compile("[0-9a-f]{32}")
 IMPORT = 6 * 3600.0
 """Seconds in which a source URL must have sent everything."""
+MOST_UPLOADS = 10_000
+"""That one caller may have."""
 SWEEP = 60.0
 """Seconds between two sweeps."""
 
@@ -120,6 +122,8 @@ class Uploads:
     def create(self, owner: str, length: int | None, details: dict[str, str] | None = None) -> State:
         """A new, empty upload; ``length`` None: to be said later. Raises :class:`TooLargeError`."""
         self._check_length(length)
+        with self._database.begin() as session:
+            self._check_share(session, owner, length or 1)
         id, key, now = secrets.token_hex(16), secrets.token_bytes(KEY), datetime.now(UTC)
         key_id, wrapped = self._keys.wrap(key, id)
         said = json.dumps(details or {}).encode()
@@ -164,8 +168,11 @@ class Uploads:
         self._check_length(length)
         with self._database.begin() as session:
             upload = self._find(session, id)
-            if upload.length not in (None, length) or _arrived(session, id)[0] > length:
+            arrived, _ = _arrived(session, id)
+            if upload.length not in (None, length) or arrived > length:
                 raise ConflictError("its length is another one; HEAD tells it")
+            if upload.length is None:
+                self._check_share(session, upload.owner, length - arrived)
             upload.length = length
 
     def writer(self, id: str, offset: int, *, at_end: bool = False) -> Writer:
@@ -174,9 +181,12 @@ class Uploads:
         with self._database.begin() as session:
             upload = self._find(session, id)
             arrived, segments = _arrived(session, id)
+            left = self._settings.upload_caller_bytes - _held(session, upload.owner)
         if offset != arrived:
             raise ConflictError(f"Upload-Offset: wants {arrived}, where this upload is; HEAD tells it")
         room = (self._settings.upload_max_bytes if upload.length is None else upload.length) - arrived
+        if upload.length is None:  # what is stated was counted when it was
+            room = min(room, max(0, left))
         return Writer(self, id, self._seal(upload), segments, room, at_end)
 
     def complete(self, id: str) -> str:
@@ -293,6 +303,16 @@ class Uploads:
                 f"Upload-Length: at most {self._settings.upload_max_bytes} bytes; SFUMATO_UPLOAD_MAX_BYTES allows more"
             )
 
+    def _check_share(self, session: Session, owner: str, more: int) -> None:
+        """Whether a caller may have so many bytes more."""
+        if _held(session, owner) + more > self._settings.upload_caller_bytes:
+            raise TooLargeError(
+                f"all your uploads may hold {self._settings.upload_caller_bytes} bytes (SFUMATO_UPLOAD_CALLER_BYTES); "
+                "delete some, or wait for their jobs"
+            )
+        if (session.scalar(select(func.count()).where(Upload.owner == owner)) or 0) >= MOST_UPLOADS:
+            raise TooLargeError(f"you have {MOST_UPLOADS} uploads; delete some, or wait for their jobs")
+
 
 class Writer:
     """Takes the bytes that follow an upload's offset, and keeps them segment by segment. One thread at a time."""
@@ -318,7 +338,7 @@ class Writer:
     def take(self, data: bytes) -> None:
         """Only in memory, so quick. Raises :class:`TooLargeError`: more than the upload's length."""
         if len(data) > self.room:
-            raise TooLargeError("more bytes than Upload-Length, or SFUMATO_UPLOAD_MAX_BYTES, allows")
+            raise TooLargeError("more bytes than Upload-Length, SFUMATO_UPLOAD_MAX_BYTES or _CALLER_BYTES allows")
         self.room -= len(data)
         self._buffer += data
 
@@ -373,6 +393,14 @@ def _arrived(session: Session, id: str) -> tuple[int, int]:
     wanted = select(func.coalesce(func.sum(Segment.length), 0), func.count()).where(Segment.upload == id)
     offset, segments = session.execute(wanted).one()
     return int(offset), int(segments)
+
+
+def _held(session: Session, owner: str) -> int:
+    """Bytes of a caller's uploads: what each is said to hold, or where that was left open what has arrived."""
+    stated = select(func.coalesce(func.sum(Upload.length), 0)).where(Upload.owner == owner)
+    arrived = select(func.coalesce(func.sum(Segment.length), 0)).join(Upload, Upload.id == Segment.upload)
+    arrived = arrived.where(Upload.owner == owner, Upload.length.is_(None))
+    return int(session.scalar(stated) or 0) + int(session.scalar(arrived) or 0)
 
 
 async def sweep_regularly(uploads: Uploads) -> None:

@@ -17,19 +17,8 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
-from sfumato.agents.jobs.records import (
-    ACTIVE,
-    WHOLE_JOB,
-    DeliveryRow,
-    FileRow,
-    JobRow,
-    NoJobError,
-    PartRow,
-    deliveries,
-    end,
-    locked,
-    part,
-)
+from sfumato.agents.jobs.records import NoJobError, end, locked
+from sfumato.agents.jobs.rows import ACTIVE, WHOLE_JOB, DeliveryRow, FileRow, JobRow, PartRow, deliveries, part
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import DeliveryState, JobOptions, JobState, Result, Step
 from sfumato.schemas.policy import Policy

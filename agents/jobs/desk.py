@@ -21,8 +21,7 @@ from sfumato.agents.jobs.sweep import Announcer, Sweeper
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models.content import ContentError
-from sfumato.models.reading import ENDINGS
-from sfumato.schemas.job import Job, JobRequest, Step
+from sfumato.schemas.job import Job, JobRequest
 from sfumato.schemas.policy import Audio, Policy
 
 
@@ -99,9 +98,7 @@ class Desk:
                     self._outbound.check(file.url, deadline - time.monotonic())
                 elif file.upload is not None:
                     self._uploads.get(file.upload, owner)
-                    media_type = self._uploads.complete(file.upload)
-                    if Step.ANALYZE in request.steps and media_type in ENDINGS:
-                        raise RequestError("steps: analyze is for pictures only; send films in a job of their own")
+                    self._uploads.complete(file.upload)
             except OutboundError as refusal:
                 raise RequestError(f"files.{number}.url: {refusal}") from None
             except (NoUploadError, ConflictError, ContentError) as error:

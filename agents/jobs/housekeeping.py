@@ -8,16 +8,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, select, update
 
 from sfumato.agents.database import Database
-from sfumato.agents.jobs.records import (
-    ACTIVE,
-    DeliveryRow,
-    FileRow,
-    JobRow,
-    NoJobError,
-    PartRow,
-    end,
-    locked,
-)
+from sfumato.agents.jobs.records import NoJobError, end, locked
+from sfumato.agents.jobs.rows import ACTIVE, DeliveryRow, FileRow, JobRow, PartRow
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import DeliveryState, JobState
 

@@ -36,7 +36,7 @@ from sfumato.models.reading import ENDINGS, FORMATS, FilmError, Reader, Source, 
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.models.watched import Watched
-from sfumato.schemas.analysis import Analysis
+from sfumato.schemas.analysis import Analysis, FilmAnalysis
 from sfumato.schemas.credential import Statement
 from sfumato.schemas.detection import Target
 from sfumato.schemas.job import Result, Step
@@ -168,8 +168,6 @@ class Masking:
         if media_type not in ENDINGS:
             self._claims.describe(claim, **known, frames_total=1)
             return self._still(claim, upload, size, policy, hold)
-        if Step.ANALYZE in claim.steps:
-            raise Refused("analyze is for pictures only", "send films in a job without that step")
         source, options = self._source(upload, media_type, hold), self._options(claim)
         plan = splitting.plan(source, policy, options, self._settings.archive_part_seconds)
         hold.check()
@@ -282,6 +280,11 @@ class Masking:
 
     def _publish(self, claim: Claim, policy: Policy, film: Path, made: Made, hold: Hold) -> None:
         media_type = claim.media_type or ""
+        analysed: dict[str, Any] = {}
+        if Step.ANALYZE in claim.steps:
+            masked = Source(lambda: film.open("rb"), media_type)
+            compared = self._analyst.compare_films(self._claimed(claim, hold), masked, hold.check)
+            analysed = dict(zip(("film_analysis", "no_residual"), compared, strict=True))
         signing = claim.options.credentials and self._credentials.supports(media_type)
         if signing:
             film = self._signed(media_type, film, self._statement(claim, policy, made.account, made.metadata), hold)
@@ -303,6 +306,7 @@ class Masking:
             metadata=made.metadata,
             credentials=signing,
             cut_short=made.cut_short,
+            **analysed,
         )
         if claim.stage == "whole":
             _count_frames(made.account)
@@ -335,6 +339,7 @@ class Masking:
         metadata: MetadataRecord,
         credentials: bool,
         analysis: Analysis | None = None,
+        film_analysis: FilmAnalysis | None = None,
         no_residual: str | None = None,
         cut_short: str | None = None,
     ) -> None:
@@ -352,6 +357,7 @@ class Masking:
             metadata=metadata,
             credentials=credentials,
             analysis=analysis,
+            film_analysis=film_analysis,
             no_residual=no_residual,
         )
         self._policy(claim)  # it may have ended while the file was masked

@@ -12,148 +12,23 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Integer,
-    LargeBinary,
-    String,
-    func,
-    select,
-)
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from sfumato.agents.database import Base, Database, Instant
+from sfumato.agents.database import Database
 from sfumato.agents.files.uploads import Upload
+from sfumato.agents.jobs.rows import WHOLE_JOB, DeliveryRow, FileRow, JobRow, deliveries, part
+from sfumato.agents.jobs.views import view
 from sfumato.agents.settings import Settings
-from sfumato.schemas.job import (
-    Delivery,
-    DeliveryState,
-    FileEnded,
-    Job,
-    JobEnded,
-    JobFile,
-    JobOptions,
-    JobRequest,
-    JobState,
-    PolicyUsed,
-    Reached,
-    Result,
-    Step,
-)
+from sfumato.schemas.job import DeliveryState, Job, JobRequest, JobState, Result, Step
 from sfumato.schemas.policy import Policy
 
-WHOLE_JOB = -1
-"""The file of a delivery that concerns the job as a whole."""
 MOST_SHOWN = 2000
 """Files in a page of jobs, after which it ends: a thousand jobs of a thousand files are more than fits in memory."""
 SECRETS = ("secret", "access_key_id", "secret_access_key")
 """Of destinations: never in the request's row."""
-
-
 MOST_NUMBER = 2**31 - 1
 """That the database's integers hold."""
-
-
-ACTIVE = (JobState.QUEUED, JobState.RUNNING)
-
-
-class JobRow(Base):
-    """``request``: without policy, files and secrets, but with whether a policy was ``named``. ``sealed``: URLs of
-    sources and the destinations' secrets, gone once all is done. ``served_at``: when a worker last took something of
-    it. ``announced_at``: when Kafka last got a message about it. ``told``: its end is in ``job.events``. ``cleared``:
-    its uploads and parts are deleted."""
-
-    __tablename__ = "jobs"
-
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(500), index=True)
-    state: Mapped[str] = mapped_column(String(20), index=True)
-    version: Mapped[int] = mapped_column(Integer)
-    request: Mapped[dict[str, Any]] = mapped_column(JSON)
-    policy: Mapped[dict[str, Any]] = mapped_column(JSON)
-    sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
-    error: Mapped[str | None] = mapped_column(String(500))
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    started_at: Mapped[datetime | None] = mapped_column(Instant)
-    ended_at: Mapped[datetime | None] = mapped_column(Instant)
-    expires_at: Mapped[datetime | None] = mapped_column(Instant)
-    served_at: Mapped[datetime] = mapped_column(Instant)
-    announced_at: Mapped[datetime | None] = mapped_column(Instant)
-    told: Mapped[bool]
-    cleared: Mapped[bool]
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(Step(step) for step in self.request["steps"])
-
-    @property
-    def active(self) -> bool:
-        return not JobState(self.state).ended
-
-
-class FileRow(Base):
-    """``remote``: it has to be fetched first; the URL is sealed. ``result``: a :class:`~sfumato.schemas.job.Result`,
-    and ``blob``: where it lies; both come at once."""
-
-    __tablename__ = "job_files"
-
-    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(String(200))
-    upload: Mapped[str | None] = mapped_column(String(32), index=True)
-    remote: Mapped[bool]
-    media_type: Mapped[str | None] = mapped_column(String(40))
-    state: Mapped[str] = mapped_column(String(20))
-    frames_total: Mapped[int | None]
-    bytes_before: Mapped[int | None] = mapped_column(BigInteger)
-    sha256_before: Mapped[str | None] = mapped_column(String(64))
-    cut_short: Mapped[str | None] = mapped_column(String(500))
-    error: Mapped[str | None] = mapped_column(String(500))
-    remedy: Mapped[str | None] = mapped_column(String(500))
-    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    blob: Mapped[str | None] = mapped_column(String(200))
-
-
-class PartRow(Base):
-    """One piece of work. ``stage``: ``plan``, ``mask`` (a span of a film), ``whole`` or ``join``. ``frames``: done so
-    far. A worker holds it by ``worker`` and ``attempts`` until ``leased_until``."""
-
-    __tablename__ = "parts"
-    __table_args__ = (ForeignKeyConstraint(["job", "file"], ["job_files.job", "job_files.number"], ondelete="CASCADE"),)
-
-    job: Mapped[str] = mapped_column(String(32), primary_key=True)
-    file: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    stage: Mapped[str] = mapped_column(String(10))
-    span: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    done: Mapped[bool] = mapped_column(index=True)
-    frames: Mapped[int]
-    account: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    blob: Mapped[str | None] = mapped_column(String(200))
-    attempts: Mapped[int]
-    not_before: Mapped[datetime] = mapped_column(Instant)
-    leased_until: Mapped[datetime | None] = mapped_column(Instant)
-    worker: Mapped[str | None] = mapped_column(String(100))
-
-
-class DeliveryRow(Base):
-    """``file``: of a bucket; :data:`WHOLE_JOB`: a webhook."""
-
-    __tablename__ = "deliveries"
-
-    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    destination: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    file: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    type: Mapped[str] = mapped_column(String(20))
-    state: Mapped[str] = mapped_column(String(20), index=True)
-    error: Mapped[str | None] = mapped_column(String(500))
-    attempts: Mapped[int]
-    not_before: Mapped[datetime] = mapped_column(Instant)
-    leased_until: Mapped[datetime | None] = mapped_column(Instant)
-    worker: Mapped[str | None] = mapped_column(String(100))
 
 
 class NoJobError(LookupError):
@@ -296,12 +171,6 @@ def locked(session: Session, id: str) -> JobRow:
     return row
 
 
-def part(job: str, file: int, number: int, stage: str, at: datetime, span: dict[str, Any] | None = None) -> PartRow:
-    return PartRow(
-        job=job, file=file, number=number, stage=stage, span=span, done=False, frames=0, attempts=0, not_before=at
-    )
-
-
 def end(session: Session, row: JobRow, state: JobState, settings: Settings, now: datetime, error: str = "") -> None:
     """The job ends in this state: nothing of it is worked on any more, and webhooks are due."""
     row.state, row.ended_at, row.error = state, now, error[:500] or None
@@ -320,108 +189,6 @@ def end(session: Session, row: JobRow, state: JobState, settings: Settings, now:
     session.flush()
 
 
-def deliveries(row: JobRow, type: str, file: int, at: datetime) -> list[DeliveryRow]:
-    """What is to be sent to the job's destinations of a type."""
-    return [
-        DeliveryRow(
-            job=row.id, destination=number, file=file, type=type, state=DeliveryState.WAITING, attempts=0, not_before=at
-        )
-        for number, each in enumerate(row.request["destinations"])
-        if each["type"] == type
-    ]
-
-
-def view(session: Session, row: JobRow) -> Job:
-    """The job as the API shows it."""
-    frames = dict(
-        session.execute(
-            select(PartRow.file, func.sum(PartRow.frames)).where(PartRow.job == row.id).group_by(PartRow.file)
-        ).all()
-    )
-    files = session.scalars(select(FileRow).where(FileRow.job == row.id).order_by(FileRow.number))
-    sent = session.scalars(
-        select(DeliveryRow).where(DeliveryRow.job == row.id).order_by(DeliveryRow.destination, DeliveryRow.file)
-    )
-    return Job(
-        id=row.id,
-        state=JobState(row.state),
-        version=row.version,
-        purpose=row.request["purpose"],
-        policy=PolicyUsed(camera=row.policy["camera"], version=row.policy["version"]),
-        options=JobOptions.model_validate(row.request["options"]),
-        steps=row.steps,
-        destinations=tuple(Reached.model_validate(_place(each)) for each in row.request["destinations"]),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        expires_at=row.expires_at,
-        error=row.error,
-        files=tuple(_file(file, int(frames.get(file.number) or 0)) for file in files),
-        deliveries=tuple(_delivery(each) for each in sent),
-    )
-
-
-def ending(session: Session, row: JobRow) -> JobEnded:
-    """The message that tells how the job ended."""
-    shown = view(session, row)
-    return JobEnded(
-        job=row.id,
-        owner=row.owner,
-        purpose=shown.purpose,
-        state=shown.state,
-        policy=shown.policy,
-        created_at=row.created_at,
-        ended_at=row.ended_at or row.created_at,
-        files=tuple(
-            FileEnded(
-                number=file.number,
-                state=file.state,
-                error=file.error,
-                bytes_before=file.bytes_before,
-                sha256_before=file.sha256_before,
-                bytes_after=file.result.bytes if file.result else None,
-                sha256_after=file.result.sha256 if file.result else None,
-                account=file.result.account if file.result else None,
-            )
-            for file in shown.files
-        ),
-    )
-
-
-def _file(row: FileRow, frames: int) -> JobFile:
-    kind = None if row.media_type is None else ("film" if row.media_type.startswith("video/") else "picture")
-    done = row.frames_total if row.result is not None and row.frames_total is not None else frames
-    return JobFile.model_validate(
-        {
-            "number": row.number,
-            "name": row.name,
-            "state": row.state,
-            "kind": kind,
-            "frames_done": done if row.frames_total is None else min(done, row.frames_total),
-            "frames_total": row.frames_total,
-            "bytes_before": row.bytes_before,
-            "sha256_before": row.sha256_before,
-            "cut_short": row.cut_short,
-            "error": row.error,
-            "remedy": row.remedy,
-            "result": row.result,
-        }
-    )
-
-
-def _delivery(row: DeliveryRow) -> Delivery:
-    waiting = row.state == DeliveryState.WAITING
-    return Delivery(
-        destination=row.destination,
-        type=row.type,
-        file=None if row.file == WHOLE_JOB else row.file,
-        state=DeliveryState(row.state),
-        attempts=row.attempts,
-        next_at=row.not_before if waiting else None,
-        error=row.error,
-    )
-
-
 def _without_secrets(request: JobRequest) -> dict[str, Any]:
     said = request.model_dump(mode="json", exclude={"policy", "files"}) | {"named": request.policy.named}
     said["destinations"] = [
@@ -438,10 +205,6 @@ def _secrets(request: JobRequest) -> dict[str, Any]:
             for each in request.destinations
         ],
     }
-
-
-def _place(destination: dict[str, Any]) -> dict[str, Any]:
-    return {name: destination.get(name) for name in Reached.model_fields}
 
 
 def _in_use(session: Session, uploads: Sequence[str]) -> str | None:

@@ -25,7 +25,8 @@ from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.uploads import NoUploadError, Uploads
 from sfumato.agents.jobs.claims import Claims
 from sfumato.agents.jobs.housekeeping import Housekeeping
-from sfumato.agents.jobs.records import JobRow, ending
+from sfumato.agents.jobs.rows import JobRow
+from sfumato.agents.jobs.views import ending
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.job import Work

@@ -81,7 +81,7 @@ class Signer:
 
 def open_note(note: str, key: VerifierKey) -> str:
     """The text of a note that the key has signed; signatures of others are passed over. Raises :class:`NoteError`."""
-    if len(note.encode()) > MAX_NOTE_BYTES:
+    if len(note.encode(errors="replace")) > MAX_NOTE_BYTES:
         raise NoteError(f"note: longer than {MAX_NOTE_BYTES} bytes")
     text, separator, block = note.rpartition("\n\n")
     text += "\n"
@@ -136,7 +136,7 @@ class Checkpoint:
 
 def is_name(name: str) -> bool:
     """Whether a key may be called so."""
-    return bool(name) and "+" not in name and not any(letter.isspace() for letter in name)
+    return bool(name) and "+" not in name and not any(letter.isspace() or _is_half(letter) for letter in name)
 
 
 def check_text(text: str) -> None:
@@ -144,6 +144,13 @@ def check_text(text: str) -> None:
         raise NoteError("note: its text does not end with a newline")
     if any(ord(letter) < 0x20 and letter != "\n" for letter in text):
         raise NoteError("note: a control character in its text")
+    if any(map(_is_half, text)):
+        raise NoteError("note: its text is not Unicode")
+
+
+def _is_half(letter: str) -> bool:
+    """Half of a surrogate pair, as JSON can bring it: no UTF-8 has it."""
+    return "\ud800" <= letter <= "\udfff"
 
 
 def _decode(encoded: str, what: str) -> bytes:

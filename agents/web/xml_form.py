@@ -162,7 +162,7 @@ def _decode_single(element: Element, shape: Single, path: str) -> Any:
     if encoding is not None:
         try:
             decoded = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             decoded = None
         if not isinstance(decoded, str):
             raise XmlError(f"{path}: not a JSON string")

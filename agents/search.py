@@ -1,6 +1,6 @@
-"""Search the topic ``audit`` itself: there is no second copy. Pages go on at the offsets where the last one stopped.
+"""Search a topic itself: there is no second copy. Pages go on at the offsets where the last one stopped.
 
-Every partition is read, since which one holds a camera changes when partitions are added. Events come in the order of
+Every partition is read, since which one holds a key changes when partitions are added. Records come in the order of
 their messages' timestamps, merged over the partitions.
 """
 
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Generic, Protocol, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pydantic import Field
 
 from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
-from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError
-from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.part import Part
-from sfumato.schemas.topics import AUDIT
+from sfumato.schemas.topics import Topic
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 SCANNED = 20_000
 """Messages that one page looks at, at most."""
@@ -31,11 +33,11 @@ WAITING = 1_000
 TIMEOUT = 20.0
 """Seconds that one page may take."""
 WITHIN = 60_000
-"""Milliseconds by which a message may be younger than its event."""
+"""Milliseconds by which a message may be younger than its record."""
 
 
-class AuditError(RuntimeError):
-    """The topic cannot be read; says why."""
+class SearchError(Fault, RuntimeError):
+    """The topic cannot be read; says which, and why."""
 
 
 class Positions(Part):
@@ -44,50 +46,45 @@ class Positions(Part):
     offsets: dict[int, Annotated[int, Field(ge=OFFSET_BEGINNING, lt=2**63)]]
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """``since`` (inclusive) and ``until`` (exclusive) by ``audited_at``. ``sees``: whether the caller may see events of
-    a camera, None: of no camera."""
+class Query(Protocol[R_co]):
+    """What is searched for. ``since`` (inclusive) and ``until`` (exclusive) by the record's own time."""
 
-    sees: Callable[[str | None], bool]
-    camera: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    outcome: Outcome | None = None
-    reason: Reason | None = None
+    @property
+    def topic(self) -> Topic: ...
 
-    def matches(self, event: AuditEvent) -> bool:
-        return (
-            self.sees(event.camera)
-            and self.camera in (None, event.camera)
-            and self.outcome in (None, event.outcome)
-            and self.reason in (None, event.reason)
-            and (self.since is None or event.audited_at >= self.since)
-            and (self.until is None or event.audited_at < self.until)
-        )
+    @property
+    def since(self) -> datetime | None: ...
+
+    @property
+    def until(self) -> datetime | None: ...
+
+    def read(self, key: bytes | None, value: bytes | None) -> R_co | None:
+        """The record of a message; None where it is not searched for. Raises :class:`EnvelopeError` where it breaks
+        its contract: it is passed over."""
+        ...
 
 
 @dataclass(slots=True)
-class _Part:
-    """One partition: what was read of it and not given yet, as (timestamp, next offset, event or None)."""
+class _Partition(Generic[R]):
+    """One partition: what was read of it and not given yet, as (timestamp, next offset, record or None)."""
 
     offset: int
     ended: bool = False
     paused: bool = False
-    waiting: deque[tuple[int, int, AuditEvent | None]] = field(default_factory=deque)
+    waiting: deque[tuple[int, int, R | None]] = field(default_factory=deque)
 
 
-class Search:
+class Search(Generic[R]):
     """A search, from its beginning or from where a page stopped. A context manager; not thread-safe."""
 
-    def __init__(self, settings: Settings, query: Query, positions: Positions | None = None) -> None:
-        """Raises :class:`AuditError`."""
+    def __init__(self, settings: Settings, query: Query[R], positions: Positions | None = None) -> None:
+        """Raises :class:`SearchError`."""
         self._query = query
-        self._topic = settings.topic(AUDIT)
+        self._topic = settings.topic(query.topic)
         self._consumer = Consumer(
             {
                 **client_config(settings),
-                "group.id": f"{settings.group_id}-audits",  # required by the client; nothing is committed
+                "group.id": f"{settings.group_id}-search",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
@@ -98,9 +95,9 @@ class Search:
             self._parts = self._begin(positions)
         except KafkaException as error:
             self._consumer.close()
-            raise AuditError(error.args[0].str()) from None
+            raise SearchError(f"{self._topic}: {error.args[0].str()}") from None
 
-    def __enter__(self) -> Search:
+    def __enter__(self) -> Search[R]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,34 +110,36 @@ class Search:
             return None
         return Positions(offsets={number: part.offset for number, part in self._parts.items()})
 
-    def page(self, limit: int) -> list[AuditEvent]:
-        """The next events, at most ``limit``; fewer, or none, where much was looked at that does not match."""
-        found: list[AuditEvent] = []
+    def page(self, limit: int) -> list[R]:
+        """The next records, at most ``limit``; fewer, or none, where much was looked at that does not match."""
+        found: list[R] = []
         deadline = time.monotonic() + TIMEOUT
         for _ in range(SCANNED):
             part = self._next(deadline)
             if part is None or len(found) == limit:
                 break
-            _, part.offset, event = part.waiting.popleft()
-            if event is not None:
-                found.append(event)
+            _, part.offset, record = part.waiting.popleft()
+            if record is not None:
+                found.append(record)
         return found
 
-    def pages(self, limit: int) -> Iterator[list[AuditEvent]]:
+    def pages(self, limit: int) -> Iterator[list[R]]:
         """Every page up to the end."""
         while True:
             yield self.page(limit)
             if self.positions is None:
                 return
 
-    def _begin(self, positions: Positions | None) -> dict[int, _Part]:
+    def _begin(self, positions: Positions | None) -> dict[int, _Partition[R]]:
         topic = self._consumer.list_topics(self._topic, timeout=TIMEOUT).topics[self._topic]
         if topic.error is not None:
             raise KafkaException(topic.error)
         known = positions.offsets if positions is not None else {}
         fresh = sorted(topic.partitions.keys() - known.keys())
         offsets = {**{n: offset for n, offset in known.items() if n in topic.partitions}, **self._seek(fresh)}
-        parts = {number: _Part(offset, ended=offset == OFFSET_END) for number, offset in offsets.items()}
+        parts: dict[int, _Partition[R]] = {
+            number: _Partition(offset, ended=offset == OFFSET_END) for number, offset in offsets.items()
+        }
         starts = {number: self._start(number, part.offset) for number, part in parts.items() if not part.ended}
         self._consumer.assign([TopicPartition(self._topic, number, offset) for number, offset in starts.items()])
         return parts
@@ -161,17 +160,17 @@ class Search:
         wanted = [TopicPartition(self._topic, number, moment) for number in partitions]
         return {found.partition: found.offset for found in self._consumer.offsets_for_times(wanted, timeout=TIMEOUT)}
 
-    def _next(self, deadline: float) -> _Part | None:
+    def _next(self, deadline: float) -> _Partition[R] | None:
         """The partition whose next message is the oldest; None where nothing is left."""
         while any(not part.ended and not part.waiting for part in self._parts.values()):
             if time.monotonic() > deadline:
-                raise AuditError(f"not read within {TIMEOUT:.0f} s")
+                raise SearchError(f"{self._topic}: not read within {TIMEOUT:.0f} s")
             self._pause()
             try:
                 for message in self._consumer.consume(500, timeout=0.05):
                     self._take(message)
             except KafkaException as error:
-                raise AuditError(error.args[0].str()) from None
+                raise SearchError(f"{self._topic}: {error.args[0].str()}") from None
         waiting = [part for part in self._parts.values() if part.waiting]
         return min(waiting, key=lambda part: part.waiting[0][0], default=None)
 
@@ -198,15 +197,14 @@ class Search:
         if part.ended or (self._query.until is not None and at > self._query.until.timestamp() * 1000 + WITHIN):
             part.ended = True
             return
-        part.waiting.append((at, (message.offset() or 0) + 1, self._event(message)))
+        part.waiting.append((at, (message.offset() or 0) + 1, self._read(message)))
 
-    def _event(self, message: Message) -> AuditEvent | None:
-        key = message.key()
-        if self._query.camera is not None and key != self._query.camera.encode():
-            return None
-        value = message.value()
+    def _read(self, message: Message) -> R | None:
         try:
-            event = AuditEvent.from_message(value.encode() if isinstance(value, str) else value)
+            return self._query.read(_bytes(message.key()), _bytes(message.value()))
         except EnvelopeError:
             return None
-        return event if self._query.matches(event) else None
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

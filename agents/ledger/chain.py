@@ -1,0 +1,228 @@
+"""A log's sealed segments, in order, and the leaves of each, as Kafka has them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import Message
+
+from sfumato.agents.ledger.account import REMEMBERED
+from sfumato.agents.ledger.entries import Entry, read_audit, read_disclosure
+from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
+from sfumato.agents.ledger.reading import Offsets, ReadError, Reading, headers, to_bytes
+from sfumato.agents.ledger.replay import open_checkpoint
+from sfumato.agents.ledger.tally import Frames
+from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
+from sfumato.agents.settings import Settings
+from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
+from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """``note``: the segment's checkpoint, signed, as it lies in the topic."""
+
+    note: bytes
+    checkpoint: Checkpoint
+    segment: Segment
+    key: VerifierKey
+
+
+class Chain:
+    """The segments of one log, each following the one before, from its first leaf on. A context manager.
+
+    Two ledgers at once may have cut the log at different places; of what they sealed one way through is taken.
+    """
+
+    def __init__(self, settings: Settings, log: str, keys: Sequence[VerifierKey]) -> None:
+        """Reads the topic ``ledger``. Raises :class:`ReadError` where the log is not there from its beginning, or was
+        forked."""
+        self.log = log
+        self.ignored = 0
+        """Messages under the log's key that none of the keys signed."""
+        self._keys = keys
+        self._notes = sqlite3.connect("")  # a temporary file, in memory while it is small
+        self._notes.execute(
+            "CREATE TABLE notes (size INT, first INT, sealed_at TEXT, root TEXT, note BLOB, PRIMARY KEY (size, first))"
+        )
+        try:
+            with Reading(settings, LEDGER) as reading:
+                for message in reading.messages():
+                    if to_bytes(message.key()) == log.encode():
+                        self._take(to_bytes(message.value()))
+            self._path = self._way()
+        except BaseException:
+            self._notes.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._notes.close()
+
+    @property
+    def size(self) -> int:
+        """Leaves that are sealed."""
+        return self._path[-1][1]
+
+    def sealed(self, first: int = 0, size: int | None = None) -> Iterator[Sealed]:
+        """The segments of the leaves ``first`` to ``size`` (exclusive), both where segments begin or end."""
+        for begin, end in self._path:
+            if begin >= first and (size is None or end <= size):
+                yield self._open(begin, end)
+
+    def ending_at(self, size: int) -> Sealed:
+        """The segment that ends there."""
+        (found,) = (begin for begin, end in self._path if end == size)
+        return self._open(found, size)
+
+    def times(self) -> Iterator[tuple[int, int, datetime]]:
+        """Each segment's first leaf, its end, and when it was sealed."""
+        for first, size in self._path:
+            query = "SELECT sealed_at FROM notes WHERE size = ? AND first = ?"
+            (at,) = self._notes.execute(query, (size, first)).fetchone()
+            yield first, size, datetime.fromisoformat(at)
+
+    def covering(self, begin: int, end: int, leaves: Leaves) -> Range:
+        """The leaves ``begin`` to ``end`` (exclusive), from the segments' subtrees; of segments that lie in it only
+        partly, from their leaves."""
+        covered = Range(begin)
+        for sealed in self._between(begin, end):
+            segment = sealed.segment
+            if segment.first >= begin and segment.size <= end:
+                part = Range(segment.first, segment.size, map(bytes.fromhex, segment.subtrees))
+            else:
+                part = Range(max(begin, segment.first))
+                for index, leaf in enumerate(leaves.of(segment), segment.first):
+                    if begin <= index < end:
+                        part.append(leaf_hash(leaf))
+            covered = covered.joined(part)
+        return covered
+
+    def consistency(self, first: int, second: int, leaves: Leaves) -> list[bytes]:
+        """The proof that the tree of ``first`` leaves is a beginning of that of ``second``."""
+        known = Subtrees((self.covering(0, first, leaves), self.covering(first, second, leaves)))
+        return known.consistency(first, second)
+
+    def _between(self, begin: int, end: int) -> Iterator[Sealed]:
+        return (self._open(first, size) for first, size in self._path if size > begin and first < end)
+
+    def _open(self, first: int, size: int) -> Sealed:
+        query = "SELECT note FROM notes WHERE size = ? AND first = ?"
+        (note,) = self._notes.execute(query, (size, first)).fetchone()
+        return Sealed(note, *open_checkpoint(note, self._keys))
+
+    def _take(self, note: bytes) -> None:
+        try:
+            checkpoint, segment, _ = open_checkpoint(note, self._keys)
+        except NoteError:
+            self.ignored += 1
+            return
+        if segment.log != self.log:
+            self.ignored += 1
+            return
+        root = checkpoint.root.hex()
+        for (other,) in self._notes.execute("SELECT root FROM notes WHERE size = ?", (segment.size,)):
+            if other != root:
+                raise ReadError(
+                    f"{self.log}: forked: the ledger signed two heads of {segment.size} leaves, {other} and {root}; "
+                    "keep both messages, they are evidence"
+                )
+        row = (segment.size, segment.first, segment.sealed_at.astimezone(UTC).isoformat(), root, note)
+        self._notes.execute("INSERT OR IGNORE INTO notes VALUES (?, ?, ?, ?, ?)", row)
+
+    def _way(self) -> list[tuple[int, int]]:
+        """From leaf 0 to the furthest that can be reached, segment by segment."""
+        reached: dict[int, int] = {0: 0}
+        for first, size in self._notes.execute("SELECT first, size FROM notes ORDER BY size, first"):
+            if first in reached:
+                reached.setdefault(size, first)
+        if len(reached) == 1:
+            raise ReadError(
+                f"{self.log}: the topic ledger holds no segment of the log's beginning that the key signed; "
+                "does `sfumato ledger` run, and is it its key?"
+            )
+        way, end = [], max(reached)
+        while end:
+            way.append((reached[end], end))
+            end = reached[end]
+        return way[::-1]
+
+
+class Leaves:
+    """The leaves of a log's segments, read from ``audit`` or ``disclosures``. A context manager; not thread-safe."""
+
+    def __init__(self, settings: Settings, log: str) -> None:
+        self._reading = Reading(settings, DISCLOSURES if log == DISCLOSURES_LOG else AUDIT)
+        self._offsets = Offsets(self._reading)
+        self._log = log
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reading.__exit__(kind, error, trace)
+
+    def of(self, segment: Segment) -> list[bytes]:
+        """The segment's leaves, in order. Of a log without frames the segments before it must have been asked for.
+        Raises :class:`ReadError` where the topic no longer holds what was sealed."""
+        source, leaves, range = segment.source, [], Range(segment.first)
+        wanted, taken = Frames(segment.runs), Frames()
+        for message in self._offsets.between(source.partition, source.first_offset, source.last_offset):
+            entry = self._entry(message)
+            if entry.log != self._log:
+                continue
+            if isinstance(entry.identity, str):
+                new = self._is_new(entry.identity)
+            else:  # a duplicate of a leaf of an older segment is not in the runs
+                new = wanted.has(*entry.identity) and taken.add(*entry.identity)
+            if new:
+                leaves.append(entry.value)
+                range.append(leaf_hash(entry.value))
+        if range.end != segment.size or [hash.hex() for hash in range.hashes] != list(segment.subtrees):
+            raise ReadError(
+                f"{self._reading.name}, partition {source.partition}, offsets {source.first_offset} to "
+                f"{source.last_offset}: not what was sealed as leaves {segment.first} to {segment.size - 1} of "
+                f"{segment.log}; deleted by the topic's retention, or changed"
+            )
+        return leaves
+
+    def _entry(self, message: Message) -> Entry:
+        key, value = to_bytes(message.key()), to_bytes(message.value())
+        if self._log != DISCLOSURES_LOG:
+            return read_audit(key, value, message.partition() or 0)
+        try:
+            ids = [to_bytes(content) for name, content in headers(message) if name == "ce_id" and content is not None]
+        except EnvelopeError:
+            ids = []
+        return read_disclosure(ids[0] if len(ids) == 1 else None, value)
+
+    def _is_new(self, id: str) -> bool:
+        """As the ledger remembers it."""
+        if id in self._ids:
+            return False
+        self._ids[id] = None
+        if len(self._ids) > REMEMBERED:
+            self._ids.popitem(last=False)
+        return True
+
+
+def find(chain: Chain, epoch: int, sequence: int) -> Sealed | None:
+    """The segment with the frame's event."""
+    for sealed in chain.sealed():
+        if any(run.epoch == epoch and run.first <= sequence <= run.last for run in sealed.segment.runs):
+            return sealed
+    return None

@@ -1,0 +1,91 @@
+"""Counts events anew, apart from the ledger's own code, to compare them with what a segment says."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from sfumato.agents.sequences import Sequences
+from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.export import has_place
+from sfumato.schemas.segment import Run, Segment
+
+
+class Frames:
+    """A set of frames of one camera: small, as long as few are missing."""
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self._epochs: defaultdict[int, Sequences] = defaultdict(Sequences)
+        for run in runs:
+            self._epochs[run.epoch].add_run(run.first, run.last)
+
+    def add(self, epoch: int, sequence: int) -> bool:
+        """Whether the frame was not there before."""
+        return self._epochs[epoch].add(sequence)
+
+    def has(self, epoch: int, sequence: int) -> bool:
+        return epoch in self._epochs and sequence in self._epochs[epoch]
+
+    def between(self, epoch: int, sequence: int) -> bool:
+        """Whether it lies between frames of its epoch that are there, or is one."""
+        return epoch in self._epochs and self._epochs[epoch].runs[0][0] <= sequence <= self._epochs[epoch].last
+
+    def runs(self) -> list[Run]:
+        """In order; runs that touch are one."""
+        epochs = sorted(self._epochs.items())
+        return [Run(epoch=epoch, first=first, last=last) for epoch, runs in epochs for first, last in runs.runs]
+
+    def gaps(self) -> Iterator[Run]:
+        """What lies between the runs of an epoch."""
+        for before, after in pairwise(self.runs()):
+            if before.epoch == after.epoch:
+                yield Run(epoch=before.epoch, first=before.last + 1, last=after.first - 1)
+
+    def absent(self, run: Run) -> Iterator[Run]:
+        """What of the run is not there."""
+        known = self._epochs.get(run.epoch, Sequences())
+        for first, last in known.gaps(run.last):
+            if last >= run.first:
+                yield Run(epoch=run.epoch, first=max(first, run.first), last=last)
+
+
+class Tally:
+    """What the events of one segment come to."""
+
+    def __init__(self) -> None:
+        self._outcomes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._frames = Frames()
+        self._policies: dict[str, str] = {}
+        self._detectors: dict[tuple[str, str], str] = {}
+
+    def add(self, event: AuditEvent) -> None:
+        self._outcomes[event.outcome] += 1
+        if event.reason is not None:
+            self._reasons[event.reason] += 1
+        if event.epoch is not None and event.sequence is not None and has_place(event.epoch, event.sequence):
+            self._frames.add(event.epoch, event.sequence)
+        if event.policy_version is not None:
+            self._policies.setdefault(f"{event.policy or event.camera}@{event.policy_version}", event.id)
+        for detector in event.detectors:
+            self._detectors.setdefault((detector.name, detector.weights_sha256), event.id)
+
+    def differences(self, segment: Segment) -> Iterator[tuple[str, str, str]]:
+        """What the segment says otherwise: the check, the frame or segment, and the problem."""
+        where = f"leaves {segment.first} to {segment.size - 1}"
+        for what, counted, sealed in (
+            ("outcomes", self._outcomes, segment.outcomes),
+            ("reasons", self._reasons, segment.reasons),
+        ):
+            said = {str(name): number for name, number in sealed.items() if number}
+            if said != {str(name): number for name, number in counted.items()}:
+                yield "counts", where, f"{what}: the segment says {said}, its events come to {dict(counted)}"
+        if Frames(segment.runs).runs() != self._frames.runs():
+            yield "counts", where, "the segment's runs are not those of its events"
+        for key, frame in self._policies.items():
+            if key not in segment.policies:
+                yield "policies", frame, f"masked by {key}, which its segment does not name"
+        for (name, weights), frame in self._detectors.items():
+            if weights not in segment.detectors.get(name, ()):
+                yield "weights", frame, f"{name} with weights {weights}, which its segment does not name"
