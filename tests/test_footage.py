@@ -197,7 +197,8 @@ def test_a_damaged_key_is_no_missing_one(folder: Path, spoil: Callable[[bytes], 
     """Its frames wait for a person instead of being dropped."""
     path = folder / "north" / "2026-11-25T13Z"
     path.write_bytes(spoil(path.read_bytes()))
-    for ask in (KeyFiles(folder).key, KeyFiles(folder).make):
+    store = KeyFiles(folder)
+    for ask in (store.key, store.make, lambda camera, _: store.shred(camera, NEXT)):
         with pytest.raises(KeyStoreError, match="holds no key; put it back"):
             ask("north", HOUR)
 
@@ -222,7 +223,7 @@ def test_what_a_killed_process_left_is_shredded_too(folder: Path) -> None:
         assert not left.exists()
         assert key.strip() not in opened.read()  # overwritten, not only unlinked
     assert path.read_text().startswith("shredded 20")
-    assert path.stat().st_size < key_files.BYTES
+    assert path.stat().st_size == key_files.TOMBSTONE
 
 
 # Seals
