@@ -115,6 +115,9 @@ def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def anonymize(workers: int) -> None:
     """Run the anonymizer: supervised Faust workers that share the partitions of frames.raw."""
+    from sfumato.agents.footage import stores
+
+    stores.make(load())  # a store that cannot be is said here, once, and not by each worker
     _run_workers("anonymize", "sfumato.agents.app", workers)
 
 

@@ -33,6 +33,12 @@ def sfumato(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["topics"], {"BATCH_SIZE": "many"}, "batch_size"),
         (["topics"], {"BOOTSTRAP_SERVER": "x:1"}, "unknown setting SFUMATO_BOOTSTRAP_SERVER; docs/settings.md"),
         (["policy", "set", "missing.toml"], {}, "does not exist"),
+        (["anonymize"], {"KEYS_STORE": "vault"}, "SFUMATO_KEYS_STORE: 'vault' is none of files, database, environment"),
+        (
+            ["ingest", "--camera", "a=rtsp://127.0.0.1:1/"],
+            {"KEYS_STORE": "environment"},
+            "SFUMATO_KEYS_SECRET: wants 32 random",
+        ),
         (["ingest"], {}, "--cameras FILE or --camera NAME=URL"),
     ],
 )

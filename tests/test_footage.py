@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
-import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -30,6 +30,7 @@ from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId
 from sfumato.schemas.frame import Message, RawFrame, TimeSource
 from sfumato.schemas.unit import H264, RawUnit
+from tests.postgresql import PostgreSQL, postgresql
 
 AT = datetime(2026, 11, 25, 13, 59, 59, 999_999, tzinfo=UTC)
 HOUR = datetime(2026, 11, 25, 13, tzinfo=UTC)
@@ -39,8 +40,18 @@ UNIT = RawUnit(9000, Fraction(1, 90_000), keyframe=False, dts=6000, discard=True
 FRAME = RawFrame(FrameId("north", 1, 7), AT, TimeSource.CAMERA, 64, 48, H264, b"raw pixels", UNIT)
 
 
-@pytest.fixture(params=list(stores.STORES))
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=[*stores.STORES, "postgresql"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """``database``: on SQLite; ``postgresql``: the same store on PostgreSQL."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("server").database()
+        return Settings(state_dir=tmp_path, keys_store="database", database_url=url)
     return Settings(state_dir=tmp_path, keys_store=request.param, keys_secret=SECRET)
 
 
@@ -49,7 +60,7 @@ def store(settings: Settings) -> KeyStore:
     return stores.make(settings)
 
 
-lasting = pytest.mark.parametrize("settings", ["files", "database"], indirect=True)
+lasting = pytest.mark.parametrize("settings", ["files", "database", "postgresql"], indirect=True)
 
 
 @cache
@@ -113,27 +124,19 @@ def test_a_key_that_nobody_made_is_missing(store: KeyStore) -> None:
 
 
 @lasting
-def test_several_processes_get_one_key(settings: Settings) -> None:
-    stores.make(settings)  # the tables are there
-    program = (
-        "import sys; from datetime import *; from sfumato.agents.footage import stores; "
-        "from sfumato.agents.settings import load; sys.stdin.read(1); "
-        "print(stores.make(load()).make('north', datetime(2026, 11, 25, 13, tzinfo=UTC)).hex())"
-    )
-    environment = {
-        **os.environ,
-        "SFUMATO_STATE_DIR": str(settings.state_dir),
-        "SFUMATO_KEYS_STORE": settings.keys_store,
-    }
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", program]
-    racing = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(4)]
-    for process in racing:
-        assert process.stdin is not None
-        process.stdin.write("x")
-        process.stdin.flush()
-    assert len({process.communicate(timeout=60)[0] for process in racing}) == 1
-    assert all(process.returncode == 0 for process in racing)
+def test_who_makes_a_key_at_the_same_time_gets_the_same(settings: Settings) -> None:
+    """Each with a store of its own, as processes have; nothing but folder or database is shared."""
+    several = [stores.make(settings) for _ in range(6)]
+    barrier = threading.Barrier(len(several))
+
+    def make(store: KeyStore) -> list[bytes]:
+        barrier.wait()
+        return [store.make("north", HOUR + timedelta(hours=n)) for n in range(10)]
+
+    with ThreadPoolExecutor(len(several)) as threads:
+        made = list(threads.map(make, several))
+    assert made == [made[0]] * len(several)
+    assert len(set(made[0])) == 10
 
 
 def test_derived_keys_are_never_shredded_and_say_why() -> None:
@@ -194,7 +197,8 @@ def test_a_damaged_key_is_no_missing_one(folder: Path, spoil: Callable[[bytes], 
     """Its frames wait for a person instead of being dropped."""
     path = folder / "north" / "2026-11-25T13Z"
     path.write_bytes(spoil(path.read_bytes()))
-    for ask in (KeyFiles(folder).key, KeyFiles(folder).make):
+    store = KeyFiles(folder)
+    for ask in (store.key, store.make, lambda camera, _: store.shred(camera, NEXT)):
         with pytest.raises(KeyStoreError, match="holds no key; put it back"):
             ask("north", HOUR)
 
@@ -219,7 +223,7 @@ def test_what_a_killed_process_left_is_shredded_too(folder: Path) -> None:
         assert not left.exists()
         assert key.strip() not in opened.read()  # overwritten, not only unlinked
     assert path.read_text().startswith("shredded 20")
-    assert path.stat().st_size < key_files.BYTES
+    assert path.stat().st_size == key_files.TOMBSTONE
 
 
 # Seals

@@ -61,7 +61,7 @@ def test_names_wrong_configuration(settings: Settings) -> None:
 
 
 def test_raw_frames_are_kept_as_long_as_set(topics: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """Another retention on the topic is a refusal, or an alarm where that is set; other differences stay refusals."""
+    """Another retention on the topic is a refusal, or an alarm where that is set."""
     other = topics.model_copy(update={"raw_retention_minutes": 20})
     with pytest.raises(provision.TopicError) as refused:
         provision.check(other)
@@ -79,11 +79,16 @@ def test_raw_frames_are_kept_as_long_as_set(topics: Settings, caplog: pytest.Log
     assert REGISTRY.get_sample_value("sfumato_raw_retention_mismatch") == 1
     provision.check(topics)
     assert REGISTRY.get_sample_value("sfumato_raw_retention_mismatch") == 0
-    admin = _admin(topics)
-    for future in admin.delete_topics([name], request_timeout=10).values():
-        future.result()
-    with pytest.raises(provision.TopicError, match=f"{re.escape(name)}: missing"):
-        provision.check(alarmed)
+
+
+def test_an_alarm_covers_retention_alone(settings: Settings) -> None:
+    settings = settings.model_copy(update={"raw_retention_mismatch": "alarm"})
+    wrong = {**FRAMES_RAW.config(), "retention.ms": "900000", "compression.type": "gzip"}
+    _create(settings, settings.topic(FRAMES_RAW), 2, wrong)
+    with pytest.raises(provision.TopicError) as refused:
+        provision.check(settings, (FRAMES_RAW,))
+    [line] = str(refused.value).splitlines()
+    assert "compression.type is gzip, not uncompressed" in line
 
 
 def test_raw_frames_topic_is_made_as_set(settings: Settings) -> None:

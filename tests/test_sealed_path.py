@@ -122,8 +122,8 @@ class Flaky:
 @pytest.mark.parametrize(
     ("error", "answers_from", "pace", "sequences", "dropped"),
     [
-        (KeyStoreError("no answer"), None, "real", [], {Reason.KEY_UNAVAILABLE: 3}),
-        (KeyStoreError("no answer"), 2, "real", [0, 1], {Reason.KEY_UNAVAILABLE: 1}),
+        (KeyStoreError("no answer"), None, "real-time", [], {Reason.KEY_UNAVAILABLE: 3}),
+        (KeyStoreError("no answer"), 2, "real-time", [0, 1], {Reason.KEY_UNAVAILABLE: 1}),
         (KeyStoreError("no answer"), 3, "fast", [0, 1, 2], {}),  # waits instead
         (KeyGoneError("a", datetime.now(UTC), datetime.now(UTC)), None, "fast", [], {Reason.KEY_SHREDDED: 3}),
     ],
