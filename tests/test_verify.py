@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.cli import main
+from sfumato.agents.ledger.account import Log
+from sfumato.agents.ledger.entries import Place, read_audit
 from sfumato.agents.ledger.inventory import ExportError, read_lines, walk
 from sfumato.agents.ledger.note import Checkpoint, NoteError
 from sfumato.agents.ledger.proof import Proof, verify_proof
@@ -664,6 +667,43 @@ def test_a_dropped_frames_proof_has_no_file(tmp_path: Path, made: Path) -> None:
     path.write_text(proof_of(5).text(), newline="")
     assert verify_proof(path, KEYS).passed
     assert failures(verify_proof(path, KEYS, made / frame_path(6))) == {("frames", frame_id(5))}
+
+
+# What the ledger itself seals
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    frames=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20), st.booleans()), min_size=1, max_size=60),
+    cuts=st.sets(st.integers(1, 59)),
+    skip=st.integers(0, 3),
+)
+def test_whatever_the_ledger_seals_passes(
+    tmp_path_factory: pytest.TempPathFactory, frames: list[tuple[int, int, bool]], cuts: set[int], skip: int
+) -> None:
+    """In whatever order frames come, again, in several epochs or not at all: both accounts agree."""
+    log, leaves, sealed = Log("north", Place("audit", 0)), [], []
+    policy = hashlib.sha256(exporting.POLICY.encode()).hexdigest()
+    for offset, (epoch, sequence, dropped) in enumerate(frames):
+        event = exporting.event(sequence, None if dropped else FRAMES[0], epoch=epoch)
+        key, value, _ = event.to_message()
+        if log.take(read_audit(key, value, 0), offset, 0.0):
+            leaves.append(event)
+        if (offset in cuts or offset == len(frames) - 1) and log.size > log.tree.end:
+            log.notice(1e9, 0.0)
+            segment = log.seal("audit", exporting.BEGAN, lambda name, version: policy)
+            root = bytes.fromhex(segment.root)
+            checkpoint = Checkpoint("sfumato.example/north", segment.size, root, (segment.model_dump_json(),))
+            sealed.append((SIGNER.sign(checkpoint.text()).encode(), segment))
+    folder = tmp_path_factory.mktemp("sealed") / "north"
+    pictures = dict.fromkeys(range(21), FRAMES[0])
+    exporting.write(folder, SIGNER, sealed, leaves, pictures, skip=min(skip, len(sealed) - 1))
+    detectors = {name for _, segment in sealed[min(skip, len(sealed) - 1) :] for name in segment.detectors}
+    if not detectors:
+        (folder / export.WEIGHTS).write_bytes(export.dump(export.Weights(weights=())) + b"\n")
+        exporting.relist(folder)
+    verdict = verify(folder, KEYS)
+    assert verdict.passed, "\n".join(verdict.table())
 
 
 # The command
