@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import exporting
@@ -18,6 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.cli import main
+from sfumato.agents.ledger.account import Log
+from sfumato.agents.ledger.entries import Place, read_audit
 from sfumato.agents.ledger.inventory import ExportError, read_lines, walk
 from sfumato.agents.ledger.note import Checkpoint, NoteError
 from sfumato.agents.ledger.proof import Proof, verify_proof
@@ -121,6 +125,13 @@ def test_an_export_without_frames_says_so(tmp_path: Path) -> None:
     assert verdict.passed
     assert statuses(verdict)["frames"] == "note"
     assert any("exported without frames: 14 published ones were not compared" in line for line in verdict.table())
+
+
+def test_frames_in_an_export_without_frames_are_refused(folder: Path) -> None:
+    """Else some could be taken away, and the rest pass."""
+    remove_frame(folder)
+    exporting.relist(folder, frames=False)
+    assert ("frames", frame_path(8)) in failures(verify(folder, KEYS))
 
 
 def test_frames_found_late_are_not_missing(tmp_path: Path) -> None:
@@ -257,6 +268,11 @@ def second_file(folder: Path) -> None:
     shutil.copy(folder / frame_path(6), (folder / frame_path(6)).with_suffix(".h264"))
 
 
+def hide_a_file(folder: Path) -> None:
+    (folder / export.CONSISTENCY).mkdir()
+    (folder / export.CONSISTENCY / "note.json").write_text("{}")
+
+
 def remove_frame(folder: Path) -> None:
     (folder / frame_path(6)).unlink()
 
@@ -374,6 +390,7 @@ CHANGES: list[tuple[Callable[[Path], None], tuple[str, str]]] = [
     (drop_policy, ("policies", "north@3")),
     (rename_weights, ("weights", export.WEIGHTS)),
     (add_file, ("manifest", "readme.txt")),
+    (hide_a_file, ("manifest", f"{export.CONSISTENCY}/note.json")),
     (add_folder, ("manifest", "frames/empty/")),
     (deep_folder, ("manifest", "a/b/c/d/e")),
     (link_a_frame, ("manifest", frame_path(6))),
@@ -652,6 +669,43 @@ def test_a_dropped_frames_proof_has_no_file(tmp_path: Path, made: Path) -> None:
     assert failures(verify_proof(path, KEYS, made / frame_path(6))) == {("frames", frame_id(5))}
 
 
+# What the ledger itself seals
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    frames=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20), st.booleans()), min_size=1, max_size=60),
+    cuts=st.sets(st.integers(1, 59)),
+    skip=st.integers(0, 3),
+)
+def test_whatever_the_ledger_seals_passes(
+    tmp_path_factory: pytest.TempPathFactory, frames: list[tuple[int, int, bool]], cuts: set[int], skip: int
+) -> None:
+    """In whatever order frames come, again, in several epochs or not at all: both accounts agree."""
+    log, leaves, sealed = Log("north", Place("audit", 0)), [], []
+    policy = hashlib.sha256(exporting.POLICY.encode()).hexdigest()
+    for offset, (epoch, sequence, dropped) in enumerate(frames):
+        event = exporting.event(sequence, None if dropped else FRAMES[0], epoch=epoch)
+        key, value, _ = event.to_message()
+        if log.take(read_audit(key, value, 0), offset, 0.0):
+            leaves.append(event)
+        if (offset in cuts or offset == len(frames) - 1) and log.size > log.tree.end:
+            log.notice(1e9, 0.0)
+            segment = log.seal("audit", exporting.BEGAN, lambda name, version: policy)
+            root = bytes.fromhex(segment.root)
+            checkpoint = Checkpoint("sfumato.example/north", segment.size, root, (segment.model_dump_json(),))
+            sealed.append((SIGNER.sign(checkpoint.text()).encode(), segment))
+    folder = tmp_path_factory.mktemp("sealed") / "north"
+    pictures = dict.fromkeys(range(21), FRAMES[0])
+    exporting.write(folder, SIGNER, sealed, leaves, pictures, skip=min(skip, len(sealed) - 1))
+    detectors = {name for _, segment in sealed[min(skip, len(sealed) - 1) :] for name in segment.detectors}
+    if not detectors:
+        (folder / export.WEIGHTS).write_bytes(export.dump(export.Weights(weights=())) + b"\n")
+        exporting.relist(folder)
+    verdict = verify(folder, KEYS)
+    assert verdict.passed, "\n".join(verdict.table())
+
+
 # The command
 
 
@@ -683,6 +737,17 @@ def test_a_key_that_is_none_is_named(made: Path, key: str) -> None:
     assert refused.exception is None or isinstance(refused.exception, SystemExit)
 
 
+def test_an_export_wants_a_key_and_whole_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SFUMATO_STATE_DIR", str(tmp_path))
+    wanted = ("export", "--camera", "north", "--out", tmp_path / "north")
+    assert "give --key what `sfumato ledger-key` prints" in run(*wanted).output
+    assert "has no time zone" in run(*wanted, "--from", "2026-11-24T08:00:00").output
+    assert "a time reads" in run(*wanted, "--until", "noon").output
+    assert "an id matches" in run("export", "--camera", "../x", "--out", tmp_path / "north").output
+    assert "CAMERA/EPOCH/SEQUENCE" in run("prove", "north/1", "--out", tmp_path / "north").output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verify_needs_neither_kafka_nor_a_network(made: Path) -> None:
     program = f"""
 import socket, sys
@@ -706,6 +771,16 @@ main(["verify", {str(made)!r}, "--key", {str(SIGNER.verifier)!r}])
 
 
 # The parts
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 9))))
+def test_runs_make_the_set_of_their_frames(runs: list[tuple[int, int, int]]) -> None:
+    given_runs = [Run(epoch=epoch, first=first, last=first + length) for epoch, first, length in runs]
+    found = Frames(given_runs).runs()
+    assert {(r.epoch, n) for r in found for n in range(r.first, r.last + 1)} == {
+        (r.epoch, n) for r in given_runs for n in range(r.first, r.last + 1)
+    }
+    assert all(a.epoch < b.epoch or (a.epoch == b.epoch and a.last + 1 < b.first) for a, b in pairwise(found))
 
 
 @given(

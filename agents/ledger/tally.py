@@ -17,8 +17,14 @@ class Frames:
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self._epochs: defaultdict[int, Sequences] = defaultdict(Sequences)
-        for run in runs:
-            self._epochs[run.epoch].add_run(run.first, run.last)
+        joined: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for run in sorted(runs, key=lambda run: run.first):
+            own, first, last = joined[run.epoch], run.first, run.last
+            while own and first <= own[-1][1] + 1:
+                first, last = own[-1][0], max(own.pop()[1], last)
+            own.append((first, last))
+        for epoch, own in joined.items():
+            self._epochs[epoch] = Sequences(own)
 
     def add(self, epoch: int, sequence: int) -> bool:
         """Whether the frame was not there before."""

@@ -130,18 +130,22 @@ class Verification:
             elif checkpoint.size > scope.first:
                 verdict.fail("since", name, f"has {checkpoint.size} leaves, and the export was not checked so far")
             elif checkpoint.size and not self._proven(checkpoint):
-                path = export.consistency_path(checkpoint.size)
-                verdict.fail("since", name, f"{path} does not show that it is a beginning of this log; "
-                             "ask for an export with --since this checkpoint, or the log was rewritten")  # fmt: skip
+                remedy = "ask for an export with --since this checkpoint; or the log was rewritten"
+                verdict.fail("since", name, f"{export.consistency_path(checkpoint.size)} does not prove it; {remedy}")
 
     def _proven(self, checkpoint: Checkpoint) -> bool:
-        path, root = export.consistency_path(checkpoint.size), self._replay.roots.get(self._scope.first)
-        try:
-            proof = export.parse(export.Consistency, read_file(self._folder / path, path).removesuffix(b"\n"))
-        except (ExportError, EnvelopeError):
+        proof, root = self._proof(export.consistency_path(checkpoint.size)), self._replay.roots.get(self._scope.first)
+        if proof is None or root is None:
             return False
         hashes = [bytes.fromhex(hash) for hash in proof.path]
-        return root is not None and consistent(checkpoint.size, self._scope.first, hashes, checkpoint.root, root)
+        return consistent(checkpoint.size, self._scope.first, hashes, checkpoint.root, root)
+
+    def _proof(self, path: str) -> export.Consistency | None:
+        """None where it cannot be read."""
+        try:
+            return export.parse(export.Consistency, read_file(self._folder / path, path).removesuffix(b"\n"))
+        except (ExportError, EnvelopeError):
+            return None
 
     def missing(self) -> None:
         """Say which frames have no event: what segments state, and gaps that no segment has stated (yet)."""
@@ -198,8 +202,8 @@ class Verification:
             verdict.fail("weights", WEIGHTS, str(error))
         for weight in expected:
             if weight.sha256 not in known:
-                verdict.fail("weights", weight.detector, f"unknown weights {weight.sha256}; ask the operator for the "
-                             "file, and give it with --model")  # fmt: skip
+                remedy = "ask the operator for the file, and give it with --model"
+                verdict.fail("weights", weight.detector, f"unknown weights {weight.sha256}; {remedy}")
 
     def files(self, listed: Iterator[export.File]) -> None:
         """Every file as the manifest lists it, and every frame as its event names it."""
@@ -216,8 +220,8 @@ class Verification:
                     self._expected(file.path)
                     continue
                 frame = export.frame_of(file.path)
-                if frame is None or frame.camera != scope.log:
-                    verdict.fail("frames", file.path, "not named as a frame of this camera")
+                if frame is None or frame.camera != scope.log or not scope.frames:
+                    verdict.fail("frames", file.path, "not named as a frame of this camera, or exported without frames")
                     continue
                 while event is not None and event[:2] < frame[1:]:
                     self._without_frame(event)
@@ -251,8 +255,11 @@ class Verification:
             self.verdict.fail("frames", str(frame), "published, and its file is not here as it was exported")
 
     def _expected(self, path: str) -> None:
-        top = {AUDIT, POLICIES, WEIGHTS, KEY, FRONTIER, COPIES}
-        if path not in top and path.split("/")[0] not in (CHECKPOINTS, export.CONSISTENCY):
+        known = path in {AUDIT, POLICIES, WEIGHTS, KEY, FRONTIER, COPIES} or path.startswith(f"{CHECKPOINTS}/")
+        if path.startswith(f"{export.CONSISTENCY}/"):
+            proof = self._proof(path)
+            known = proof is not None and export.consistency_path(proof.first) == path
+        if not known:
             self.verdict.fail("manifest", path, "no file of an export")
 
     def copies(self) -> None:
@@ -266,9 +273,9 @@ class Verification:
         self.verdict.say("copies", "none")
         self.verdict.facts["copies"] = other + unnamed
         if other + unnamed:
+            counts = f"{other} whose frame's event names other bytes, {unnamed} without an event in this export"
             self.verdict.say("copies", f"listed in {COPIES}")
-            self.verdict.note("copies", f"published besides: {other} whose frame's event names other bytes, "
-                              f"{unnamed} without an event in this export")  # fmt: skip
+            self.verdict.note("copies", f"published besides: {counts}")
 
 
 def _named(log: str, run: Run) -> str:
