@@ -103,8 +103,8 @@ class Sealer:
 
     async def run(self, app: Any, stream: Any, reports: ReportStore) -> None:
         self._reports = reports
-        self._ticking = asyncio.create_task(self._tick(app))
-        self._ticking.add_done_callback(_leave_on_failure)
+        ticking = asyncio.create_task(self._tick(app))
+        ticking.add_done_callback(_leave_on_failure)
         async for events in stream.noack_take(CHUNK, within=self._settings.batch_wait):
             async with self._busy:
                 try:
@@ -114,11 +114,13 @@ class Sealer:
                     log.info("partitions were revoked")
 
     async def finish(self) -> None:
-        """Seal what is open, at the end."""
-        self._ticking.cancel()
-        async with self._busy:
-            self._book.due(time.monotonic(), everything=True)
-            await self._publish()
+        """Seal what is open, at the end. Never raises: else the next ledger seals it."""
+        try:
+            async with asyncio.timeout(FINISH_TIMEOUT), self._busy:
+                self._book.due(time.monotonic(), everything=True)
+                await self._publish()
+        except Exception as error:  # noqa: BLE001 - the process ends
+            log.error("what is open was not sealed at the end: %r", error)
 
     async def _tick(self, app: Any) -> None:
         while True:
@@ -326,13 +328,14 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
             progress=lambda: sealer.taken,
         ).start()
         app.on_partitions_revoked.connect(lambda *_, **__: sealer.revoke(), weak=False)
+
+        async def finish(*_: Any, **__: Any) -> None:
+            await sealer.finish()
+
+        app.on_before_shutdown.connect(finish, weak=False)  # before Faust stops streams and consumer
         await sealer.run(app, stream, reports)
     except asyncio.CancelledError:
         anonymize.end_within(SHUTDOWN_TIMEOUT)
-        try:
-            await asyncio.wait_for(sealer.finish(), FINISH_TIMEOUT)
-        except Exception as error:  # noqa: BLE001 - the next ledger seals it
-            log.error("what is open was not sealed at the end: %r", error)
         raise
     except HeadError as error:
         anonymize.leave(str(error), EXIT_CONFIGURATION)
