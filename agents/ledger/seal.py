@@ -227,12 +227,13 @@ class Sealer:
         return read_disclosure(ids[0] if len(ids) == 1 else None, value)
 
     async def _publish(self) -> None:
-        """Heads first, then checkpoints, each acknowledged by the broker."""
-        sealed = self._book.sealed()
-        covers = [self._book.cover(place) for place in {Place(s.head.topic, s.head.partition) for s in sealed}]
-        heads = [each.head.to_message() for each in sealed]
-        await self._deliver((LEDGER_HEADS, each) for each in [*heads, *(cover.to_message() for cover in covers)])
-        await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
+        """Heads first, then checkpoints, each acknowledged by the broker; what they cover at the end."""
+        places: set[Place] = set()
+        for sealed in self._book.sealed():
+            await self._deliver((LEDGER_HEADS, each.head.to_message()) for each in sealed)
+            await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
+            places.update(Place(each.head.topic, each.head.partition) for each in sealed)
+        await self._deliver((LEDGER_HEADS, self._book.cover(place).to_message()) for place in places)
 
     async def _deliver(self, messages: Iterable[tuple[Topic, Message]]) -> None:
         given = list(messages)
