@@ -30,10 +30,13 @@ class Handing:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.model_copy(update={"partitions": 1})
         self.keys = keys.load(settings)
-        self.acknowledged: list[int] = []
+        self.committed: list[int] = []
+        self.sought: list[int] = []
         self.end = 0
         self.tp = TP(settings.topic(AUDIT), 0)
-        consumer = SimpleNamespace(assignment=lambda: {self.tp}, highwater=lambda tp: self.end)
+        consumer = SimpleNamespace(
+            assignment=lambda: {self.tp}, highwater=lambda tp: self.end, seek=self.seek, _commit_offsets=self.commit
+        )
         self.app = SimpleNamespace(consumer=consumer)
         producer = Producer(settings, client_id="test")
         self.messages = [audit(number) for number in range(COUNT)]
@@ -47,8 +50,11 @@ class Handing:
         self.producer = Producer(self.settings, client_id="test")
         self.sealer = Sealer(self.settings, self.keys, book, self.producer, heads)
 
-    async def ack(self, event) -> None:  # type: ignore[no-untyped-def]
-        self.acknowledged.append(event.message.offset)
+    async def commit(self, offsets: dict[TP, int]) -> None:
+        self.committed.append(offsets[self.tp])
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        self.sought.append(offset)
 
     def event(self, offset: int):  # type: ignore[no-untyped-def]
         key, value, headers = self.messages[offset]
@@ -61,12 +67,12 @@ class Handing:
 
     async def hand(self, *offsets: int) -> None:
         await self.sealer._take(self.app, [self.event(offset) for offset in offsets])
-        await self.sealer._release(self)
+        await self.sealer._commit(self.app)
 
     async def seal(self) -> None:
         self.sealer._book.due(time.monotonic(), everything=True)
         await self.sealer._publish()
-        await self.sealer._release(self)
+        await self.sealer._commit(self.app)
 
     def found(self) -> list[Published]:
         return published(self.settings, self.keys.signer.verifier).get("north", [])
@@ -80,6 +86,11 @@ def handing(topics: Settings) -> Iterator[Handing]:
     assert handing.producer.close(10) == 0
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "COMMIT_INTERVAL", 0.0)
+
+
 pytestmark = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 
 
@@ -90,9 +101,9 @@ def test_what_is_left_out_is_read_and_what_comes_again_is_not_taken(handing):
         await handing.hand(3)  # 0 to 2 are committed, but in no head
         await handing.hand(3, 4, 5, 6, 7, 8, 30, 31)
         await handing.hand(9, 10, 32)
-        assert handing.acknowledged == []
+        assert handing.committed == []
         await handing.seal()
-        assert handing.acknowledged == [3, 3, 4, 5, 6, 7, 8, 30, 31, 9, 10, 32]
+        assert handing.committed == [COUNT]
         await handing.hand(33, COUNT - 1)
         await handing.seal()
 
@@ -108,6 +119,7 @@ def test_one_that_is_far_behind_reads_in_bulk(handing, monkeypatch):
     async def scenario() -> None:
         await handing.hand(0)
         assert handing.sealer.taken >= COUNT - 20
+        assert handing.sought == [handing.sealer.taken]
         await handing.hand(COUNT - 1)
         await handing.seal()
 

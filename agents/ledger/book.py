@@ -169,10 +169,16 @@ class Book:
         offset = self.low_water(place)
         return Cover(origin=self._signer.name, topic=place.topic, partition=place.partition, offset=offset, sizes=sizes)
 
-    def sealed(self) -> list[Sealed]:
-        """What is to be published, in order; each is given once."""
-        given, self._sealed = self._sealed, []
-        return given
+    def sealed(self) -> list[list[Sealed]]:
+        """What is to be published, in rounds; each is given once. A round has one head of a log at most, and is to be
+        out before the next: the newest head is all that is known of a log after a kill."""
+        rounds: list[dict[str, Sealed]] = [{}]
+        for each in self._sealed:
+            if each.head.log in rounds[-1]:
+                rounds.append({})
+            rounds[-1][each.head.log] = each
+        self._sealed = []
+        return [list(found.values()) for found in rounds if found]
 
     def low_water(self, place: Place) -> int:
         """The first offset of the partition that may not be covered by what was sealed."""
@@ -207,6 +213,8 @@ class Book:
             self._contradicted(found, head)
         else:
             self._adopt(head)
+            if not found.stopped:  # whoever wrote the head may have been killed before its checkpoint was out
+                self._sealed.append(Sealed(self._head(self.logs[head.log]), head.note))
 
     def _contradicted(self, found: Log, head: Head) -> None:
         self._stop(found, f"two heads of {head.size} leaves are signed that have not the same root")

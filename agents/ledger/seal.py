@@ -1,10 +1,10 @@
 """The ledger's agent: audit events and disclosures in, sealed segments out.
 
 Delivery guarantee: at least once in, no fork out. A segment's head goes to ``ledger.heads`` first, then its checkpoint
-to ``ledger``, then its events are acknowledged, in offset order. A ledger that goes on from a head publishes its
-checkpoint again, byte for byte: consumers drop what they have. What becomes a leaf is decided by offsets, not by what
-Faust hands over: whatever is missing in between, or was committed without being sealed, is read by a client of the
-agent's own. As the anonymizer, the agent never raises.
+to ``ledger``, then its offsets are committed. A ledger that goes on from a head publishes its checkpoint again, byte
+for byte: consumers drop what they have. What becomes a leaf is decided by offsets, not by what Faust hands over:
+whatever is missing in between, or was committed without being sealed, is read by a client of the agent's own. As the
+anonymizer, the agent never raises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict, deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -50,6 +49,8 @@ BULK = 50
 """Chunks that are read in bulk before Faust's events get their turn."""
 REPORTS_BEFORE = timedelta(minutes=10)
 """Ingestors' reports are read from so long before the newest head on."""
+COMMIT_INTERVAL = 0.5
+"""Seconds between two commits, at least."""
 FINISH_TIMEOUT = 5.0
 """Seconds that sealing what is open may take at the end."""
 
@@ -70,7 +71,8 @@ class Sealer:
         self._audit, self._disclosures = settings.topic(AUDIT), settings.topic(DISCLOSURES)
         self._reports: ReportStore | None = None
         self._gauges = Gauges(book)
-        self._held: dict[Place, deque[tuple[int, Any]]] = defaultdict(deque)
+        self._committed: dict[Place, int] = {}
+        self._committed_at = 0.0
         self._readers: dict[Place, BulkReader] = {}
         self._busy = asyncio.Lock()
         self._revoked = self._renewed = 0
@@ -81,7 +83,7 @@ class Sealer:
         """The partitions are taken away; nothing of them is acknowledged any more."""
         self._revoked += 1
         self._book.close()
-        self._held.clear()
+        self._committed.clear()
         self._gauges.clear()
 
     async def _renew(self) -> None:
@@ -101,30 +103,32 @@ class Sealer:
 
     async def run(self, app: Any, stream: Any, reports: ReportStore) -> None:
         self._reports = reports
-        self._ticking = asyncio.create_task(self._tick(app, stream))
-        self._ticking.add_done_callback(_leave_on_failure)
+        ticking = asyncio.create_task(self._tick(app))
+        ticking.add_done_callback(_leave_on_failure)
         async for events in stream.noack_take(CHUNK, within=self._settings.batch_wait):
             async with self._busy:
                 try:
                     await self._take(app, events)
-                    await self._release(stream)
+                    await self._commit(app)
                 except Revoked:
                     log.info("partitions were revoked")
 
     async def finish(self) -> None:
-        """Seal what is open, at the end."""
-        self._ticking.cancel()
-        async with self._busy:
-            self._book.due(time.monotonic(), everything=True)
-            await self._publish()
+        """Seal what is open, at the end. Never raises: else the next ledger seals it."""
+        try:
+            async with asyncio.timeout(FINISH_TIMEOUT), self._busy:
+                self._book.due(time.monotonic(), everything=True)
+                await self._publish()
+        except Exception as error:  # noqa: BLE001 - the process ends
+            log.error("what is open was not sealed at the end: %r", error)
 
-    async def _tick(self, app: Any, stream: Any) -> None:
+    async def _tick(self, app: Any) -> None:
         while True:
             await asyncio.sleep(TICK)
             async with self._busy:
                 try:
                     await self._look(app)
-                    await self._release(stream)
+                    await self._commit(app)
                 except Revoked:
                     log.info("partitions were revoked")
 
@@ -152,13 +156,11 @@ class Sealer:
             if place not in places:
                 await self._open(place)
                 places.add(place)
-            self._held[place].append((offset, event))
             expected = self._expected(place)
             if offset > expected or (offset == expected and tuple(message.headers or ()) == UNREADABLE):
                 await self._read_until(place, offset)
             elif offset == expected:
                 self._put(place, offset, self._entry(place, message.key, message.value, message.headers), now)
-            message.value = event.value = None  # an event is held until its segment is sealed
         for place in places:
             await self._read_ahead(app, place)
         await self._publish()
@@ -178,12 +180,15 @@ class Sealer:
                 raise RuntimeError(f"{place}: offset {offset} was handed over, but cannot be read")
 
     async def _read_ahead(self, app: Any, place: Place) -> None:
+        tp = TP(place.topic, place.partition)
+        read = 0
         for _ in range(BULK):
-            end = app.consumer.highwater(TP(place.topic, place.partition))
+            end = app.consumer.highwater(tp)
             if end is None or end - self._expected(place) < FAR_BEHIND:
-                return
-            if not await self._read(place):
-                return
+                break
+            read += await self._read(place)
+        if read:
+            await app.consumer.seek(tp, self._expected(place))  # what was read need not be handed over
 
     async def _read(self, place: Place) -> int:
         """Take the next messages of a partition; how many came."""
@@ -222,12 +227,13 @@ class Sealer:
         return read_disclosure(ids[0] if len(ids) == 1 else None, value)
 
     async def _publish(self) -> None:
-        """Heads first, then checkpoints, each acknowledged by the broker."""
-        sealed = self._book.sealed()
-        covers = [self._book.cover(place) for place in {Place(s.head.topic, s.head.partition) for s in sealed}]
-        heads = [each.head.to_message() for each in sealed]
-        await self._deliver((LEDGER_HEADS, each) for each in [*heads, *(cover.to_message() for cover in covers)])
-        await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
+        """Heads first, then checkpoints, each acknowledged by the broker; what they cover at the end."""
+        places: set[Place] = set()
+        for sealed in self._book.sealed():
+            await self._deliver((LEDGER_HEADS, each.head.to_message()) for each in sealed)
+            await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
+            places.update(Place(each.head.topic, each.head.partition) for each in sealed)
+        await self._deliver((LEDGER_HEADS, self._book.cover(place).to_message()) for place in places)
 
     async def _deliver(self, messages: Iterable[tuple[Topic, Message]]) -> None:
         given = list(messages)
@@ -237,12 +243,21 @@ class Sealer:
             if self._revoked != before:
                 raise Revoked
 
-    async def _release(self, stream: Any) -> None:
-        """Acknowledge what is sealed."""
-        for place, held in self._held.items():
-            low_water = self._book.low_water(place)
-            while held and held[0][0] < low_water:
-                await stream.ack(held.popleft()[1])
+    async def _commit(self, app: Any) -> None:
+        """Commit what is sealed. Faust would want every single event acknowledged, also those that were read in bulk;
+        what it commits by itself is nothing."""
+        if time.monotonic() - self._committed_at < COMMIT_INTERVAL:
+            return
+        self._committed_at = time.monotonic()
+        low_water = {place: self._book.low_water(place) for place in _assigned(app) if self._book.next(place)}
+        new = {place: offset for place, offset in low_water.items() if offset > self._committed.get(place, 0)}
+        if new:
+            before = self._revoked
+            await app.consumer._commit_offsets(
+                {TP(place.topic, place.partition): offset for place, offset in new.items()}
+            )
+            if self._revoked == before:
+                self._committed.update(new)
 
 
 def _checkpoint(note: str) -> Message:
@@ -314,13 +329,14 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
             progress=lambda: sealer.taken,
         ).start()
         app.on_partitions_revoked.connect(lambda *_, **__: sealer.revoke(), weak=False)
+
+        async def finish(*_: Any, **__: Any) -> None:
+            await sealer.finish()
+
+        app.on_before_shutdown.connect(finish, weak=False)  # before Faust stops streams and consumer
         await sealer.run(app, stream, reports)
     except asyncio.CancelledError:
         anonymize.end_within(SHUTDOWN_TIMEOUT)
-        try:
-            await asyncio.wait_for(sealer.finish(), FINISH_TIMEOUT)
-        except Exception as error:  # noqa: BLE001 - the next ledger seals it
-            log.error("what is open was not sealed at the end: %r", error)
         raise
     except HeadError as error:
         anonymize.leave(str(error), EXIT_CONFIGURATION)
