@@ -15,7 +15,6 @@ from sfumato.schemas.topics import CALLS
 from tests.calling import bearer, secret
 from tests.test_bridge import Bridge
 
-BEGIN = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=30)
 CALLERS = ("key:a", "key:b", None)
 
 
@@ -25,12 +24,13 @@ def bridge(topics: Settings) -> Iterator[Bridge]:
         yield bridge
 
 
-def recorded(bridge: Bridge, count: int = 12) -> list[str]:
-    """The ids of calls, by three callers in turn."""
+def recorded(bridge: Bridge, count: int = 12) -> list[Call]:
+    """Calls by three callers in turn, one a second up to now."""
+    begin = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=count)
     calls = [
         Call(
             id=f"call-{n}",
-            at=BEGIN + timedelta(seconds=n),
+            at=begin + timedelta(seconds=n),
             caller=CALLERS[n % 3],
             purpose="tests" if CALLERS[n % 3] else None,
             method="GET" if n % 2 else "PUT",
@@ -41,7 +41,7 @@ def recorded(bridge: Bridge, count: int = 12) -> list[str]:
         for n in range(count)
     ]
     bridge.send(CALLS, *(call.to_message() for call in calls))
-    return [call.id for call in calls]
+    return calls
 
 
 def found(api: httpx.Client, **params: object) -> list[str]:
@@ -61,7 +61,8 @@ def caller(bridge: Bridge, key: str | None = None) -> httpx.Client:
 
 
 def test_every_call_once_in_order_and_by_filter(bridge):
-    ids = recorded(bridge)
+    calls = recorded(bridge)
+    ids, moment = [call.id for call in calls], calls[9].at.isoformat()
     with caller(bridge) as api:
         assert found(api, limit=5) == ids
         assert found(api, of="key:b") == ids[1::3]
@@ -69,8 +70,8 @@ def test_every_call_once_in_order_and_by_filter(bridge):
         assert found(api, method="PUT", of="key:a") == ids[0::6]
         assert found(api, route="/v1/policies/{name}", limit=7) == ids
         assert found(api, route="/v1/jobs") == []
-        assert found(api, **{"from": (BEGIN + timedelta(seconds=9)).isoformat()}) == ids[9:]
-        assert found(api, to=(BEGIN + timedelta(seconds=9)).isoformat()) == ids[:9]
+        assert found(api, **{"from": moment}) == ids[9:]
+        assert found(api, to=moment) == ids[:9]
         wrong = api.get("/v1/calls", params={"from": "2027-01-02T00:00:00Z", "to": "2027-01-01T00:00:00Z"})
         assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "to")
         assert api.get("/v1/calls", params={"cursor": "e30"}).status_code == 400
