@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from sfumato.agents.ledger.verdict import Verdict, printable
 from sfumato.agents.ledger.verify import MAX_KEYS_BYTES, read_keys
 from sfumato.agents.ledger.verify import verify as verify_folder
 from sfumato.schemas.cloudevent import CAMERA_ID, FrameId
+from sfumato.schemas.segment import LOG_NAME
 
 if TYPE_CHECKING:
     from sfumato.agents.settings import Settings
@@ -60,7 +62,7 @@ KEY = click.option(
 
 
 @click.command()
-@click.option("--camera", required=True, help="The camera's id.")
+@click.option("--camera", required=True, help="The camera's id, or _disclosures, _unreadable-N.")
 @click.option("--from", "since", type=_Moment(), help="Leave out what was sealed before.  [default: the beginning]")
 @click.option("--until", type=_Moment(), help="Leave out what was sealed later than what holds this moment.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
@@ -86,6 +88,7 @@ def export(
     from sfumato.agents.ledger.export import export as write
     from sfumato.agents.settings import load
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half written is left
     settings = load()
     wanted = Wanted(_camera(camera), since, until, not without_frames, kept)
     account = write(settings, wanted, _keys(given) or _own_keys(settings), out)
@@ -152,7 +155,7 @@ def _show(verdict: Verdict, as_json: bool) -> None:
 
 
 def _camera(name: str) -> str:
-    if not CAMERA_ID.fullmatch(name):
+    if not LOG_NAME.fullmatch(name):
         raise click.UsageError(f"--camera: an id matches {CAMERA_ID.pattern}")
     return name
 

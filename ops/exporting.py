@@ -80,9 +80,17 @@ def seal(
     log: str = "north",
     policies: Mapping[str, str] | None = None,
     missing: Sequence[Run] = (),
+    partition: int = 0,
+    offsets: Sequence[int] = (),
+    lag: timedelta = timedelta(seconds=1),
+    counted: bool = True,
 ) -> list[tuple[bytes, Segment]]:
-    """A segment for each size, and its checkpoint. ``policies``: SHA-256 by name@version."""
-    if policies is None:
+    """A segment for each size, and its checkpoint. ``policies``: SHA-256 by name@version.
+    ``offsets``: of the events in the partition of ``audit``, where they are not their numbers.
+    ``lag``: how long after its last event a segment was sealed.
+    ``counted`` False: a log without frames."""
+    offsets = offsets or range(len(events))
+    if policies is None and counted:
         policies = {"north@3": hashlib.sha256(POLICY.encode()).hexdigest()}
     tree, sealed, root = Range(), [], Range().root()
     for size in sizes:
@@ -98,14 +106,19 @@ def seal(
             root=tree.root().hex(),
             previous_root=root.hex(),
             subtrees=tuple(hash.hex() for hash in own.hashes),
-            sealed_at=leaves[-1].audited_at + timedelta(seconds=1),
-            source=Source(topic="audit", partition=0, first_offset=first, last_offset=size - 1),
-            outcomes=dict(Counter(each.outcome for each in leaves)),
-            reasons=dict(Counter(each.reason for each in leaves if each.reason)),
-            runs=tuple(_runs(leaves)),
+            sealed_at=leaves[-1].audited_at + lag,
+            source=Source(
+                topic="audit",
+                partition=partition,
+                first_offset=offsets[first - 1] + 1 if first else 0,
+                last_offset=offsets[size - 1],
+            ),
+            outcomes=dict(Counter(each.outcome for each in leaves)) if counted else {},
+            reasons=dict(Counter(each.reason for each in leaves if each.reason)) if counted else {},
+            runs=tuple(_runs(leaves)) if counted else (),
             missing=tuple(missing) if size == len(events) else (),
-            policies=dict(policies),
-            detectors={"centerface": (CENTERFACE.weights_sha256,)},
+            policies=dict(policies or {}),
+            detectors={"centerface": (CENTERFACE.weights_sha256,)} if counted else {},
         )
         root = tree.root()
         checkpoint = Checkpoint(f"{signed_by.name}/{log}", size, root, (segment.model_dump_json(),))

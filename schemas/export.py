@@ -140,9 +140,9 @@ def leaf(line: bytes) -> bytes:
     return found
 
 
-def has_place(frame: FrameId) -> bool:
-    """Whether its numbers have room in a file's name."""
-    return frame.epoch <= LARGEST_EPOCH and frame.sequence <= LARGEST_SEQUENCE
+def has_place(epoch: int, sequence: int) -> bool:
+    """Whether the numbers have room in a file's name."""
+    return 0 <= epoch <= LARGEST_EPOCH and 0 <= sequence <= LARGEST_SEQUENCE
 
 
 def frame_path(frame: FrameId, suffix: str) -> str:

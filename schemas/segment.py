@@ -27,7 +27,13 @@ LOG_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 MOST_CONFLICTS = 100
 """Conflicts that a segment names; the rest are only counted."""
 
-Count = Annotated[int, Field(ge=0)]
+
+def has_frames(log: str) -> bool:
+    """Whether the log is a camera's."""
+    return not log.startswith("_")
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Record(BaseModel):

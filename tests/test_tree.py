@@ -6,7 +6,7 @@ import hashlib
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.ledger.tree import EMPTY_ROOT, Range, Subtrees, consistent, cover, included, leaf_hash
@@ -130,6 +130,7 @@ def test_segments_join_to_the_whole_wherever_they_are_cut(cuts):
 
 
 @given(st.integers(1, 70), st.data())
+@settings(deadline=None)
 def test_every_proof_convinces_and_no_other_does(size, data):
     index, cut = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
     # Known are the leaves of one part, and of the others the subtrees alone.

@@ -84,6 +84,8 @@ class Log:
         self.tally = Tally()
         self.epochs: OrderedDict[int, Epoch] = OrderedDict()
         self.reports: dict[int, Report] = {}
+        self._newest = -1
+        """The epoch heard of last."""
         self._runs = 0
         self._recent: OrderedDict[tuple[int, int], Outcome | None] = OrderedDict()
         self._ids: OrderedDict[str, None] = OrderedDict()
@@ -296,8 +298,9 @@ class Log:
         epoch = self.epochs.get(number)
         if epoch is None:
             epoch = self.epochs[number] = Epoch()
-        else:
+        elif number != self._newest:
             self.epochs.move_to_end(number)
+        self._newest = number
         before, last = epoch.audited.pieces, epoch.audited.last
         if not epoch.audited.add(sequence):
             self._compare(entry, number, sequence)
@@ -308,12 +311,16 @@ class Log:
             tally.found_late += 1
         if entry.outcome is not None:
             epoch.outcomes[entry.outcome] += 1
-        tally.runs.setdefault(number, Sequences()).add(sequence)
+        runs = tally.runs.get(number)
+        if runs is None:
+            runs = tally.runs[number] = Sequences()
+        runs.add(sequence)
         self._recent[number, sequence] = entry.outcome
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
-        self._runs += epoch.audited.pieces - before
-        self._shrink()
+        if epoch.audited.pieces != before:
+            self._runs += epoch.audited.pieces - before
+            self._shrink()
         return True
 
     def _compare(self, entry: Entry, epoch: int, sequence: int) -> None:

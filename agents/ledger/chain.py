@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from pydantic_core import from_json
+from confluent_kafka import Message
 
+from sfumato.agents.ledger.account import REMEMBERED
+from sfumato.agents.ledger.entries import Entry, read_audit, read_disclosure
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
-from sfumato.agents.ledger.reading import Offsets, ReadError, Reading, to_bytes
+from sfumato.agents.ledger.reading import Offsets, ReadError, Reading, headers, to_bytes
 from sfumato.agents.ledger.replay import open_checkpoint
-from sfumato.agents.ledger.tally import Sequences
+from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
 from sfumato.agents.settings import Settings
-from sfumato.schemas.segment import Segment
-from sfumato.schemas.topics import AUDIT, LEDGER
+from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
+from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +160,13 @@ class Chain:
 
 
 class Leaves:
-    """The leaves of segments, read from ``audit``. A context manager; not thread-safe."""
+    """The leaves of a log's segments, read from ``audit`` or ``disclosures``. A context manager; not thread-safe."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._reading = Reading(settings, AUDIT)
+    def __init__(self, settings: Settings, log: str) -> None:
+        self._reading = Reading(settings, DISCLOSURES if log == DISCLOSURES_LOG else AUDIT)
         self._offsets = Offsets(self._reading)
+        self._log = log
+        self._ids: OrderedDict[str, None] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
@@ -171,15 +177,21 @@ class Leaves:
         self._reading.__exit__(kind, error, trace)
 
     def of(self, segment: Segment) -> list[bytes]:
-        """The segment's leaves, in order. Raises :class:`ReadError` where the topic no longer holds what was sealed."""
+        """The segment's leaves, in order. Of a log without frames the segments before it must have been asked for.
+        Raises :class:`ReadError` where the topic no longer holds what was sealed."""
         source, leaves, range = segment.source, [], Range(segment.first)
-        wanted, taken = Sequences(segment.runs), Sequences()
+        wanted, taken = Frames(segment.runs), Frames()
         for message in self._offsets.between(source.partition, source.first_offset, source.last_offset):
-            value = to_bytes(message.value())
-            identity = _identity(segment.log, to_bytes(message.key()), value)
-            if identity is not None and wanted.has(*identity) and taken.add(*identity):
-                leaves.append(value)
-                range.append(leaf_hash(value))
+            entry = self._entry(message)
+            if entry.log != self._log:
+                continue
+            if isinstance(entry.identity, str):
+                new = self._is_new(entry.identity)
+            else:  # a duplicate of a leaf of an older segment is not in the runs
+                new = wanted.has(*entry.identity) and taken.add(*entry.identity)
+            if new:
+                leaves.append(entry.value)
+                range.append(leaf_hash(entry.value))
         if range.end != segment.size or [hash.hex() for hash in range.hashes] != list(segment.subtrees):
             raise ReadError(
                 f"{self._reading.name}, partition {source.partition}, offsets {source.first_offset} to "
@@ -188,19 +200,24 @@ class Leaves:
             )
         return leaves
 
+    def _entry(self, message: Message) -> Entry:
+        key, value = to_bytes(message.key()), to_bytes(message.value())
+        if self._log != DISCLOSURES_LOG:
+            return read_audit(key, value, message.partition() or 0)
+        try:
+            ids = [to_bytes(content) for name, content in headers(message) if name == "ce_id" and content is not None]
+        except EnvelopeError:
+            ids = []
+        return read_disclosure(ids[0] if len(ids) == 1 else None, value)
 
-def _identity(log: str, key: bytes, value: bytes) -> tuple[int, int] | None:
-    """Epoch and sequence of an event of the log; None: of another one."""
-    if key != log.encode():
-        return None
-    try:
-        event = from_json(value)
-    except ValueError:
-        return None
-    if not isinstance(event, dict) or event.get("camera") != log:
-        return None
-    epoch, sequence = event.get("epoch"), event.get("sequence")
-    return (epoch, sequence) if type(epoch) is int and type(sequence) is int else None
+    def _is_new(self, id: str) -> bool:
+        """As the ledger remembers it."""
+        if id in self._ids:
+            return False
+        self._ids[id] = None
+        if len(self._ids) > REMEMBERED:
+            self._ids.popitem(last=False)
+        return True
 
 
 def find(chain: Chain, epoch: int, sequence: int) -> Sealed | None:

@@ -33,7 +33,7 @@ class Place:
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """``identity``: (epoch, sequence) of a frame, else the first half of a SHA-256, in hexadecimal. ``outcome`` None:
     not a valid audit event, or a disclosure."""
@@ -94,7 +94,15 @@ def _policy(event: dict[str, Any], camera: str) -> tuple[str, int] | None:
 
 
 def _detectors(event: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = event.get("detectors")
-    records = [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
-    named = ((_text(record, "name"), _text(record, "weights_sha256")) for record in records[:MOST_DETECTORS])
-    return tuple((name, sha256) for name, sha256 in named if _NAME.fullmatch(name) and _SHA256.fullmatch(sha256))
+    records = event.get("detectors")
+    if not isinstance(records, list):
+        return ()
+    named = [_detector(record) for record in records[:MOST_DETECTORS]]
+    return tuple(each for each in named if each is not None)
+
+
+def _detector(record: Any) -> tuple[str, str] | None:
+    if not isinstance(record, dict):
+        return None
+    name, sha256 = _text(record, "name"), _text(record, "weights_sha256")
+    return (name, sha256) if _NAME.fullmatch(name) and _SHA256.fullmatch(sha256) else None

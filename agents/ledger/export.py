@@ -23,12 +23,13 @@ from sfumato.agents.ledger.inventory import ExportError, read_file
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, NoteError, VerifierKey
 from sfumato.agents.ledger.reading import Reading, headers, to_bytes
 from sfumato.agents.ledger.replay import open_signed
-from sfumato.agents.ledger.tally import Sequences
+from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.settings import Settings
 from sfumato.models import weights
 from sfumato.schemas import export as files
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId
+from sfumato.schemas.segment import has_frames
 from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, POLICIES
 
 AROUND = timedelta(minutes=10)
@@ -38,8 +39,9 @@ for."""
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to export. ``since`` and ``until``: by when segments were sealed; whole segments are exported, the one in
-    which ``until`` lies included. ``kept``: checkpoints for which to prove that nothing was rewritten since."""
+    """What to export. ``camera``: or the name of a log without frames. ``since`` and ``until``: by when segments were
+    sealed; whole segments are exported, those that hold what happened before ``until`` included. ``kept``: checkpoints
+    for which to prove that nothing was rewritten since."""
 
     camera: str
     since: datetime | None = None
@@ -90,7 +92,7 @@ def export(settings: Settings, wanted: Wanted, keys: Sequence[VerifierKey], fold
     """Write the folder. Raises :class:`ExportError` or ReadError where something that is needed is not there."""
     with (
         Chain(settings, wanted.camera, keys) as chain,
-        Leaves(settings) as leaves,
+        Leaves(settings, wanted.camera) as leaves,
         Bundle(folder) as bundle,
         closing(Export(settings, wanted, chain, leaves, bundle)) as running,
     ):
@@ -108,7 +110,7 @@ class Export:
         self._chain = chain
         self._leaves = leaves
         self._bundle = bundle
-        self._seen = Sequences()
+        self._seen = Frames()
         self._policies: dict[str, str] = {}
         self._detectors: set[tuple[str, str]] = set()
         self._keys: dict[VerifierKey, None] = {}
@@ -151,8 +153,11 @@ class Export:
             self._put_checkpoint(self._chain.ending_at(first))
         over = False
         with self._bundle.lines(files.AUDIT) as lines:
-            for sealed in self._chain.sealed(first):
+            # Of a log without frames only all that came before says what is a duplicate.
+            for sealed in self._chain.sealed(first if has_frames(self._chain.log) else 0):
                 leaves = self._leaves.of(sealed.segment)
+                if sealed.segment.first < first:
+                    continue
                 if over and until is not None and not self._began_before(leaves, until):
                     break
                 for leaf in leaves:
@@ -187,7 +192,7 @@ class Export:
             event = AuditEvent.from_message(leaf)
         except EnvelopeError:
             return  # exported all the same: `sfumato verify` names it
-        if event.epoch is None or event.sequence is None:
+        if event.epoch is None or event.sequence is None or not has_frames(self._chain.log):
             return
         self._seen.add(event.epoch, event.sequence)
         self._earliest = min(self._earliest or event.audited_at, event.audited_at)
@@ -273,7 +278,7 @@ class Export:
         query = "SELECT sha256, written FROM frames WHERE epoch = ? AND sequence = ?"
         named, written = self._frames.execute(query, (frame.epoch, frame.sequence)).fetchone() or (None, 0)
         if named == digest:
-            if not written and files.has_place(frame):
+            if not written and files.has_place(frame.epoch, frame.sequence):
                 self._bundle.put(files.frame_path(frame, files.SUFFIXES.get(content_type, ".h264")), value)
                 done = "UPDATE frames SET written = 1 WHERE epoch = ? AND sequence = ?"
                 self._frames.execute(done, (frame.epoch, frame.sequence))

@@ -22,7 +22,10 @@ class Gauges:
             waiting = found.tally.first_offset >= 0 and found.tally.opened_at is not None
             age = now - (found.tally.opened_at or now) if waiting else 0.0
             metrics.LEDGER_UNSEALED.labels(found.name).set(age)
-            for state, count in balance(found).items() if found.epochs else ():
+            if not found.epochs:
+                continue
+            metrics.LEDGER_MISSING.labels(found.name)  # a rate needs the zero before the first count
+            for state, count in balance(found).items():
                 metrics.LEDGER_FRAMES.labels(found.name, state).set(count)
 
     def clear(self) -> None:

@@ -130,10 +130,17 @@ def walk(folder: Path, below: str = "", depth: int = 1) -> Iterator[Found]:
                 yield Found(path, problem="a folder where none should be")
             else:
                 yield from walk(folder, path + "/", depth + 1)
-        elif not entry.is_file(follow_symlinks=False):
-            yield Found(path, problem="a symbolic link" if entry.is_symlink() else "not a regular file")
         elif path != MANIFEST:
-            yield Found(path, entry.stat(follow_symlinks=False).st_size)
+            yield _found(entry, path)
+
+
+def _found(entry: os.DirEntry[str], path: str) -> Found:
+    if not entry.is_file(follow_symlinks=False):
+        return Found(path, problem="a symbolic link" if entry.is_symlink() else "not a regular file")
+    try:
+        return Found(path, entry.stat(follow_symlinks=False).st_size)
+    except OSError as error:
+        return Found(path, problem=error.strerror or "cannot be read")
 
 
 def digests(folder: Path, files: Iterable[Found], threads: int | None = None) -> Iterator[tuple[Found, str | None]]:

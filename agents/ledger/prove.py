@@ -17,7 +17,7 @@ from sfumato.schemas.cloudevent import EnvelopeError, FrameId
 def prove(settings: Settings, frame: FrameId, keys: Sequence[VerifierKey]) -> Proof:
     """The proof under the head of the segment that sealed the frame's event; of ``audit`` only that segment's events
     are read. Raises :class:`ReadError` where there is none."""
-    with Chain(settings, frame.camera, keys) as chain, Leaves(settings) as leaves:
+    with Chain(settings, frame.camera, keys) as chain, Leaves(settings, frame.camera) as leaves:
         sealed = find(chain, frame.epoch, frame.sequence)
         if sealed is None:
             raise ReadError(f"{frame}: no segment has its audit event (yet)")

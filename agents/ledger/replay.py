@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sfumato.agents.ledger.inventory import ExportError, read_file, read_lines
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, Checkpoint, NoteError, VerifierKey, open_note
-from sfumato.agents.ledger.tally import Sequences, Tally
+from sfumato.agents.ledger.tally import Frames, Tally
 from sfumato.agents.ledger.tree import Range, cover, leaf_hash
 from sfumato.agents.ledger.verdict import Verdict
 from sfumato.schemas import export
@@ -18,7 +18,7 @@ from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.export import AUDIT, CHECKPOINTS, FRONTIER, MANIFEST, Scope
 from sfumato.schemas.outcome import Outcome
-from sfumato.schemas.segment import Run, Segment
+from sfumato.schemas.segment import Run, Segment, has_frames
 
 AT_ONCE = 10_000
 """Published frames that are written to the temporary database at once."""
@@ -62,7 +62,7 @@ class Replay:
     def __init__(self, folder: Path, scope: Scope, keys: Sequence[VerifierKey], verdict: Verdict) -> None:
         self.roots: dict[int, bytes] = {}
         """By size, the heads that checkpoints kept from before are compared with."""
-        self.seen = Sequences()
+        self.seen = Frames()
         """The frames with an event."""
         self.stated: list[Run] = []
         """What segments call missing."""
@@ -155,6 +155,9 @@ class Replay:
         verdict.say("heads", f"leaves {scope.first} to {tree.end - 1}, the last ones sealed {sealed}")
         verdict.say("events", f"{tree.end - scope.first}, each the only one of its frame")
         verdict.say("counts", "outcomes, reasons and runs, segment by segment")
+        if not has_frames(scope.log):
+            verdict.say("events", f"{tree.end - scope.first} of no camera: their form is not looked at")
+            verdict.say("counts", "none: a log without frames")
         if conflicting := verdict.facts.get("conflicting"):
             verdict.note("events", f"{conflicting} later events say otherwise than the first, which counts")
 
@@ -192,13 +195,15 @@ class Replay:
                 first, last = number << level, ((number + 1) << level) - 1
                 frames = " to ".join(dict.fromkeys((ids[first - segment.first], ids[last - segment.first])))
                 verdict.fail("heads", frames, f"leaves {first} to {last} are not those that were sealed in {path}")
-        for check, where, problem in tally.differences(segment):
+        for check, where, problem in tally.differences(segment) if has_frames(segment.log) else ():
             verdict.fail(check, where, problem)
         self._take(segment, path)
         return tree.joined(signed)
 
     def _event(self, line: bytes, index: int, tally: Tally) -> str:
         """Look at one leaf; what names it."""
+        if not has_frames(self._scope.log):
+            return f"leaf {index}"
         try:
             event = AuditEvent.from_message(line)
         except EnvelopeError as error:
@@ -206,12 +211,12 @@ class Replay:
             return f"leaf {index}"
         tally.add(event)
         frame = event.frame
-        if frame is None or frame.camera != self._scope.log or event.id != str(frame) or min(frame[1:]) < 0:
+        if frame is None or frame.camera != self._scope.log or event.id != str(frame):
             self.verdict.fail("events", f"leaf {index}", f"is not of a frame of {self._scope.log}")
+        elif not export.has_place(frame.epoch, frame.sequence):
+            self.verdict.fail("events", str(frame), "its epoch or sequence is out of range")
         elif not self.seen.add(frame.epoch, frame.sequence):
             self.verdict.fail("events", str(frame), f"a second event, leaf {index}")
-        elif not export.has_place(frame):
-            self.verdict.fail("events", str(frame), "its epoch or sequence is too large")
         elif event.outcome is not Outcome.DROPPED and event.output_sha256 is not None:
             self._buffer.append((frame.epoch, frame.sequence, event.output_sha256))
             self._keep()

@@ -46,7 +46,7 @@ CHUNK = 1_000
 """Messages that are taken at once, at most."""
 FAR_BEHIND = 1_000
 """Messages behind a partition's end from which on it is read in bulk."""
-BULK = 20
+BULK = 50
 """Chunks that are read in bulk before Faust's events get their turn."""
 REPORTS_BEFORE = timedelta(minutes=10)
 """Ingestors' reports are read from so long before the newest head on."""

@@ -94,8 +94,8 @@ class Verdict:
         for name, check in self._ordered():
             status = "FAILED" if check.failed else check.status
             counted = f"{check.failed} problem{'s' * (check.failed != 1)}" if check.failed else check.detail
-            yield f"{status:<7} {CHECKS[name]:<24} {counted}".rstrip()
-            yield from (f"{'':8}{note}" for note in check.notes)
+            yield f"{status:<7} {CHECKS[name]:<24} {printable(counted, 5000)}".rstrip()
+            yield from (f"{'':8}{printable(note, 5000)}" for note in check.notes)
             named = [failure for failure in self.failures if failure.check == name]
             yield from (f"{'':8}{failure.where}: {failure.problem}" for failure in named)
             if len(named) < check.failed:
@@ -106,7 +106,7 @@ class Verdict:
         return ((name, self._checks[name]) for name in CHECKS if name in self._checks)
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = 500) -> str:
     """Without what a terminal would take for a command: names of files come from outside."""
-    short = text if len(text) <= 500 else text[:500] + "…"
+    short = text if len(text) <= most else text[:most] + "…"
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in short)

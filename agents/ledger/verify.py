@@ -14,7 +14,7 @@ from pathlib import Path
 from sfumato.agents.ledger.inventory import ExportError, compare, read_file, read_lines, read_manifest
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, Checkpoint, NoteError, VerifierKey
 from sfumato.agents.ledger.replay import Replay, open_signed
-from sfumato.agents.ledger.tally import Sequences
+from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.ledger.tree import consistent
 from sfumato.agents.ledger.verdict import Verdict
 from sfumato.models import weights
@@ -145,7 +145,7 @@ class Verification:
 
     def missing(self) -> None:
         """Say which frames have no event: what segments state, and gaps that no segment has stated (yet)."""
-        verdict, stated = self.verdict, Sequences(self._replay.stated)
+        verdict, stated = self.verdict, Frames(self._replay.stated)
         missing = [part for run in self._replay.stated for part in self._replay.seen.absent(run)]
         unstated = [part for gap in self._replay.seen.gaps() for part in stated.absent(gap)]
         verdict.say("missing", "none")

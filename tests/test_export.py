@@ -1,0 +1,351 @@
+"""What `sfumato export` and `prove` take from the topics, and what they refuse; segments are sealed by hand here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import exporting
+import pytest
+from stack import demonstration_policy
+
+from sfumato.agents.ledger.bundle import Bundle
+from sfumato.agents.ledger.export import Account, Wanted, export
+from sfumato.agents.ledger.inventory import ExportError
+from sfumato.agents.ledger.proof import Proof, verify_proof
+from sfumato.agents.ledger.prove import prove
+from sfumato.agents.ledger.reading import ReadError
+from sfumato.agents.ledger.verify import verify
+from sfumato.agents.produce import Producer
+from sfumato.agents.settings import Settings
+from sfumato.schemas import export as files
+from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.cloudevent import FrameId
+from sfumato.schemas.frame import AnonymizedFrame, Message, TimeSource
+from sfumato.schemas.outcome import Outcome
+from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
+from sfumato.schemas.topics import AUDIT, DISCLOSURES, FRAMES_ANONYMIZED, LEDGER, Topic
+from sfumato.schemas.topics import POLICIES as TOPIC_POLICIES
+from tests.ingesting import read_topic
+
+SIGNER = exporting.signer()
+KEYS = [SIGNER.verifier]
+POLICY = demonstration_policy("north").model_copy(update={"version": 3})
+POLICIES = {"north@3": hashlib.sha256(POLICY.to_message(history=True).value).hexdigest()}
+FRAMES = {n: b"\xff\xd8\xff" + f"picture {n}".encode() for n in range(12)}
+EVENTS = [exporting.event(n, None if n == 5 else frame) for n, frame in FRAMES.items()]
+
+NOW = datetime.now(UTC) - timedelta(minutes=2)
+
+NONE = 0
+"""Seals nothing yet."""
+
+embedded = pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+
+
+class Leaf:
+    """An event whose message is another one's."""
+
+    def __init__(self, value: bytes, event: AuditEvent) -> None:
+        self.value, self.audited_at = value, event.audited_at
+
+    def to_message(self) -> Leaf:
+        return self
+
+
+class Sender:
+    """One producer for a whole test: each new one takes half a second to start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._producer = Producer(settings, client_id="test", idempotent=False)
+
+    def __call__(self, *messages: tuple[Topic, Message]) -> None:
+        errors: queue.Queue[object] = queue.Queue()
+        for topic, message in messages:
+            self._producer.send(topic, message, errors.put)
+        assert {errors.get(timeout=30) for _ in messages} <= {None}
+
+    def close(self) -> None:
+        assert self._producer.close(30) == 0
+
+
+def frame(sequence: int, payload: bytes, camera: str = "north") -> tuple[Topic, Message]:
+    made = AnonymizedFrame(
+        id=FrameId(camera, exporting.EPOCH, sequence),
+        captured_at=exporting.BEGAN,
+        time_source=TimeSource.ARRIVAL,
+        width=64,
+        height=36,
+        content_type="image/jpeg",
+        payload=payload,
+        outcome=Outcome.MASKED,
+        reason=None,
+        policy_version=3,
+        detections=(),
+    )
+    return FRAMES_ANONYMIZED, made.to_message()
+
+
+def checkpoint(note: bytes, log: str = "north") -> tuple[Topic, Message]:
+    return LEDGER, Message(log.encode(), note, [])
+
+
+def lately(event: AuditEvent) -> AuditEvent:
+    """As if it had happened around when the broker takes it: the export looks for frames there. Ten seconds apart."""
+    return event.model_copy(update={"audited_at": NOW + timedelta(seconds=10 * (event.sequence or 0))})
+
+
+class City:
+    """A camera's topics: frames, events with duplicates and other cameras' between, a policy, segments."""
+
+    def __init__(self, settings: Settings, send: Sender, sizes: tuple[int, ...]) -> None:
+        self.settings, self.send = settings, send
+        self.events = [lately(event) for event in EVENTS]
+        audits: list[tuple[Topic, Message]] = []
+        for n, event in enumerate(self.events):
+            audits.append((AUDIT, event.to_message()))
+            if n in (3, 8):  # a worker that takes over says again what is known, also of an older segment
+                later = exporting.event(n - 2, None)
+                audits.append((AUDIT, later.to_message()))
+            audits.append((AUDIT, exporting.event(n, None, camera="south").to_message()))
+        told = [(TOPIC_POLICIES, POLICY.to_message(history=True))]
+        send(*told, *(frame(n, FRAMES[n]) for n in FRAMES if n != 5), frame(0, FRAMES[0], "south"), *audits)
+        first: dict[str, tuple[int, int]] = {}
+        for message in read_topic(settings, AUDIT):
+            id = AuditEvent.from_message(message.value()).id
+            first.setdefault(id, (message.partition(), message.offset()))
+        places = [first[event.id] for event in self.events]
+        self.partition, self.offsets = places[0][0], [offset for _, offset in places]
+        self.sealed = self.seal(tuple(size for size in sizes if size))
+        send(*(checkpoint(note) for note, _ in self.sealed))
+
+    def seal(self, sizes: tuple[int, ...], **changes: object) -> list[tuple[bytes, Segment]]:
+        given = {"policies": POLICIES, "partition": self.partition, "offsets": self.offsets, **changes}
+        return exporting.seal(SIGNER, self.events, sizes, **given)  # type: ignore[arg-type]
+
+    def export(self, folder: Path, **changes: object) -> Account:
+        return export(self.settings, Wanted("north", **changes), KEYS, folder)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make(topics: Settings) -> Iterator[Callable[..., City]]:
+    send = Sender(topics)
+    yield lambda *sizes: City(topics, send, sizes or (4, 7, 12))
+    send.close()
+
+
+def test_a_log_is_exported_with_its_frames_and_passes(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    account = city.export(tmp_path / "north")
+    assert account.report() == {
+        "first": 0,
+        "size": 12,
+        "segments": 3,
+        "published": 11,
+        "frames": 11,
+        "missing_frames": 0,
+        "other_copies": 0,
+        "without_event": [],
+        "unknown_policies": [],
+        "ignored_checkpoints": 0,
+    }
+    assert account.complete
+    verdict = verify(tmp_path / "north", KEYS)
+    assert verdict.passed, "\n".join(verdict.table())
+    lines = (tmp_path / "north" / files.AUDIT).read_bytes().splitlines()
+    assert lines == [event.to_message().value for event in city.events]
+    assert [path.name for path in tmp_path.iterdir()] == ["north"]
+
+
+@embedded
+def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    sealed_at = [segment.sealed_at for _, segment in city.sealed]
+    ((between, _),) = city.seal((3,))  # another ledger's, within a segment
+    for name, note in (("old.txt", city.sealed[0][0]), ("between.txt", between)):
+        (tmp_path / name).write_bytes(note)
+    kept = [tmp_path / "old.txt", tmp_path / "between.txt"]
+    account = city.export(tmp_path / "last", since=sealed_at[1] + timedelta(microseconds=1), kept=kept)
+    assert (account.first, account.size, account.segments) == (7, 12, 1)
+    assert len(list((tmp_path / "last" / files.CHECKPOINTS).iterdir())) == 2
+    verdict = verify(tmp_path / "last", KEYS, kept)
+    assert verdict.passed, "\n".join(verdict.table())
+    account = city.export(tmp_path / "first", until=sealed_at[0], frames=False)
+    assert (account.first, account.size) == (0, 4)
+    assert verify(tmp_path / "first", KEYS).passed
+    with pytest.raises(ExportError, match="nothing was sealed since"):
+        city.export(tmp_path / "none", since=sealed_at[-1] + timedelta(seconds=1))
+    (tmp_path / "old.txt").write_bytes(exporting.seal(SIGNER, EVENTS, [4], log="south")[0][0])
+    with pytest.raises(ExportError, match="not of north"):
+        city.export(tmp_path / "none", kept=kept)
+    assert not (tmp_path / "none").exists()
+
+
+@embedded
+def test_events_sealed_late_are_in_the_range_of_when_they_happened(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
+    city.send(*(checkpoint(note) for note, _ in city.seal((4, 7, 12), lag=timedelta(seconds=100))))
+    assert city.export(tmp_path / "north", until=city.events[6].audited_at, frames=False).size == 7
+
+
+@embedded
+def test_copies_that_no_event_names_are_listed(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    city.send(
+        frame(2, FRAMES[2]),
+        frame(2, b"\xff\xd8\xffother"),
+        frame(5, b"\xff\xd8\xffwas dropped"),
+        frame(40, b"\xff\xd8\xffx"),
+    )
+    account = city.export(tmp_path / "north")
+    assert (account.frames, account.copies) == (11, 2)
+    copies = [json.loads(line) for line in (tmp_path / "north" / files.COPIES).read_text().splitlines()]
+    assert sorted((copy["sequence"], copy["event"]) for copy in copies) == [(2, True), (5, True)]
+    verdict = verify(tmp_path / "north", KEYS)
+    assert verdict.passed
+    assert any("published besides: 2 whose frame's event names other bytes" in line for line in verdict.table())
+
+
+@embedded
+def test_a_published_frame_without_an_event_is_named(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
+    city.events = city.events[:4] + city.events[6:]
+    city.offsets = city.offsets[:4] + city.offsets[6:]
+    city.send(*(checkpoint(note) for note, _ in city.seal((10,))))
+    account = city.export(tmp_path / "north")
+    assert account.report()["without_event"] == [f"north/{exporting.EPOCH}/4"]
+    told = verify(tmp_path / "north", KEYS)
+    assert any("1 without an event in this export" in line for line in told.table())
+
+
+@embedded
+def test_frames_and_policies_that_are_gone_are_counted(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    extra = [*city.events, lately(exporting.event(12, b"never published"))]
+    city.send((AUDIT, extra[-1].to_message()))
+    value = extra[-1].to_message().value
+    (offset,) = [message.offset() for message in read_topic(city.settings, AUDIT) if message.value() == value]
+    city.events, city.offsets = extra, [*city.offsets, offset]
+    unknown = {**POLICIES, "north@2": "0" * 64}
+    city.send(checkpoint(city.seal((4, 7, 12, 13), policies=unknown)[-1][0]))
+    account = city.export(tmp_path / "north")
+    assert (account.published, account.frames, account.unknown_policies) == (12, 11, ["north@2"])
+    assert not account.complete
+    named = {(failure.check, failure.where) for failure in verify(tmp_path / "north", KEYS).failures}
+    assert named == {("frames", f"north/{exporting.EPOCH}/12"), ("policies", "north@2")}
+    assert city.export(tmp_path / "without", frames=False).report()["missing_frames"] is None
+
+
+@embedded
+def test_what_the_key_did_not_sign_is_passed_over(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    forged = exporting.seal(exporting.signer(2), EVENTS[:6], [20 % 6 + 4])
+    city.send(checkpoint(b"\xff\xfe"), checkpoint(forged[0][0]), checkpoint(city.sealed[0][0], "south"))
+    account = city.export(tmp_path / "north")
+    assert (account.size, account.ignored_checkpoints) == (12, 2)
+    with pytest.raises(ReadError, match="holds no segment"):
+        export(city.settings, Wanted("south"), KEYS, tmp_path / "south")
+
+
+@embedded
+def test_ledgers_that_cut_at_different_places_make_one_chain(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(4, 7)
+    city.send(*(checkpoint(note) for note, _ in city.seal((5, 9, 12))))
+    city.send(*(checkpoint(note) for note, _ in city.seal((7, 10))[1:]))  # a dead end
+    account = city.export(tmp_path / "north")
+    assert (account.size, account.segments) == (12, 3)
+    assert verify(tmp_path / "north", KEYS).passed
+
+
+@embedded
+def test_a_fork_is_refused(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    city.events[1] = exporting.event(1, b"something else")
+    city.send(checkpoint(city.seal((4,))[0][0]))
+    with pytest.raises(ReadError, match="forked: the ledger signed two heads of 4 leaves"):
+        city.export(tmp_path / "north")
+    assert list(tmp_path.iterdir()) == []
+
+
+@embedded
+def test_events_that_the_topic_no_longer_holds_are_refused(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
+    city.events[1] = exporting.event(1, b"something else")
+    city.send(checkpoint(city.seal((12,))[0][0]))
+    with pytest.raises(ReadError, match="not what was sealed as leaves 0 to 11"):
+        city.export(tmp_path / "north")
+    city.offsets[-1] += 1000
+    city.send(checkpoint(exporting.seal(SIGNER, city.events, [11], partition=city.partition)[0][0]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@embedded
+def test_a_proof_shows_one_frame(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make()
+    for sequence in (0, 5, 9, 11):
+        found = prove(city.settings, FrameId("north", exporting.EPOCH, sequence), KEYS)
+        path = tmp_path / f"{sequence}.tlog-proof"
+        path.write_text(found.text(), newline="")
+        verdict = verify_proof(path, KEYS)
+        assert verdict.passed, "\n".join(verdict.table())
+        assert found.event == city.events[sequence].to_message().value
+        assert Proof.parse(found.text()) == found
+    with pytest.raises(ReadError, match="no segment has its audit event"):
+        prove(city.settings, FrameId("north", exporting.EPOCH, 12), KEYS)
+
+
+@embedded
+def test_a_log_without_frames_is_exported_too(make: Callable[..., City], tmp_path: Path) -> None:
+    """Disclosures: each once by its id, also where it comes again segments later."""
+    city = make(NONE)
+    told = [
+        (id.encode(), f'{{"n": {n},\n"id": "{id}"}}'.encode()) for n, id in enumerate(["a", "b", "a", "c", "b", "d"])
+    ]
+    city.send(*((DISCLOSURES, Message(b"request", value, [("ce_id", id)])) for id, value in told))
+    leaves = [value for n, (_, value) in enumerate(told) if n in (0, 1, 3, 5)]
+    events = [Leaf(value, city.events[n]) for n, value in enumerate(leaves)]
+    sealed = exporting.seal(
+        SIGNER,
+        events,
+        (2, 4),
+        log=DISCLOSURES_LOG,
+        offsets=[0, 1, 3, 5],
+        counted=False,  # type: ignore[arg-type]
+    )
+    city.send(*(checkpoint(note, DISCLOSURES_LOG) for note, _ in sealed))
+    for name, since in (("all", None), ("last", sealed[1][1].sealed_at)):
+        account = export(city.settings, Wanted(DISCLOSURES_LOG, since), KEYS, tmp_path / name)
+        assert (account.first, account.size, account.complete) == (0 if name == "all" else 2, 4, True)
+        assert verify(tmp_path / name, KEYS).passed
+    lines = (tmp_path / "all" / files.AUDIT).read_bytes().splitlines()
+    assert [files.leaf(line) for line in lines] == leaves
+    (tmp_path / "all" / files.AUDIT).write_bytes(b"\n".join(lines[::-1]) + b"\n")
+    assert not verify(tmp_path / "all", KEYS).passed
+
+
+@embedded
+def test_without_topics_the_remedy_is_named(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="`sfumato topics` creates it"):
+        export(settings, Wanted("north"), KEYS, tmp_path / "north")
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Bundle(tmp_path / "north") as bundle:  # noqa: PT012
+        bundle.put("frames/one.jpg", b"x")
+        assert not (tmp_path / "north").exists()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "north").mkdir()
+    with pytest.raises(ExportError, match="is there already"):
+        Bundle(tmp_path / "north")
+    with pytest.raises(ExportError, match="No such file"):
+        Bundle(tmp_path / "nowhere" / "north")
+    shutil.rmtree(tmp_path / "north")
