@@ -110,6 +110,7 @@ def test_disclosures_are_told_apart_by_their_id():
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=30))
+@settings(deadline=None)
 def test_runs_of_sequences_are_sets(added):
     sequences, plain = Sequences(), set()
     for first, more in added:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.ledger.note import Checkpoint, NoteError, Signer, VerifierKey, open_note
@@ -31,6 +31,7 @@ def test_notes_are_signed_and_other_signatures_passed_over():
 
 
 @given(st.integers(0, len(NOTE.encode()) - 1), st.integers(1, 255))
+@settings(deadline=None)
 def test_no_byte_of_a_note_can_change(place, change):
     spoilt = bytearray(NOTE.encode())
     spoilt[place] ^= change

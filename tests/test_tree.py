@@ -119,6 +119,7 @@ def test_roots_are_as_the_rfc_defines_them(size):
 
 
 @given(st.lists(SIZES, min_size=1, max_size=6))
+@settings(deadline=None)
 def test_segments_join_to_the_whole_wherever_they_are_cut(cuts):
     cuts = [0, *sorted(cuts)]
     joined = Range()

@@ -32,6 +32,9 @@ class Place:
     topic: str
     partition: int
 
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}"
+
 
 @dataclass(slots=True)
 class Entry:

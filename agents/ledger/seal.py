@@ -88,12 +88,16 @@ class Sealer:
         """After partitions were revoked, read the heads anew: others may have written since."""
         while self._renewed != self._revoked:
             self._renewed = self._revoked
-            for reader in self._readers.values():
-                reader.close()
-            self._readers.clear()
-            await asyncio.to_thread(self._heads.close)
+            await asyncio.to_thread(self.close)
             self._heads = HeadStore(self._settings, self._keys)
             await asyncio.to_thread(self._heads.start)
+
+    def close(self) -> None:
+        """Close what reads from Kafka."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        self._heads.close()
 
     async def run(self, app: Any, stream: Any, reports: ReportStore) -> None:
         self._reports = reports
@@ -150,7 +154,7 @@ class Sealer:
                 places.add(place)
             self._held[place].append((offset, event))
             expected = self._expected(place)
-            if offset > expected or (offset == expected and message.headers == UNREADABLE):
+            if offset > expected or (offset == expected and tuple(message.headers or ()) == UNREADABLE):
                 await self._read_until(place, offset)
             elif offset == expected:
                 self._put(place, offset, self._entry(place, message.key, message.value, message.headers), now)
@@ -164,7 +168,7 @@ class Sealer:
             return
         await self._renew()
         notes = self._book.open(place, self._heads.newest(), self._heads.covers())
-        log.info("%s/%d: on from offset %d", place.topic, place.partition, self._book.next(place))
+        log.info("%s: on from offset %d", place, self._book.next(place))
         await self._deliver((LEDGER, _checkpoint(note)) for note in notes)
 
     async def _read_until(self, place: Place, offset: int) -> None:
@@ -313,7 +317,10 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         await sealer.run(app, stream, reports)
     except asyncio.CancelledError:
         anonymize.end_within(SHUTDOWN_TIMEOUT)
-        await asyncio.wait_for(sealer.finish(), FINISH_TIMEOUT)
+        try:
+            await asyncio.wait_for(sealer.finish(), FINISH_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - the next ledger seals it
+            log.error("what is open was not sealed at the end: %r", error)
         raise
     except HeadError as error:
         anonymize.leave(str(error), EXIT_CONFIGURATION)
