@@ -297,7 +297,8 @@ def segments() -> list[bytes]:
             "log": "north", "first": 0, "size": 2, "root": SHA, "previous_root": SHA, "subtrees": [SHA],
             "sealed_at": AT, "source": {"topic": "audit", "partition": 0, "first_offset": 0, "last_offset": 1},
             "outcomes": {"masked": 2}, "reasons": {"no_policy": 1}, "runs": [{"epoch": 1, "first": 0, "last": 1}],
-            "missing": [{"epoch": 1, "first": 5, "last": 6}], "ingest_dropped": {"too_large": 1}, "policies": {CANARY: SHA},
+            "missing": [{"epoch": 1, "first": 5, "last": 6}], "ingest_dropped": {"too_large": 1},
+            "policies": {CANARY: SHA},
         }
     )  # fmt: skip
     return [segment.model_dump_json().encode()]
@@ -468,10 +469,9 @@ def export_lines() -> list[bytes]:
 
 
 def heads() -> list[bytes]:
-    head = Head(
-        log="north", origin="city.example", at=AT, note=notes()[0].decode(), topic="audit", partition=0, next_offset=3
-    )
-    cover = Cover(origin="city.example", topic="audit", partition=0, offset=3, sizes={"north": 2})
+    shared: dict[str, Any] = {"origin": "city.example", "topic": "audit", "partition": 0}
+    head = Head(log="north", at=AT, note=notes()[0].decode(), next_offset=3, **shared)
+    cover = Cover(offset=3, sizes={"north": 2}, **shared)
     return [record.to_message().value for record in (head, cover)]
 
 
@@ -485,7 +485,5 @@ def vendor_files() -> list[bytes]:
 
 
 def controllers() -> list[bytes]:
-    text = (
-        f"""personal_data = ["{CANARY}"]\ntransfers = []\n[controller]\nname = "City"\ncontact = "dpo@city.example"\n"""
-    )
-    return [text.encode()]
+    party = '[controller]\nname = "City"\ncontact = "dpo@city.example"\n'
+    return [f'personal_data = ["{CANARY}"]\ntransfers = []\n{party}'.encode()]
