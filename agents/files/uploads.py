@@ -303,7 +303,6 @@ class Uploads:
                 f"Upload-Length: at most {self._settings.upload_max_bytes} bytes; SFUMATO_UPLOAD_MAX_BYTES allows more"
             )
 
-
     def _check_share(self, session: Session, owner: str, more: int) -> None:
         """Whether a caller may have so many bytes more."""
         if _held(session, owner) + more > self._settings.upload_caller_bytes:
