@@ -56,7 +56,7 @@ def read_file(path: Path) -> list[Vendor]:
         document: dict[str, Any] = tomllib.loads(path.read_text())
     except UnicodeDecodeError:
         raise ShareError(f"{path}: not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ShareError(f"{path}: {error}") from None
     except OSError as error:
         raise ShareError(f"{path}: {error.strerror}") from None

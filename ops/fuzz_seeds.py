@@ -17,20 +17,26 @@ from typing import Any
 import av
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fuzz import CANARY
 from joserfc import jwk, jwt
 from PIL import Image, PngImagePlugin
 
+from sfumato.agents.footage.sealing import Sealer
+from sfumato.agents.ledger import inventory
 from sfumato.agents.ledger.note import Checkpoint, Signer
+from sfumato.agents.ledger.proof import Proof
 from sfumato.agents.web import formats, paging
 from sfumato.agents.web.paging import After
 from sfumato.models import images
+from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent, DetectorRecord, Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, DetectorName, Evidence, Target, dump_boxes
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.find import Find
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
+from sfumato.schemas.head import Cover, Head
 from sfumato.schemas.job import JobRequest
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Policy
@@ -291,7 +297,8 @@ def segments() -> list[bytes]:
             "log": "north", "first": 0, "size": 2, "root": SHA, "previous_root": SHA, "subtrees": [SHA],
             "sealed_at": AT, "source": {"topic": "audit", "partition": 0, "first_offset": 0, "last_offset": 1},
             "outcomes": {"masked": 2}, "reasons": {"no_policy": 1}, "runs": [{"epoch": 1, "first": 0, "last": 1}],
-            "missing": [{"epoch": 1, "first": 5, "last": 6, "reason": "too_large"}], "policies": {CANARY: SHA},
+            "missing": [{"epoch": 1, "first": 5, "last": 6}], "ingest_dropped": {"too_large": 1},
+            "policies": {CANARY: SHA},
         }
     )  # fmt: skip
     return [segment.model_dump_json().encode()]
@@ -424,3 +431,59 @@ def camera_pairs() -> list[bytes]:
 
 def sealing_keys() -> list[bytes]:
     return [b"# keys\nab12 " + base64.b64encode(bytes(32)) + b"\nold " + base64.b64encode(bytes(32)) + b"\n"]
+
+
+class OneKey:
+    """A key store with one key, as ``agents/footage/stores.py`` wants it of those that open."""
+
+    def key(self, camera: str, hour: datetime) -> bytes:
+        return bytes(range(32))
+
+    make = key
+
+
+def sealed_frames() -> list[bytes]:
+    still = RawFrame(FrameId("north", 1, 2), AT, TimeSource.CAMERA, 16, 16, "image/jpeg", CANARY.encode() * 3)
+    return [packed(Sealer(OneKey()).seal(frame).to_message()) for frame in (still, raw_units()[0])]  # type: ignore[arg-type]
+
+
+def footage_keys() -> list[bytes]:
+    return [b"key " + base64.b64encode(bytes(32)) + b"\n", b"shredded 2026-11-24T12:00:00.000000Z\n"]
+
+
+def proofs() -> list[bytes]:
+    return [Proof(audit_events()[0], 3, (bytes(32), bytes(range(32))), notes()[0].decode()).text().encode()]
+
+
+def manifests() -> list[bytes]:
+    scope = export.Scope(log="north", first=0, size=2, frames=False)
+    files = (export.File(path=name, size=5, sha256=SHA) for name in (export.AUDIT, export.WEIGHTS))
+    with tempfile.TemporaryDirectory() as folder:
+        inventory.write_manifest(Path(folder), scope, files)
+        return [(Path(folder) / export.MANIFEST).read_bytes()]
+
+
+def export_lines() -> list[bytes]:
+    records = (export.Frontier(size=2, hashes=(SHA,)), export.Consistency(first=1, second=2, path=(SHA,)))
+    return [export.dump(record) for record in records] + [export.leaf_line(b"a\nb")]
+
+
+def heads() -> list[bytes]:
+    shared: dict[str, Any] = {"origin": "city.example", "topic": "audit", "partition": 0}
+    head = Head(log="north", at=AT, note=notes()[0].decode(), next_offset=3, **shared)
+    cover = Cover(offset=3, sizes={"north": 2}, **shared)
+    return [record.to_message().value for record in (head, cover)]
+
+
+def signing_keys() -> list[bytes]:
+    pem = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return [pem, pem + pem]
+
+
+def vendor_files() -> list[bytes]:
+    return [b"[[vendor]]\nname = 'acme'\ncameras = ['north-*', 'hall']\n"]
+
+
+def controllers() -> list[bytes]:
+    party = '[controller]\nname = "City"\ncontact = "dpo@city.example"\n'
+    return [f'personal_data = ["{CANARY}"]\ntransfers = []\n{party}'.encode()]

@@ -18,18 +18,27 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from sfumato.agents import cameras, policy_files, reader
+from sfumato.agents import cameras, policy_files, reader, shares
 from sfumato.agents.access import tokens
 from sfumato.agents.access.tokens import TokenError, Tokens
 from sfumato.agents.api import uploads
 from sfumato.agents.cameras import CameraError
+from sfumato.agents.dossier.controller import ControllerError, read_controller
 from sfumato.agents.files import sealing
 from sfumato.agents.files.sealing import SealError
-from sfumato.agents.ledger import note
+from sfumato.agents.footage import key_files
+from sfumato.agents.footage.sealing import Opener
+from sfumato.agents.footage.stores import KeyStoreError, UnopenedError
+from sfumato.agents.ledger import inventory, keys, note
+from sfumato.agents.ledger.inventory import ExportError
+from sfumato.agents.ledger.keys import KeyFileError
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
+from sfumato.agents.ledger.proof import Proof, verify_proof
+from sfumato.agents.ledger.verify import verify
 from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import FloorError, PolicyError
 from sfumato.agents.settings import Settings
+from sfumato.agents.shares import ShareError
 from sfumato.agents.web import formats, paging, receive
 from sfumato.agents.web.paging import After
 from sfumato.models import bitstream, content, disguise, film_index, film_metadata, images, picture_metadata, xmp
@@ -40,6 +49,7 @@ from sfumato.models.images import ImageError
 from sfumato.models.metadata import Found
 from sfumato.models.reading import FilmError, Reader, Source
 from sfumato.models.task import NoPolicy, Task
+from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.detection import load_boxes
@@ -47,6 +57,7 @@ from sfumato.schemas.epoch import EpochRecord
 from sfumato.schemas.find import Find
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.frame import AnonymizedFrame, RawFrame
+from sfumato.schemas.head import Cover, Head
 from sfumato.schemas.job import JobRequest
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
@@ -269,6 +280,58 @@ def moment(data: bytes) -> object:
     return film_metadata._coordinates(text(data))
 
 
+def sealed_frame(data: bytes) -> object:
+    """What was sealed opens to the same; anything else stays closed."""
+    key, value, headers = message(data)
+    frame = RawFrame.from_message(key, value, headers)
+    opened = Opener(seeds.OneKey()).open(frame)  # type: ignore[arg-type]
+    assert opened.payload == seeds.CANARY.encode() * 3 or opened.payload == seeds.raw_units()[0].payload
+    return opened
+
+
+def footage_key(data: bytes) -> object:
+    return key_files._read(written("2026-11-24T12Z", data))
+
+
+def proof(data: bytes) -> object:
+    """Read, and looked at with the key that has signed."""
+    key = seeds.signer().verifier
+    verify_proof(written("frame.proof", data), [key])
+    return Proof.parse(text(data))
+
+
+def manifest(data: bytes) -> object:
+    """The list of an export's files, and all that is checked of a folder that holds nothing else."""
+    folder = FOLDER / "export"
+    folder.mkdir(exist_ok=True)
+    (folder / export.MANIFEST).write_bytes(data)
+    (folder / export.KEY).write_bytes(seeds.verifier_keys()[0])
+    assert not verify(folder).passed
+    return list(inventory.read_manifest(folder)[1])
+
+
+def export_line(data: bytes) -> object:
+    """A line is spelt in one way alone."""
+    found = None
+    for type_ in (export.Frontier, export.Consistency, export.File, export.Scope):
+        try:
+            found = export.parse(type_, data)
+        except EnvelopeError as error:
+            found = found or error
+    if data.startswith(b'"'):
+        assert export.leaf_line(export.leaf(data)) == data
+    elif isinstance(found, EnvelopeError):
+        raise found
+    return found
+
+
+def head(data: bytes) -> object:
+    try:
+        return Head.from_message(data).to_message()
+    except EnvelopeError:
+        return Cover.from_message(data).to_message()
+
+
 REFUSED = (HTTPException,)
 FETCHED = (ValueError, KeyError, TypeError, AttributeError, tokens.JoseError, RecursionError)
 
@@ -320,5 +383,14 @@ TARGETS = {
     ),
     "camera_pair": Target(lambda data: cameras.read_pairs([text(data)]), (CameraError,), seeds.camera_pairs),
     "sealing_keys": Target(lambda data: sealing._read(written("sealing.key", data)), (SealError,), seeds.sealing_keys),
+    "sealed_frame": Target(sealed_frame, (EnvelopeError, UnopenedError), seeds.sealed_frames),
+    "footage_key": Target(footage_key, (KeyStoreError,), seeds.footage_keys),
+    "proof": Target(proof, (NoteError,), seeds.proofs),
+    "manifest": Target(manifest, (ExportError,), seeds.manifests),
+    "export_line": Target(export_line, (EnvelopeError,), seeds.export_lines),
+    "ledger_head": Target(head, (EnvelopeError,), seeds.heads),
+    "signing_key": Target(lambda data: keys._read(written("ledger.key", data)), (KeyFileError,), seeds.signing_keys),
+    "vendors_toml": Target(lambda data: shares.read_file(written("v.toml", data)), (ShareError,), seeds.vendor_files),
+    "controller": Target(lambda data: read_controller(written("c.toml", data)), (ControllerError,), seeds.controllers),
 }
 """By name; the folder of ``tests/corpus`` with its regressions is called the same."""

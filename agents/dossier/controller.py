@@ -35,6 +35,6 @@ def read_controller(path: Path | None) -> Controller:
         problem = "; ".join(f"{field_of(each)}: {remedy(each, DOCS)}" for each in faults)
     except OSError as error:
         problem = error.strerror or type(error).__name__
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problem = f"not TOML: {error}"
     raise ControllerError(f"{path}: {problem}")
