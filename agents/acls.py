@@ -75,9 +75,7 @@ ROLES: Mapping[str, Role] = {
     "anonymize": Role((FRAMES_RAW, POLICIES, SUSPENSIONS), (FRAMES_ANONYMIZED, AUDIT), group=""),
     "inspect": Role((FRAMES_ANONYMIZED, POLICIES, SUSPENSIONS, FINDS), (FINDS, SUSPENSIONS), group="-inspect"),
     "archive": Role((JOBS,), (JOBS, JOB_EVENTS), group="-archive"),
-    "ledger": Role(
-        (AUDIT, EPOCHS, POLICIES, DISCLOSURES, LEDGER, LEDGER_HEADS), (LEDGER, LEDGER_HEADS), group="-ledger"
-    ),
+    "ledger": Role((AUDIT, EPOCHS, POLICIES, DISCLOSURES, LEDGER_HEADS), (LEDGER, LEDGER_HEADS), group="-ledger"),
     "bridge": Role(
         (FRAMES_ANONYMIZED, AUDIT, CALLS, POLICIES, SUSPENSIONS),
         (POLICIES, SUSPENSIONS, CALLS, JOBS, JOB_EVENTS, DISCLOSURES),
@@ -86,6 +84,7 @@ ROLES: Mapping[str, Role] = {
     "share": Role((FRAMES_ANONYMIZED,), group="-share", shares=True),
     "reconcile": Role((EPOCHS, AUDIT, FRAMES_ANONYMIZED)),
     "record": Role((FRAMES_ANONYMIZED,)),
+    "export": Role((LEDGER, AUDIT, FRAMES_ANONYMIZED, POLICIES, DISCLOSURES)),
     "dossier": Role((EPOCHS, POLICIES, AUDIT, FINDS, SUSPENSIONS, DISCLOSURES, LEDGER), describes=TOPICS),
     "policy-editor": Role((POLICIES,), (POLICIES,)),
     "suspension-lifter": Role((SUSPENSIONS,), (SUSPENSIONS,)),

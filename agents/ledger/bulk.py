@@ -9,6 +9,7 @@ import time
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.ledger.entries import Place
 from sfumato.agents.settings import Settings
 
@@ -24,7 +25,7 @@ class BulkReader:
         self._position: int | None = None
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": settings.group_id,  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,

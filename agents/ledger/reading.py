@@ -11,6 +11,7 @@ from typing import Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.fault import Fault
@@ -31,7 +32,7 @@ class Reading:
         self.name = settings.topic(topic)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.bootstrap_servers,
+                **client_config(settings),
                 "group.id": f"{settings.group_id}-export",  # required by the client; nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
