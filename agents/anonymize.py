@@ -192,8 +192,8 @@ class Worker:
         self._producer = producer
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._computing = asyncio.Lock()
-        self._inside: set[Task] = set()
-        """What the engine has been given and has not brought to its end."""
+        self._inside: dict[Task, None] = {}
+        """What the engine has been given and has not brought to its end, in the order it was given."""
         self._due: float | None = None
         """When a frame that waits in the engine is to be asked for, though no other comes (monotonic, seconds)."""
         self._sooner = asyncio.Event()
@@ -224,7 +224,7 @@ class Worker:
             else:
                 unreadable.append(read)
                 self.acknowledger.take(event, record.origin, None)
-        self._inside.update(tasks)
+        self._inside.update(dict.fromkeys(tasks))
         return tasks, unreadable
 
     async def _close_idle(self) -> None:
@@ -250,7 +250,7 @@ class Worker:
             done, _ = await asyncio.wait({computing}, timeout=self._settings.detector_timeout)
             if done:
                 for task, ending in computing.result():
-                    self._inside.discard(task)
+                    self._inside.pop(task, None)
                     endings.append(ending)
                 self._expect(self._anonymizer.due())
             else:

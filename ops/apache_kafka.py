@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from sfumato.agents.broker import HOST, BrokerError, BrokerProcess, free_port
@@ -29,15 +30,25 @@ INSTALL = "Debian: apt-get install openjdk-17-jdk-headless maven"
 class ApacheKafka(BrokerProcess):
     """One broker and controller in one process. ``kill`` and ``start`` again: same port, same data.
 
-    ``data`` is deleted by ``stop``; without it a temporary folder is used.
+    ``data`` is deleted by ``stop``; without it a temporary folder is used. ``overrides``: properties in place of
+    :func:`properties`; ``cluster``: the id that nodes of one cluster share.
     """
 
     name = f"Apache Kafka {VERSION}"
 
-    def __init__(self, port: int = 0, *, data: Path | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        data: Path | None = None,
+        overrides: Mapping[str, object] | None = None,
+        cluster: str = "",
+    ) -> None:
         super().__init__(port)
         self._controller_port = 0
         self._data = data
+        self._overrides = dict(overrides or {})
+        self._cluster = cluster or cluster_id()
 
     def stop(self) -> None:
         super().stop()
@@ -51,11 +62,15 @@ class ApacheKafka(BrokerProcess):
         self._controller_port = self._controller_port or free_port()
         if self._data is None:
             self._data = Path(tempfile.mkdtemp(prefix="sfumato-kafka-"))
-        values = {**properties(self.port, self._controller_port), "log.dirs": self._data / "log"}
+        values = {
+            **properties(self.port, self._controller_port),
+            "log.dirs": self._data / "log",
+            **self._overrides,
+        }
         config = self._data / "server.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         if not (self._data / "log" / "meta.properties").exists():
-            _format(java, classpath, config)
+            _format(java, classpath, config, self._cluster)
         options = ["-Xms128m", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return [java, *options, "-cp", classpath, "kafka.Kafka", str(config)], dict(os.environ)
 
@@ -125,8 +140,11 @@ def _java() -> str:
     return java
 
 
-def _format(java: str, classpath: str, config: Path) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+def cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _format(java: str, classpath: str, config: Path, cluster: str) -> None:
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config)]
     result = subprocess.run([java, "-Xmx256m", "-cp", classpath, *tool], capture_output=True, text=True)
     if result.returncode:

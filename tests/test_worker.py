@@ -259,15 +259,16 @@ def test_a_detection_that_hangs_ends_as_full_masks_and_a_restart(left):
         return [() for _ in pictures]
 
     async def scenario() -> None:
-        stream, broker = Stream(2), Broker()
+        stream, broker = Stream(12), Broker()
         running = asyncio.create_task(Worker(Settings(detector_timeout=0.2), anonymizer(hang), broker).run(stream))
-        await until(lambda: len(broker.sent) == 4)
+        await until(lambda: len(broker.sent) == 24)
         frames = [dict(message.headers) for topic, message in broker.sent if topic is FRAMES_ANONYMIZED]
         assert {frame["ce_outcome"] for frame in frames} == {Outcome.FULLY_MASKED.encode()}
         assert {frame["ce_reason"] for frame in frames} == {Reason.DETECTOR_TIMEOUT.encode()}
-        broker.acknowledge(4)
+        assert [int(frame["ce_sequence"]) for frame in frames] == list(range(12)), "out of order"
+        broker.acknowledge(24)
         await until(lambda: left != [])
-        assert stream.acknowledged == [0, 1]
+        assert stream.acknowledged == list(range(12))
         assert stream.committed
         released.set()
         running.cancel()
