@@ -29,6 +29,10 @@ from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED, FRAMES_RAW, Topic
 
 
+BATCH = 8
+"""The default of ``SFUMATO_BATCH_SIZE``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A picture of a new identity, as it came from the broker. ``at`` is monotonic, in seconds."""
@@ -54,6 +58,8 @@ class Tally:
     outcomes: dict[FrameId, Outcome] = field(default_factory=dict)
     """The first of each identity, which is the one that counts."""
     reasons: Counter[str] = field(default_factory=Counter)
+    took: dict[FrameId, float] = field(default_factory=dict)
+    """Seconds that a frame waited for others and that a full batch of such frames took."""
     arrivals: list[Arrival] = field(default_factory=list)
     searched: int = 0
     leaked: int = 0
@@ -76,6 +82,9 @@ class Tally:
         self.account.add_audit(event)
         if event.frame is None:
             return
+        spent = event.timings_ms
+        batch = BATCH * (spent.decode + spent.detect + spent.mask + spent.encode)
+        self.took.setdefault(event.frame, (spent.wait + batch) / 1000)
         if self.outcomes.setdefault(event.frame, event.outcome) is not event.outcome:
             self.conflicts += 1
         self.reasons[str(event.reason or event.outcome)] += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,10 @@ from drills.site import DrillError, Site
 from sfumato.agents import provision
 from sfumato.schemas.topics import POLICIES
 
+DELIVERY = 1.0
+"""Seconds from the end of a batch to its publication, at most: it waits for the one before."""
 LASTING = 5.0
 """Seconds for which a detector misbehaves."""
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-INSTALL = "Debian: apt-get install faketime"
 
 
 def detector(fault: str, reason: str | None, expected_s: float = LASTING) -> Callable[[Plan], Row]:
@@ -64,31 +65,22 @@ def queues_full(plan: Plan) -> Row:
 
 
 def clock_jump(plan: Plan) -> Row:
-    """The clocks of ingestor and worker jump an hour ahead, then two hours back, then right again (libfaketime)."""
-    if not FAKETIME.exists():
-        raise DrillError(f"{FAKETIME} is missing. {INSTALL}")
-    folder = Path(os.environ.get("TMPDIR", "/tmp"))
-    clock = folder / f"sfumato-drill-clock-{os.getpid()}"
-    clock.write_text("+0")
-    environment = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
-    try:
+    """The wall clocks of ingestor and worker jump an hour ahead, two hours back, and then are right again; after each
+    jump the worker is killed, so that one begins with that clock, too."""
+    with tempfile.TemporaryDirectory(prefix="sfumato-clock-") as folder:
+        clock, library = Path(folder, "ahead"), Path(folder, "clock.so")
+        clock.write_text("0")
+        _compile(Path(__file__).with_name("clock.c"), library)
+        environment = {"LD_PRELOAD": str(library), "DRILL_CLOCK": str(clock)}
         with Site(plan.broker(), environment=environment) as site:
             site.sound_clocks = False
-            for jump in ("+1h", "-1h", "+0"):
+            for seconds in (3600, -3600, 0):
                 site.now_and_then()
                 with site.recovering():
-                    clock.write_text(jump)
-                time.sleep(3.0)
+                    clock.write_text(str(seconds))
                 with site.recovering():
-                    site.kill_worker()  # the next one begins with that clock
+                    site.kill_worker()
             return site.row()
-    finally:
-        clock.unlink()
 
 
 def policy_topic_missing(plan: Plan) -> Row:
@@ -113,9 +105,9 @@ def policy_topic_missing(plan: Plan) -> Row:
 def overload(plan: Plan) -> Row:
     """Three times what the worker can look at, for cameras whose policy skips what is late: what is shown is not older
     than the rule says, every skipped frame is audited, and no camera starves."""
-    max_age, lookahead, seconds = 2.0, 0.2, 25.0
-    cameras = [f"camera-{number}" for number in range(6)]
-    rules = {"overload": {"rule": "skip", "max_age": max_age}, "lookahead": lookahead}
+    max_age, seconds = 2.0, 25.0
+    cameras = [f"camera-{number}" for number in range(6)]  # of four and of two in a partition
+    rules = {"overload": {"rule": "skip", "max_age": max_age}, "lookahead": 0.0}
     with Site(plan.broker(), cameras=cameras, fps=10.0, faulty=True, rules=rules) as site:
         site.misbehave("steady")  # 20 pictures a second, and 60 come
         time.sleep(seconds)
@@ -124,15 +116,24 @@ def overload(plan: Plan) -> Row:
         arrivals = site.witness.tally.arrivals
         shown = {camera: sum(a.frame.camera == camera for a in arrivals) for camera in cameras}
         row.more["oldest_s"] = round(max(a.age for a in arrivals), 2)
+        # What its batch took is the machine's: it comes on top, as docs/policies.md says.
+        row.more["oldest_when_looked_at_s"] = round(max(a.age - site.witness.tally.took[a.frame] for a in arrivals), 2)
         row.more["fewest_of_most"] = round(min(shown.values()) / max(shown.values()), 2)
         row.more["skipped"] = row.reasons.get("late", 0)
         if not row.more["skipped"]:
             raise DrillError("nothing was skipped: there was no overload")
-        if row.more["oldest_s"] > max_age + lookahead + 2.0:
-            row.failed = f"a picture of {row.more['oldest_s']} s was shown"
+        if row.more["oldest_when_looked_at_s"] > max_age + DELIVERY:
+            row.failed = f"a picture was {row.more['oldest_when_looked_at_s']} s old"
         if row.more["fewest_of_most"] < 0.5:
             row.failed = f"a camera starved: {shown}"
         return row
+
+
+def _compile(source: Path, library: Path) -> None:
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DrillError(f"{source.name} cannot be compiled ({error}). Debian: apt-get install gcc libc6-dev") from None
 
 
 def _refuses(site: Site, named: str) -> None:
