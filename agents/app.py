@@ -1,6 +1,6 @@
 """The Faust apps and their agents: ``faust -A sfumato.agents.app worker`` or ``sfumato anonymize``; and for the second
 look ``faust -A sfumato.agents.app:inspector worker`` or ``sfumato inspect``; for jobs ``…:archivist`` or ``sfumato
-archive``.
+archive``; for the ledger ``…:keeper`` or ``sfumato ledger``.
 
 The values below were measured against message loss and latency; see docs/decisions/0004-offsets.md.
 """
@@ -13,13 +13,15 @@ import faust
 
 from sfumato.agents import anonymize, inspect, transport
 from sfumato.agents.settings import Settings, load
-from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, JOBS
+from sfumato.schemas.topics import AUDIT, DISCLOSURES, FRAMES_ANONYMIZED, FRAMES_RAW, JOBS
 
 BUFFERED_EVENTS = 64
 """Frames read ahead of the agent. Faust's default, 4,096, would be 400 MB of pictures."""
+BUFFERED_RECORDS = 4096
+"""Audit events, likewise: some 5 MB."""
 
 
-def make_app(settings: Settings) -> faust.App:
+def make_app(settings: Settings, buffered: int = BUFFERED_EVENTS) -> faust.App:
     servers = ";".join(f"kafka://{server.strip()}" for server in settings.bootstrap_servers.split(","))
     return faust.App(
         settings.group_id,
@@ -33,7 +35,7 @@ def make_app(settings: Settings) -> faust.App:
         ConsumerScheduler=transport.OldestFirst,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 * 1024 * 1024,
-        stream_buffer_maxsize=BUFFERED_EVENTS,
+        stream_buffer_maxsize=buffered,
         stream_wait_empty=False,  # what a rebalance interrupts is replayed by the partition's next owner
         broker_commit_interval=0.5,
         broker_session_timeout=6.0,
@@ -72,3 +74,14 @@ async def mask_files(stream: faust.Stream[bytes]) -> None:
     from sfumato.agents import archive  # with the database and HTTP clients that the other workers do without
 
     await archive.run(archivist, stream, settings.archiving())
+
+
+keeper = make_app(settings.keeping(), BUFFERED_RECORDS)
+audited = keeper.topic(settings.topic(AUDIT), settings.topic(DISCLOSURES), value_type=bytes, key_type=bytes)
+
+
+@keeper.agent(audited, name="ledger", concurrency=1)
+async def seal_events(stream: faust.Stream[bytes]) -> None:
+    from sfumato.agents.ledger import seal  # with cryptography, that the other workers do without
+
+    await seal.run(keeper, stream, settings.keeping())

@@ -108,6 +108,22 @@ def archive(workers: int) -> None:
     _run_workers("sfumato.agents.app:archivist", workers)
 
 
+@main.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+def ledger(workers: int) -> None:
+    """Seal what became of every frame into signed logs: supervised Faust workers (docs/ledger.md)."""
+    _run_workers("sfumato.agents.app:keeper", workers)
+
+
+@main.command("ledger-key")
+def ledger_key() -> None:
+    """Print the public keys that checkpoints are checked with, the newest first; made if there is none yet."""
+    from sfumato.agents.ledger import keys
+
+    for verifier in keys.load(load()).verifiers:
+        click.echo(verifier)
+
+
 def _run_workers(app: str, workers: int) -> None:
     """Supervise so many workers of a Faust app; ends the process."""
     from sfumato.agents import provision

@@ -6,6 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
+from sfumato.schemas.segment import Segment
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -38,6 +39,25 @@ INSPECT_ASSIGNED = Gauge("sfumato_inspect_assigned_partitions", "Partitions of f
 INSPECT_LAG = Gauge("sfumato_inspect_lag_frames", "Published frames that wait in this worker's partitions.")
 CAMERA_SUSPENDED = Gauge("sfumato_camera_suspended", "1: fully masked until a person lifts it.", ["camera"])
 
+# ledger
+LEDGER_EVENTS = Counter("sfumato_ledger_events", "Audit events and disclosures sealed.", ["log"])
+LEDGER_SEGMENTS = Counter("sfumato_ledger_segments", "Segments sealed.", ["log"])
+LEDGER_REPEATED = Counter("sfumato_ledger_repeated_events", "Events of a frame that has one already.", ["log", "kind"])
+LEDGER_INVALID = Counter("sfumato_ledger_invalid_events", "Leaves that are no valid audit event.", ["log"])
+LEDGER_MISSING = Counter("sfumato_ledger_missing_frames", "Frames without an audit event, once overdue.", ["camera"])
+LEDGER_FOUND_LATE = Counter("sfumato_ledger_found_late_frames", "Of the missing, those audited after all.", ["camera"])
+LEDGER_FRAMES = Gauge(
+    "sfumato_ledger_frames",
+    "Frames of the epochs that are remembered: ingested = masked + fully_masked + dropped + unaccounted.",
+    ["camera", "state"],
+)
+LEDGER_UNSEALED = Gauge("sfumato_ledger_unsealed_seconds", "Age of the oldest event that is not sealed.", ["log"])
+LEDGER_STOPPED = Gauge("sfumato_ledger_stopped", "1: the log would fork; nothing of it is signed any more.", ["log"])
+LEDGER_LEFT_OUT = Counter("sfumato_ledger_left_out_events", "Events of logs that are stopped.", ["log"])
+LEDGER_REFUSED_HEADS = Counter("sfumato_ledger_refused_heads", "Heads on the topic that are not believed.")
+LEDGER_ASSIGNED = Gauge("sfumato_ledger_assigned_partitions", "Partitions of audit and disclosures of this worker.")
+LEDGER_LAG = Gauge("sfumato_ledger_lag_events", "Events that wait, or are not sealed, in this worker's partitions.")
+
 # archive
 ARCHIVED = Counter("sfumato_archive_pieces", "Pieces of jobs, by stage and what became of them.", ["stage", "outcome"])
 ARCHIVED_FRAMES = Counter("sfumato_archive_frames", "Pictures of jobs' files, by outcome.", ["outcome"])
@@ -65,6 +85,17 @@ def count(audit: AuditEvent) -> None:
             STAGE.labels(stage).observe(milliseconds / 1000)
     if audit.captured_at is not None:
         DELAY.observe(max(0.0, (audit.audited_at - audit.captured_at).total_seconds()))
+
+
+def count_segment(segment: Segment) -> None:
+    """Count what a sealed segment says."""
+    LEDGER_SEGMENTS.labels(segment.log).inc()
+    LEDGER_EVENTS.labels(segment.log).inc(segment.size - segment.first)
+    LEDGER_REPEATED.labels(segment.log, "conflict").inc(segment.conflicting)
+    LEDGER_REPEATED.labels(segment.log, "duplicate").inc(segment.duplicates - segment.conflicting)
+    LEDGER_INVALID.labels(segment.log).inc(segment.invalid)
+    if segment.found_late:
+        LEDGER_FOUND_LATE.labels(segment.log).inc(segment.found_late)
 
 
 def serve(settings: Settings) -> None:

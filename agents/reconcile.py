@@ -15,43 +15,13 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents.sequences import Sequences
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, Headers
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED
-
-
-class Sequences:
-    """A set of sequences that stays small while they come nearly in order."""
-
-    def __init__(self) -> None:
-        self.next = 0
-        """Every sequence below this is in the set."""
-        self._ahead: set[int] = set()
-
-    def add(self, sequence: int) -> bool:
-        """Whether it was new."""
-        if sequence < self.next or sequence in self._ahead:
-            return False
-        self._ahead.add(sequence)
-        while self.next in self._ahead:
-            self._ahead.remove(self.next)
-            self.next += 1
-        return True
-
-    def __len__(self) -> int:
-        return self.next + len(self._ahead)
-
-    def missing(self, last: int) -> int:
-        """How many of 0 to ``last`` are not in the set."""
-        return last + 1 - min(self.next, last + 1) - sum(1 for s in self._ahead if s <= last)
-
-    @property
-    def last(self) -> int:
-        """The largest, -1 for an empty set."""
-        return max(self._ahead, default=self.next - 1)
 
 
 @dataclass(slots=True)

@@ -84,6 +84,19 @@ class Settings(BaseSettings):
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
 
+    # ledger
+    ledger_origin: Annotated[str, Field(pattern=r"^[^\s+\x00-\x1f]{1,200}$")] = "sfumato.example"
+    """Who signs: the name of the key, and in front of every log's name. Yours alone, best a host name of yours."""
+    ledger_key_file: Path | None = None
+    """PEM (PKCS #8) of the Ed25519 key that signs checkpoints, and below it those that did before; unset:
+    ``ledger.key`` in the state folder, made when first needed."""
+    ledger_segment_events: Annotated[int, Field(ge=1, le=2000)] = 1500
+    """Audit events after which a segment is sealed."""
+    ledger_segment_seconds: Seconds = 60.0
+    """Seconds after its first audit event at which a segment is sealed."""
+    ledger_grace: Seconds = 60.0
+    """Seconds that later frames of a camera may be ahead of one before that counts as missing."""
+
     # API
     state_dir: Path = Path.home() / ".local" / "share" / "sfumato"
     """Folder of the database, the files and the keys that seal them, where no other place is set."""
@@ -215,6 +228,10 @@ class Settings(BaseSettings):
     def inspecting(self) -> Settings:
         """As the inspecting workers use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-inspect"})
+
+    def keeping(self) -> Settings:
+        """As the ledgers use them: a consumer group of their own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-ledger"})
 
     def archiving(self) -> Settings:
         """As the workers of jobs use them: a consumer group of their own."""

@@ -92,10 +92,11 @@ def run(options: argparse.Namespace, folder: Path, ending: threading.Event) -> d
         cameras.read_file(folder / "cameras.toml")
     except CameraError as error:
         raise StackError(f"CAMERAS: {error}") from None
-    say(f"starting the {options.broker} broker, the anonymizer, the bridge and {len(table['ids'])} cameras")
+    say(f"starting the {options.broker} broker, the anonymizer, the ledger, the bridge and {len(table['ids'])} cameras")
     with Stack(options.broker, folder, bridge_port=options.port) as stack, TopicReader(stack.settings) as reader:
         stack.publish(*demonstration_policies(table["ids"]))
         stack.start("anonymize", "--workers", str(options.workers))
+        stack.start("ledger", metrics_port=0, ledger_segment_seconds=5.0)
         key = stack.key  # made before the bridge starts, which else would make one itself
         stack.start("bridge")
         stack.wait_for_worker()
@@ -145,6 +146,7 @@ def result(stack: Stack, reader: TopicReader, viewers: list[Viewer], peak: int) 
             viewer.close()
     stack.stop("bridge")
     stack.stop("anonymize")
+    stack.stop("ledger")
     if not settled:
         say(f"nothing came for {SETTLE_TIMEOUT:g} s, but not every frame has its outcome:\n{stack.tail('anonymize')}")
     account = reader.account

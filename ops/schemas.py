@@ -13,6 +13,7 @@ from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.call import Call
 from sfumato.schemas.find import Find
 from sfumato.schemas.policy import Policy
+from sfumato.schemas.segment import Segment
 from sfumato.schemas.suspension import Suspension
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -25,6 +26,7 @@ def published() -> dict[Path, str]:
         "audit.schema.json": AuditEvent.model_json_schema(by_alias=True, mode="serialization"),
         "call.schema.json": Call.model_json_schema(by_alias=True, mode="serialization"),
         "find.schema.json": Find.model_json_schema(by_alias=True, mode="serialization"),
+        "segment.schema.json": Segment.model_json_schema(),
         "suspension.schema.json": Suspension.model_json_schema(by_alias=True, mode="serialization"),
         "policy.schema.json": Policy.model_json_schema(),
     }

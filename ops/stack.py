@@ -202,9 +202,14 @@ class Stack:
 
     def metric(self, name: str, port: int | None = None) -> float:
         """The sum of a metric's samples as its process exports it; 0 where it does not (yet)."""
-        return sum(value for sample, value in self._samples(port or self.settings.metrics_port) if sample == name)
+        return sum(value for _, value in self.labelled(name, port))
 
-    def _samples(self, port: int) -> Iterator[tuple[str, float]]:
+    def labelled(self, name: str, port: int | None = None) -> list[tuple[dict[str, str], float]]:
+        """A metric's samples, each with its labels; none where its process does not export it (yet)."""
+        found = self._samples(port or self.settings.metrics_port)
+        return [(labels, value) for sample, labels, value in found if sample == name]
+
+    def _samples(self, port: int) -> Iterator[tuple[str, dict[str, str], float]]:
         try:
             request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics")
             if port == self.settings.bridge_port:
@@ -214,7 +219,7 @@ class Stack:
             return
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                yield sample.name, sample.value
+                yield sample.name, sample.labels, sample.value
 
     def wait_for(self, verb: str, timeout: float, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + timeout

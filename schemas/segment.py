@@ -2,7 +2,8 @@
 
 It is the fourth line of a checkpoint's text, as compact JSON, so that the checkpoint's signature is its signature
 too. A leaf of the log is the value of a message of ``audit``, byte for byte; leaves lie in the order of their offsets,
-without duplicates, so that everybody who reads the topic builds the same tree.
+without duplicates, so that everybody who reads the topic builds the same tree. Its JSON Schema is published as
+``docs/segment.schema.json``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.outcome import Outcome, Reason
 
 SEGMENT_TYPE = "sfumato.segment.v1"
-UNREADABLE = "_unreadable"
-"""The log of audit events without an identity; no camera can be called so."""
+UNREADABLE = "_unreadable-"
+"""Before a partition's number: the log of its messages that name no frame. No camera can be called so."""
+DISCLOSURES_LOG = "_disclosures"
+"""The log of the topic ``disclosures``."""
 LOG_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 MOST_CONFLICTS = 100
 """Conflicts that a segment names; the rest are only counted."""
@@ -37,12 +40,6 @@ class Run(_Record):
     epoch: Count
     first: Count
     last: Count
-
-
-class Missing(Run):
-    """Sequences that were ingested and have no audit event, and why, where anybody said."""
-
-    reason: Reason | None = None
 
 
 class Conflict(_Record):
@@ -66,10 +63,14 @@ class Source(_Record):
 class Segment(_Record):
     """``first``: the index of its first leaf; ``size``: how many leaves the log has with it. ``root``: the head of the
     tree of these; ``previous_root``: of the first ``first`` leaves. ``subtrees``: the hashes that cover the leaves from
-    ``first`` on (RFC 9162; ``agents/ledger/tree.py``). ``missing``: what was found missing since the segment before.
-    ``duplicates`` and ``conflicting`` count events that are not leaves; ``reordered``: leaves whose sequence is lower
-    than one before them. ``policies``: SHA-256 of the policies in force, by name@version. ``detectors``: SHA-256 of
-    their weights, by name."""
+    ``first`` on (RFC 9162; ``agents/ledger/tree.py``). ``runs``: the sequences of its leaves, in order per epoch.
+
+    What follows was found since the segment before. ``missing``: sequences without an audit event that are overdue;
+    ``found_late``: leaves that such a segment had called missing. ``duplicates`` and ``conflicting`` count events that
+    are not leaves; ``reordered``: leaves whose sequence is lower than one before them; ``invalid``: leaves without a
+    known outcome and reason, or of an unreadable message. ``ingest_dropped``: frames that never got a sequence, as the
+    ingestor reported them, by reason. ``policies``: SHA-256 of the policies in force, by name@version, as they were set
+    (topic ``policies``). ``detectors``: SHA-256 of their weights, by name."""
 
     log: Annotated[str, Field(pattern=f"^{LOG_NAME.pattern}$")]
     first: Count
@@ -82,11 +83,14 @@ class Segment(_Record):
     outcomes: dict[Outcome, Count]
     reasons: dict[Reason, Count]
     runs: tuple[Run, ...]
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[Run, ...] = ()
+    found_late: Count = 0
     duplicates: Count = 0
     conflicting: Count = 0
     conflicts: tuple[Conflict, ...] = ()
     reordered: Count = 0
+    invalid: Count = 0
+    ingest_dropped: dict[Reason, Count] = Field(default_factory=dict)
     policies: dict[str, Sha256] = Field(default_factory=dict)
     detectors: dict[str, tuple[Sha256, ...]] = Field(default_factory=dict)
 

@@ -17,7 +17,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One topic's contract. ``partitions`` None: the number set for frames. ``retention_ms`` None: compacted,
-    the newest message of each key is kept for ever."""
+    the newest message of each key is kept for ever. ``roll_ms``: of a compacted topic that is written all the time:
+    what is older can be compacted."""
 
     name: str
     key: str
@@ -26,12 +27,14 @@ class Topic:
     retention_ms: int | None
     compression: str
     max_message_bytes: int
+    roll_ms: int | None = None
 
     def config(self) -> dict[str, str]:
         """The topic's configuration in Kafka's own names."""
         config = {"compression.type": self.compression, "max.message.bytes": str(self.max_message_bytes)}
         if self.retention_ms is None:
-            return {**config, "cleanup.policy": "compact"}
+            rolled = {"segment.ms": str(self.roll_ms)} if self.roll_ms else {}
+            return {**config, "cleanup.policy": "compact", **rolled}
         # A segment is deleted whole, so it must roll well inside the retention.
         segment_ms = min(self.retention_ms // 4, DAY)
         return {
@@ -58,7 +61,7 @@ JOBS = Topic("jobs", "job", "JSON", None, DAY, "producer", 1024 * 1024)
 JOB_EVENTS = Topic("job.events", "job", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 DISCLOSURES = Topic("disclosures", "request", "JSON", 1, 400 * DAY, "producer", 1024 * 1024)
 LEDGER = Topic("ledger", "log", "signed checkpoint", 1, 400 * DAY, "producer", 1024 * 1024)
-LEDGER_HEADS = Topic("ledger.heads", "log", "JSON", 1, None, "producer", 1024 * 1024)
+LEDGER_HEADS = Topic("ledger.heads", "log", "JSON", 1, None, "producer", 1024 * 1024, roll_ms=10 * MINUTE)
 
 TOPICS = (
     FRAMES_RAW,

@@ -51,7 +51,7 @@ def _ours(services: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_services(services: dict[str, Any]) -> None:
     ours = {name for name, _ in _ours(services)}
-    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "archive", "bridge"}
+    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "ledger", "archive", "bridge"}
     assert set(services) == ours | {"kafka", "prometheus"}
 
 

@@ -15,7 +15,8 @@ import pytest
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.broker import free_port
-from sfumato.agents.reconcile import Sequences, TopicReader
+from sfumato.agents.reconcile import TopicReader
+from sfumato.agents.sequences import Sequences
 from sfumato.models import images
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId

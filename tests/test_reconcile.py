@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.agents.reconcile import Account, Sequences
+from sfumato.agents.reconcile import Account
+from sfumato.agents.sequences import Sequences
 from sfumato.schemas.audit import AuditEvent, Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, Target

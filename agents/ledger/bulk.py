@@ -1,0 +1,63 @@
+"""Reads a partition by a plain client: what Faust has not handed over, and what it would hand over too slowly.
+
+A message costs Faust some forty times what it costs librdkafka (docs/decisions/0020-ledger.md).
+"""
+
+from __future__ import annotations
+
+import time
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from sfumato.agents.ledger.entries import Place
+from sfumato.agents.settings import Settings
+
+TIMEOUT = 10.0
+"""Longest wait for the end of a partition to be seen, in seconds."""
+
+
+class BulkReader:
+    """One partition, from wherever it is asked for. Not thread-safe; close it."""
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        self._place = place
+        self._position: int | None = None
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": settings.bootstrap_servers,
+                "group.id": settings.group_id,  # required by the client; nothing is committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",  # where the offset is gone
+                "fetch.wait.max.ms": 20,
+                "queued.max.messages.kbytes": 16 * 1024,
+            }
+        )
+
+    def read(self, offset: int, most: int) -> list[Message]:
+        """The messages from the offset on, ``most`` at most; fewer: the partition's end was reached. KafkaException
+        where it cannot be read, TimeoutError where nothing comes."""
+        if offset != self._position:
+            self._consumer.assign([TopicPartition(self._place.topic, self._place.partition, offset)])
+        found: list[Message] = []
+        deadline = time.monotonic() + TIMEOUT
+        at_end = False
+        while len(found) < most and not at_end:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._place} could not be read")
+            for message in self._consumer.consume(most - len(found), timeout=0.02):
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    at_end = True
+                else:
+                    raise KafkaException(error)
+        self._position = (found[-1].offset() or 0) + 1 if found else offset
+        if at_end:
+            self._consumer.unassign()  # else it would go on fetching what nobody reads
+            self._position = None
+        return found
+
+    def close(self) -> None:
+        self._consumer.close()

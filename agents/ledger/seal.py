@@ -1,0 +1,328 @@
+"""The ledger's agent: audit events and disclosures in, sealed segments out.
+
+Delivery guarantee: at least once in, no fork out. A segment's head goes to ``ledger.heads`` first, then its checkpoint
+to ``ledger``, then its events are acknowledged, in offset order. A ledger that goes on from a head publishes its
+checkpoint again, byte for byte: consumers drop what they have. What becomes a leaf is decided by offsets, not by what
+Faust hands over: whatever is missing in between, or was committed without being sealed, is read by a client of the
+agent's own. As the anonymizer, the agent never raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from faust.types import TP
+
+from sfumato.agents import anonymize, metrics
+from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
+from sfumato.agents.ledger.book import Book, Rules
+from sfumato.agents.ledger.bulk import BulkReader
+from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
+from sfumato.agents.ledger.gauges import Gauges
+from sfumato.agents.ledger.heads import HeadError, HeadStore
+from sfumato.agents.ledger.keys import KeyFileError, Keys, load
+from sfumato.agents.ledger.reports import ReportStore
+from sfumato.agents.policies import PolicyStore
+from sfumato.agents.produce import Producer, deliver
+from sfumato.agents.settings import Settings
+from sfumato.agents.transport import UNREADABLE
+from sfumato.agents.watch import Watchdog
+from sfumato.schemas.frame import Message
+from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER, LEDGER_HEADS, Topic
+
+log = logging.getLogger(__name__)
+
+TICK = 1.0
+"""Seconds between two looks at what no event brings about."""
+CHUNK = 1_000
+"""Messages that are taken at once, at most."""
+FAR_BEHIND = 1_000
+"""Messages behind a partition's end from which on it is read in bulk."""
+BULK = 50
+"""Chunks that are read in bulk before Faust's events get their turn."""
+REPORTS_BEFORE = timedelta(minutes=10)
+"""Ingestors' reports are read from so long before the newest head on."""
+FINISH_TIMEOUT = 5.0
+"""Seconds that sealing what is open may take at the end."""
+
+
+class Revoked(Exception):
+    """The partitions were taken away meanwhile: whoever has them goes on from the heads."""
+
+
+class Sealer:
+    """Moves events from Faust's stream into the book, and what that seals to the broker."""
+
+    def __init__(self, settings: Settings, keys: Keys, book: Book, producer: Producer, heads: HeadStore) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._book = book
+        self._producer = producer
+        self._heads = heads
+        self._audit, self._disclosures = settings.topic(AUDIT), settings.topic(DISCLOSURES)
+        self._reports: ReportStore | None = None
+        self._gauges = Gauges(book)
+        self._held: dict[Place, deque[tuple[int, Any]]] = defaultdict(deque)
+        self._readers: dict[Place, BulkReader] = {}
+        self._busy = asyncio.Lock()
+        self._revoked = self._renewed = 0
+        self.taken = 0
+        """Events read so far; for the watchdog."""
+
+    def revoke(self) -> None:
+        """The partitions are taken away; nothing of them is acknowledged any more."""
+        self._revoked += 1
+        self._book.close()
+        self._held.clear()
+        self._gauges.clear()
+
+    async def _renew(self) -> None:
+        """After partitions were revoked, read the heads anew: others may have written since."""
+        while self._renewed != self._revoked:
+            self._renewed = self._revoked
+            await asyncio.to_thread(self.close)
+            self._heads = HeadStore(self._settings, self._keys)
+            await asyncio.to_thread(self._heads.start)
+
+    def close(self) -> None:
+        """Close what reads from Kafka."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        self._heads.close()
+
+    async def run(self, app: Any, stream: Any, reports: ReportStore) -> None:
+        self._reports = reports
+        self._ticking = asyncio.create_task(self._tick(app, stream))
+        self._ticking.add_done_callback(_leave_on_failure)
+        async for events in stream.noack_take(CHUNK, within=self._settings.batch_wait):
+            async with self._busy:
+                try:
+                    await self._take(app, events)
+                    await self._release(stream)
+                except Revoked:
+                    log.info("partitions were revoked")
+
+    async def finish(self) -> None:
+        """Seal what is open, at the end."""
+        self._ticking.cancel()
+        async with self._busy:
+            self._book.due(time.monotonic(), everything=True)
+            await self._publish()
+
+    async def _tick(self, app: Any, stream: Any) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            async with self._busy:
+                try:
+                    await self._look(app)
+                    await self._release(stream)
+                except Revoked:
+                    log.info("partitions were revoked")
+
+    async def _look(self, app: Any) -> None:
+        for place in _assigned(app):
+            await self._open(place)
+        now = time.monotonic()
+        for head in self._heads.came():
+            self._book.claim(head)
+        for camera, report in self._reports.came() if self._reports else ():
+            self._book.take_report(camera, report, now)
+        self._book.due(now)
+        await self._publish()
+        self._gauges.show(now)
+
+    async def _take(self, app: Any, events: Iterable[Any]) -> None:
+        now = time.monotonic()
+        places: set[Place] = set()
+        assigned = _assigned(app)
+        for event in events:
+            message = event.message
+            place, offset = Place(message.topic, message.partition), message.offset
+            if place not in assigned:
+                continue  # read before a rebalance
+            if place not in places:
+                await self._open(place)
+                places.add(place)
+            self._held[place].append((offset, event))
+            expected = self._expected(place)
+            if offset > expected or (offset == expected and tuple(message.headers or ()) == UNREADABLE):
+                await self._read_until(place, offset)
+            elif offset == expected:
+                self._put(place, offset, self._entry(place, message.key, message.value, message.headers), now)
+            message.value = event.value = None  # an event is held until its segment is sealed
+        for place in places:
+            await self._read_ahead(app, place)
+        await self._publish()
+
+    async def _open(self, place: Place) -> None:
+        if self._book.next(place) is not None:
+            return
+        await self._renew()
+        notes = self._book.open(place, self._heads.newest(), self._heads.covers())
+        log.info("%s: on from offset %d", place, self._book.next(place))
+        await self._deliver((LEDGER, _checkpoint(note)) for note in notes)
+
+    async def _read_until(self, place: Place, offset: int) -> None:
+        """Take everything up to an offset that Faust has handed over, and that exists therefore."""
+        while self._expected(place) <= offset:
+            if not await self._read(place):
+                raise RuntimeError(f"{place}: offset {offset} was handed over, but cannot be read")
+
+    async def _read_ahead(self, app: Any, place: Place) -> None:
+        for _ in range(BULK):
+            end = app.consumer.highwater(TP(place.topic, place.partition))
+            if end is None or end - self._expected(place) < FAR_BEHIND:
+                return
+            if not await self._read(place):
+                return
+
+    async def _read(self, place: Place) -> int:
+        """Take the next messages of a partition; how many came."""
+        before, expected = self._revoked, self._expected(place)
+        reader = self._readers.get(place)
+        if reader is None:
+            reader = self._readers[place] = BulkReader(self._settings, place)
+        messages = await asyncio.to_thread(reader.read, expected, CHUNK)
+        if self._revoked != before:
+            raise Revoked
+        now = time.monotonic()
+        for message in messages:
+            offset = message.offset() or 0
+            if offset > expected:
+                log.warning("%s: offsets %d to %d do not exist any more", place, expected, offset - 1)
+            expected = offset + 1
+            self._put(place, offset, self._entry(place, message.key(), message.value(), _headers(message)), now)
+        await self._publish()
+        return len(messages)
+
+    def _expected(self, place: Place) -> int:
+        """The offset to be taken next."""
+        offset = self._book.next(place)
+        if offset is None:
+            raise Revoked
+        return offset
+
+    def _put(self, place: Place, offset: int, entry: Entry, now: float) -> None:
+        self.taken += 1
+        self._book.take(place, offset, entry, now)
+
+    def _entry(self, place: Place, key: Any, value: Any, headers: Any) -> Entry:
+        if place.topic == self._audit:
+            return read_audit(key, value, place.partition)
+        ids = [content for name, content in headers or () if name == "ce_id" and content is not None]
+        return read_disclosure(ids[0] if len(ids) == 1 else None, value)
+
+    async def _publish(self) -> None:
+        """Heads first, then checkpoints, each acknowledged by the broker."""
+        sealed = self._book.sealed()
+        covers = [self._book.cover(place) for place in {Place(s.head.topic, s.head.partition) for s in sealed}]
+        heads = [each.head.to_message() for each in sealed]
+        await self._deliver((LEDGER_HEADS, each) for each in [*heads, *(cover.to_message() for cover in covers)])
+        await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
+
+    async def _deliver(self, messages: Iterable[tuple[Topic, Message]]) -> None:
+        given = list(messages)
+        if given:
+            before = self._revoked
+            await deliver(self._producer, given)
+            if self._revoked != before:
+                raise Revoked
+
+    async def _release(self, stream: Any) -> None:
+        """Acknowledge what is sealed."""
+        for place, held in self._held.items():
+            low_water = self._book.low_water(place)
+            while held and held[0][0] < low_water:
+                await stream.ack(held.popleft()[1])
+
+
+def _checkpoint(note: str) -> Message:
+    """The message of ``ledger``: key = log."""
+    origin = note.split("\n", 1)[0]
+    return Message(origin.rpartition("/")[2].encode(), note.encode(), [("content-type", b"text/plain; charset=utf-8")])
+
+
+def _headers(message: Any) -> list[tuple[str, bytes | None]]:
+    try:
+        return list(message.headers() or ())
+    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
+        return []
+
+
+def _assigned(app: Any) -> set[Place]:
+    return {Place(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+
+
+def _leave_on_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        anonymize.leave(repr(task.exception()), EXIT_RESTART)
+
+
+def known_policies(store: PolicyStore) -> Any:
+    """A function that gives the SHA-256 of a policy as it was set, by name and version; None where nobody set it."""
+
+    def of(name: str, version: int) -> str | None:
+        value = store.look(lambda register: register.history.get(name, {}).get(version))
+        return None if value is None else sha256(value.value).hexdigest()
+
+    return of
+
+
+def make_book(settings: Settings, keys: Keys, policies: PolicyStore) -> Book:
+    rules = Rules(settings.ledger_segment_events, settings.ledger_segment_seconds, settings.ledger_grace)
+    topics = {settings.topic(topic): topic.name for topic in (AUDIT, DISCLOSURES)}
+    return Book(keys.signer, rules, known_policies(policies), topics)
+
+
+async def run(app: Any, stream: Any, settings: Settings) -> None:
+    """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
+    try:
+        keys = load(settings)
+        policies, heads = PolicyStore(settings, keep_history=True), HeadStore(settings, keys)
+        await asyncio.to_thread(policies.start)
+        await asyncio.to_thread(heads.start)
+        newest = max((head.at for head in heads.newest()), default=None)
+        reports = ReportStore(settings, newest and min(newest, datetime.now(UTC)) - REPORTS_BEFORE)
+        await asyncio.to_thread(reports.start)
+        metrics.serve(settings)
+    except (KeyFileError, HeadError) as error:
+        anonymize.leave(str(error), EXIT_CONFIGURATION)
+    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
+        anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
+    try:
+        producer = Producer(settings, client_id="sfumato-ledger")
+        sealer = Sealer(settings, keys, make_book(settings, keys, policies), producer, heads)
+        # A segment may stay open, and its events unacknowledged, for so long.
+        patient = settings.model_copy(
+            update={"stall_timeout": settings.stall_timeout + settings.ledger_segment_seconds}
+        )
+        Watchdog(
+            app,
+            patient,
+            partial(anonymize.leave, status=EXIT_RESTART),
+            assigned=metrics.LEDGER_ASSIGNED,
+            lag=metrics.LEDGER_LAG,
+            progress=lambda: sealer.taken,
+        ).start()
+        app.on_partitions_revoked.connect(lambda *_, **__: sealer.revoke(), weak=False)
+        await sealer.run(app, stream, reports)
+    except asyncio.CancelledError:
+        anonymize.end_within(SHUTDOWN_TIMEOUT)
+        try:
+            await asyncio.wait_for(sealer.finish(), FINISH_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - the next ledger seals it
+            log.error("what is open was not sealed at the end: %r", error)
+        raise
+    except HeadError as error:
+        anonymize.leave(str(error), EXIT_CONFIGURATION)
+    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
+        anonymize.leave(repr(error), EXIT_RESTART)
