@@ -201,16 +201,21 @@ class Worker:
         self._ended: asyncio.Queue[tuple[list[Ending], bool]] = asyncio.Queue(maxsize=1)
 
     async def run(self, stream: Any) -> None:
-        services = [
+        delivering, *computing = [
             asyncio.create_task(service)
             for service in (self._deliver_all(stream), self._close_idle(), self._release_due())
         ]
-        for service in services:
+        for service in (delivering, *computing):
             service.add_done_callback(_leave_on_failure)
-        async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
-            metrics.BATCH_SIZE.observe(len(events))
-            tasks, unreadable = self._read(events)
-            await self._compute(partial(self._anonymizer.anonymize, tasks), unreadable)
+        try:
+            async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
+                metrics.BATCH_SIZE.observe(len(events))
+                tasks, unreadable = self._read(events)
+                await self._compute(partial(self._anonymizer.anonymize, tasks), unreadable)
+        finally:
+            # What was being computed is gone and will be read again: no later frame may come out before it.
+            for service in computing:
+                service.cancel()
 
     def _read(self, events: Sequence[Any]) -> tuple[list[Task], list[Ending]]:
         tasks, unreadable = [], []

@@ -17,6 +17,7 @@ from datetime import datetime
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from drills import marker
+from drills.seals import Seals
 from sfumato.agents.reconcile import Account
 from sfumato.agents.settings import Settings
 from sfumato.models import images
@@ -26,8 +27,7 @@ from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId
 from sfumato.schemas.epoch import EpochRecord
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.outcome import Outcome
-from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED, FRAMES_RAW, Topic
-
+from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED, FRAMES_RAW, LEDGER, Topic
 
 BATCH = 8
 """The default of ``SFUMATO_BATCH_SIZE``."""
@@ -54,6 +54,7 @@ class Tally:
     """The counts so far; feed it messages of the topics in any order."""
 
     account: Account = field(default_factory=Account)
+    seals: Seals = field(default_factory=Seals)
     raw: set[FrameId] = field(default_factory=set)
     outcomes: dict[FrameId, Outcome] = field(default_factory=dict)
     """The first of each identity, which is the one that counts."""
@@ -130,7 +131,7 @@ class Tally:
 class Witness(threading.Thread):
     """Reads the topics from their beginning into a tally, through whatever the broker does. ``lock`` guards it."""
 
-    TOPICS = (FRAMES_RAW, EPOCHS, AUDIT, FRAMES_ANONYMIZED)
+    TOPICS = (FRAMES_RAW, EPOCHS, AUDIT, FRAMES_ANONYMIZED, LEDGER)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="witness", daemon=True)
@@ -206,7 +207,12 @@ class Witness(threading.Thread):
         if topic is EPOCHS:
             self.tally.add_epoch(EpochRecord.from_message(message.value()))
         elif topic is AUDIT:
-            self.tally.add_audit(AuditEvent.from_message(message.value()))
+            event = AuditEvent.from_message(message.value())
+            self.tally.add_audit(event)
+            if event.frame is not None:
+                self.tally.seals.add_leaf(event.frame, message.value())
+        elif topic is LEDGER:
+            self.tally.seals.add_note(message.key().decode(), message.value().decode())
         elif topic is FRAMES_RAW:
             self.tally.add_raw(CloudEvent.from_headers(message.headers()).frame_id(message.key()))
         else:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drills import failures, outages, processes
+from drills import failures, ledgers, outages, processes
 from drills.plan import Plan
 from drills.report import Row
 
 DRILLS: dict[str, Callable[[Plan], Row]] = {
     "kill-worker": processes.kill_worker,
     "kill-ingestor": processes.kill_ingestor,
+    "kill-ledger": ledgers.kill_ledger,
     "kill-bridge": processes.kill_bridge,
     "terminate": processes.terminate,
     "zombie": processes.zombie,
@@ -30,6 +31,7 @@ DRILLS: dict[str, Callable[[Plan], Row]] = {
     "queues-full": failures.queues_full,
     "clock-jump": failures.clock_jump,
     "policy-topic-missing": failures.policy_topic_missing,
+    "signing-key-missing": ledgers.signing_key_missing,
     "overload": failures.overload,
 }
 KAFKA_ONLY = frozenset({"broker-restart", "one-of-three", "network-cut", "disk-full"})

@@ -156,10 +156,10 @@ class Site:
         with contextlib.suppress(StackError):
             self.stack.stop("ingest")
         with contextlib.suppress(DrillError):
-            self.wait(lambda: self._all_read() and self._balanced(), "not every frame has its outcome")
+            self.wait(lambda: self.all_read() and self._balanced(), "not every frame has its outcome")
         time.sleep(1.0)  # what comes now is a duplicate, or a surprise
         with contextlib.suppress(DrillError):
-            self.wait(self._all_read, "the topics were not read to their end", QUIET)
+            self.wait(self.all_read, "the topics were not read to their end", QUIET)
 
     def row(self, **more: Any) -> Row:
         """The counts, when all is over."""
@@ -185,7 +185,7 @@ class Site:
         with self.witness.lock:
             return self.witness.tally.reasons[reason]
 
-    def _all_read(self) -> bool:
+    def all_read(self) -> bool:
         if isinstance(self.stack.broker, EmbeddedBroker):
             return time.monotonic() - self.witness.heard > QUIET  # it does not tell where a partition ends
         return self.witness.caught_up()
