@@ -58,7 +58,7 @@ def run(name: str, plan: Plan) -> Row:
     signal.alarm(LONGEST)
     try:
         row = DRILLS[name](plan)
-    except (DrillError, StackError, Fault, TimeoutError) as error:
+    except (DrillError, StackError, Fault, OSError) as error:
         row = Row(failed=str(error))
     finally:
         signal.alarm(0)

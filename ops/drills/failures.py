@@ -102,6 +102,27 @@ def policy_topic_missing(plan: Plan) -> Row:
         return site.row()
 
 
+def key_store_missing(plan: Plan) -> Row:
+    """The folder of the keys that seal raw footage is empty, as a volume that is not mounted, and a worker begins
+    without it: frames wait, and none is dropped for a key that only seems missing."""
+    with Site(plan.broker()) as site:
+        keys = site.stack.settings.state_dir / "keys"
+        away = keys.with_name("away")
+        for _ in range(min(plan.times, 3)):
+            site.now_and_then()
+            keys.rename(away)
+            keys.mkdir(mode=0o700)
+            site.kill_worker()
+            time.sleep(LASTING)
+            with site.recovering():
+                keys.rmdir()  # nobody has made keys in it
+                away.rename(keys)
+        row = site.row()
+        if dropped := row.reasons.get("key_missing"):
+            row.failed = f"{dropped} frames were dropped for want of a key"
+        return row
+
+
 def overload(plan: Plan) -> Row:
     """Three times what the worker can look at, for cameras whose policy skips what is late: what is shown is not older
     than the rule says, every skipped frame is audited, and no camera starves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from drills.plan import Plan
 from drills.report import Row
 from drills.site import DrillError, Site
 from drills.viewer import Viewer
+from sfumato.agents.broker import free_port
 
 FROZEN = 30.0
 """Seconds for which a process is stopped."""
@@ -97,10 +99,15 @@ def rebalance_storm(plan: Plan) -> Row:
     """A second anonymizer joins and leaves, ended or killed, without a pause."""
     with Site(plan.broker()) as site:
         for number in range(plan.times):
-            site.stack.start("anonymize", name="another", metrics_port=0)
-            site.now_and_then(2.0, 6.0)
+            port = free_port()
+            site.stack.start("anonymize", name="another", metrics_port=port)
+            site.wait(lambda port=port: site.stack.metric("sfumato_assigned_partitions", port) > 0, "it did not join")
+            site.now_and_then(0.0, 2.0)
             with site.recovering():
-                (site.stack.kill if number % 2 else site.stack.stop)("another")
+                if number % 2:
+                    _kill_with_workers(site, "another")
+                else:
+                    site.stack.stop("another")
         return site.row()
 
 
@@ -138,6 +145,15 @@ def _of_an_epoch_from_now_on() -> Callable[[Arrival], bool]:
     """What a new ingestor read."""
     begun = int(time.time() * 1000)
     return lambda arrival: arrival.frame.epoch >= begun
+
+
+def _kill_with_workers(site: Site, verb: str) -> None:
+    """kill -9 of all of it at once: a supervisor alone would end its workers in good order."""
+    workers = site.stack.workers(verb)
+    site.stack.kill(verb)
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _alive(pid: int) -> bool:

@@ -31,6 +31,7 @@ DRILLS: dict[str, Callable[[Plan], Row]] = {
     "queues-full": failures.queues_full,
     "clock-jump": failures.clock_jump,
     "policy-topic-missing": failures.policy_topic_missing,
+    "key-store-missing": failures.key_store_missing,
     "signing-key-missing": ledgers.signing_key_missing,
     "overload": failures.overload,
 }
