@@ -65,8 +65,8 @@ def queues_full(plan: Plan) -> Row:
 
 
 def clock_jump(plan: Plan) -> Row:
-    """The wall clocks of ingestor and worker jump an hour ahead, two hours back, and then are right again; after each
-    jump the worker is killed, so that one begins with that clock, too."""
+    """The wall clocks of ingestor and worker jump an hour ahead, another one, five hours back, and then are right again;
+    after each jump the worker is killed, so that one begins with that clock, too."""
     with tempfile.TemporaryDirectory(prefix="sfumato-clock-") as folder:
         clock, library = Path(folder, "ahead"), Path(folder, "clock.so")
         clock.write_text("0")
@@ -74,7 +74,7 @@ def clock_jump(plan: Plan) -> Row:
         environment = {"LD_PRELOAD": str(library), "DRILL_CLOCK": str(clock)}
         with Site(plan.broker(), environment=environment) as site:
             site.sound_clocks = False
-            for seconds in (3600, -3600, 0):
+            for seconds in (3600, 7200, -10800, 0):
                 site.now_and_then()
                 with site.recovering():
                     clock.write_text(str(seconds))
