@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import Any
 
@@ -22,8 +20,7 @@ def kill_ledger(plan: Plan) -> Row:
         _await_seals(site, time.time())
         for _ in range(plan.times):
             site.now_and_then()
-            site.wait(lambda: len(site.stack.workers("ledger")) == 1, "the ledger was not started again")
-            os.kill(site.stack.workers("ledger")[0], signal.SIGKILL)
+            site.kill_worker("ledger")
             _recover(site)
         return _row(site)
 

@@ -25,6 +25,7 @@ def kill_worker(plan: Plan) -> Row:
     """kill -9 of the worker at random moments; its supervisor starts another."""
     with Site(plan.broker()) as site:
         for _ in range(plan.times):
+            site.worker()
             site.now_and_then()
             with site.recovering():
                 site.kill_worker()

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 from stack import Stack, StackError
 
 from drills import load, marker
@@ -20,6 +21,7 @@ from drills.counting import Arrival, Witness
 from drills.report import Row
 from sfumato.agents.broker import BrokerProcess, EmbeddedBroker
 from sfumato.agents.fetch import fetch_weights
+from sfumato.agents.supervise import STEADY
 from sfumato.schemas.policy import Policy
 
 PATIENCE = 120.0
@@ -106,13 +108,19 @@ class Site:
         partial.write_text(fault)
         partial.rename(self._fault)
 
-    def worker(self) -> int:
-        """The pid of one of the supervisor's workers, once it has one."""
-        self.wait(lambda: len(self.stack.workers("anonymize")) == self.workers, "not every worker started")
-        return random.choice(self.stack.workers("anonymize"))
+    def worker(self, verb: str = "anonymize") -> int:
+        """The pid of one of a supervisor's workers, once all have run for so long that their end is no failed start:
+        after those the supervisor waits longer and longer."""
 
-    def kill_worker(self) -> None:
-        os.kill(self.worker(), signal.SIGKILL)
+        def steady() -> bool:
+            ages = [time.time() - psutil.Process(pid).create_time() for pid in self.stack.workers(verb)]
+            return len(ages) == (self.workers if verb == "anonymize" else 1) and min(ages) > STEADY
+
+        self.wait(steady, f"not every worker of {verb} started")
+        return random.choice(self.stack.workers(verb))
+
+    def kill_worker(self, verb: str = "anonymize") -> None:
+        os.kill(self.worker(verb), signal.SIGKILL)
 
     def now_and_then(self, shortest: float = 0.2, longest: float = 2.5) -> None:
         """A random moment, so that a fault strikes anywhere in a frame's way."""
