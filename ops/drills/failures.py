@@ -65,8 +65,8 @@ def queues_full(plan: Plan) -> Row:
 
 
 def clock_jump(plan: Plan) -> Row:
-    """The wall clocks of ingestor and worker jump an hour ahead, another one, five back, and then are right again; after
-    each jump the worker is killed, so that one begins with that clock, too."""
+    """The clocks of ingestor and worker jump an hour ahead, another one, five back, and then are right again. After
+    each jump the worker is killed: one begins with that clock, too."""
     with tempfile.TemporaryDirectory(prefix="sfumato-clock-") as folder:
         clock, library = Path(folder, "ahead"), Path(folder, "clock.so")
         clock.write_text("0")
