@@ -7,6 +7,7 @@
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,6 +50,11 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 
+int timespec_get(struct timespec *at, int base) {
+    clock_gettime(CLOCK_REALTIME, at);
+    return base;
+}
+
 /* A moment of the monotonic clock is far smaller than one of the wall clock. */
 static struct timespec kernels(const struct timespec *until) {
     struct timespec moment = *until;
@@ -61,6 +67,14 @@ int pthread_cond_timedwait(pthread_cond_t *restrict met, pthread_mutex_t *restri
     static int (*next)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
     if (!next)
         next = NEXT("pthread_cond_timedwait", "GLIBC_2.3.2");
+    struct timespec moment = kernels(until);
+    return next(met, lock, &moment);
+}
+
+int cnd_timedwait(cnd_t *restrict met, mtx_t *restrict lock, const struct timespec *restrict until) {
+    static int (*next)(cnd_t *, mtx_t *, const struct timespec *);
+    if (!next)
+        next = dlsym(RTLD_NEXT, "cnd_timedwait");
     struct timespec moment = kernels(until);
     return next(met, lock, &moment);
 }
