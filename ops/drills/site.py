@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -69,6 +70,7 @@ class Site:
         path = os.pathsep.join([str(OPS), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._environment = {"PYTHONPATH": path, "DRILL_FAULT": str(self._fault), **(environment or {})}
         self._ended = False
+        self._sound = False
 
     def __enter__(self) -> Self:
         hidden = sum(not marker.shows(picture) for picture in load.sent(self.table))
@@ -93,6 +95,8 @@ class Site:
     ) -> None:
         self.witness.close()
         self.stack.__exit__(kind, error, trace)
+        if self._sound:
+            shutil.rmtree(self.folder, ignore_errors=True)  # else its logs are wanted
 
     def start_workers(self) -> None:
         arguments = ("--workers", str(self.workers))
@@ -174,7 +178,7 @@ class Site:
         self.settle()
         with self.witness.lock:
             tally = self.witness.tally
-            return Row(
+            row = Row(
                 lost=tally.lost,
                 unaccounted=tally.unaccounted,
                 duplicates=tally.duplicates,
@@ -187,6 +191,8 @@ class Site:
                 reasons=dict(sorted(tally.reasons.items())),
                 more=more,
             )
+        self._sound = row.passed
+        return row
 
     def count(self, reason: str) -> int:
         """Frames audited for that reason so far; ``masked`` for those without one."""
