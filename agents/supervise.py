@@ -48,7 +48,7 @@ class Worker(threading.Thread):
                 log.critical("worker cannot run with these settings; stopping")
                 self._stopping.set()
                 return
-            pause = SHORTEST_PAUSE if time.monotonic() - started > STEADY else min(pause * 2, LONGEST_PAUSE)
+            pause = next_pause(pause, time.monotonic() - started)
             wait = pause * random.uniform(0.5, 1.0)
             log.warning("worker ended with status %d; next start in %.1f s", self.status, wait)
             self._stopping.wait(wait)
@@ -62,6 +62,11 @@ class Worker(threading.Thread):
             except subprocess.TimeoutExpired:
                 if self._stopping.is_set():
                     return _end(process)
+
+
+def next_pause(pause: float, lived: float) -> float:
+    """Seconds before the next start, from those before the last one and how long the worker lived then."""
+    return SHORTEST_PAUSE if lived > STEADY else min(pause * 2, LONGEST_PAUSE)
 
 
 def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
