@@ -1,4 +1,4 @@
-# make demo | test | api-cases | fuzz | attack | bench | eval | endurance | soak | lint | openapi-lint | schemas | sbom | audit-dependencies | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
+# make demo | test | api-cases | fuzz | attack | bench | drills | eval | endurance | soak | lint | openapi-lint | schemas | sbom | audit-dependencies | lock | clean.  Needs Python 3.11+; `make demo` installs the rest into .venv.
 # stdout belongs to the programs: make and pip write to stderr only.
 
 PYTHON ?= python3
@@ -16,6 +16,12 @@ export CAMERAS  # in the environment, since a camera's URL may hold a password
 # make soak: for so many MINUTES; BROKER=embedded|kafka|host:port
 MINUTES ?= 10
 
+# make drills: BROKER=embedded|kafka; DRILLS=name,name (empty: all that the broker can do); TIMES=n faults each;
+# DRILL_ARGS="--out FILE"
+DRILLS ?=
+TIMES ?= 20
+DRILL_ARGS ?=
+
 # make eval: EVAL_ARGS="--eval FOLDER", labelled pictures of your own
 EVAL_ARGS ?=
 
@@ -29,7 +35,7 @@ PYTEST_ARGS ?=
 # Tests wait for brokers and browsers more than they compute: half as many workers again as cores.
 TEST_WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 
-.PHONY: demo api-cases fuzz test attack bench eval endurance soak lint openapi-lint schemas sbom audit-dependencies lock venv clean
+.PHONY: demo api-cases fuzz test attack bench drills eval endurance soak lint openapi-lint schemas sbom audit-dependencies lock venv clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.run
@@ -64,6 +70,9 @@ endurance: .venv/.test
 
 soak: .venv/.test
 	@$(BIN)/python ops/soak.py --minutes '$(MINUTES)' --broker '$(BROKER)'
+
+drills: .venv/.test
+	@PYTHONPATH=ops $(BIN)/python -m drills --broker '$(BROKER)' --drills '$(DRILLS)' --times '$(TIMES)' $(DRILL_ARGS)
 
 test: .venv/.test .cache/moto/.done $(if $(filter-out 0,$(GPU)),.venv/.gpu)
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

@@ -231,8 +231,8 @@ class Worker:
         self._producer = producer
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._computing = asyncio.Lock()
-        self._inside: set[Task] = set()
-        """What the engine has been given and has not brought to its end."""
+        self._inside: dict[Task, None] = {}
+        """What the engine has been given and has not brought to its end, in the order it was given."""
         self._due: float | None = None
         """When a frame that waits in the engine is to be asked for, though no other comes (monotonic, seconds)."""
         self._sooner = asyncio.Event()
@@ -240,16 +240,21 @@ class Worker:
         self._ended: asyncio.Queue[tuple[list[Ending], bool]] = asyncio.Queue(maxsize=1)
 
     async def run(self, stream: Any) -> None:
-        services = [
+        delivering, *computing = [
             asyncio.create_task(service)
             for service in (self._deliver_all(stream), self._close_idle(), self._release_due())
         ]
-        for service in services:
+        for service in (delivering, *computing):
             service.add_done_callback(_leave_on_failure)
-        async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
-            metrics.BATCH_SIZE.observe(len(events))
-            tasks, unreadable = self._read(events)
-            await self._compute(partial(self._anonymizer.anonymize, tasks), unreadable)
+        try:
+            async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
+                metrics.BATCH_SIZE.observe(len(events))
+                tasks, unreadable = self._read(events)
+                await self._compute(partial(self._anonymizer.anonymize, tasks), unreadable)
+        finally:
+            # What was being computed is gone and will be read again: no later frame may come out before it.
+            for service in computing:
+                service.cancel()
 
     def _read(self, events: Sequence[Any]) -> tuple[list[Task], list[Ending]]:
         tasks, unreadable = [], []
@@ -263,7 +268,7 @@ class Worker:
             else:
                 unreadable.append(read)
                 self.acknowledger.take(event, record.origin, None)
-        self._inside.update(tasks)
+        self._inside.update(dict.fromkeys(tasks))
         return tasks, unreadable
 
     async def _close_idle(self) -> None:
@@ -289,7 +294,7 @@ class Worker:
             done, _ = await asyncio.wait({computing}, timeout=self._settings.detector_timeout)
             if done:
                 for task, ending in computing.result():
-                    self._inside.discard(task)
+                    self._inside.pop(task, None)
                     endings.append(ending)
                 self._expect(self._anonymizer.due())
             else:

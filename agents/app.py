@@ -34,6 +34,7 @@ def make_app(settings: Settings, buffered: int = BUFFERED_EVENTS) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_enabled=False,
+        ConsumerScheduler=transport.OldestFirst,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 * 1024 * 1024,
         stream_buffer_maxsize=buffered,

@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 EXIT_CONFIGURATION = 78
 SHORTEST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-STEADY = 60.0
-"""A worker that ran this long, in seconds, is restarted without an added pause."""
+STEADY = 10.0
+"""A worker that ran this long, in seconds, is restarted without an added pause: it did not fail at its start, which
+takes some 3 s, and up to 6 s more until the group gives it partitions."""
 GRACE = 15.0
 """Seconds a worker has to end after SIGTERM before it is killed."""
 
@@ -47,7 +48,7 @@ class Worker(threading.Thread):
                 log.critical("worker cannot run with these settings; stopping")
                 self._stopping.set()
                 return
-            pause = SHORTEST_PAUSE if time.monotonic() - started > STEADY else min(pause * 2, LONGEST_PAUSE)
+            pause = next_pause(pause, time.monotonic() - started)
             wait = pause * random.uniform(0.5, 1.0)
             log.warning("worker ended with status %d; next start in %.1f s", self.status, wait)
             self._stopping.wait(wait)
@@ -61,6 +62,11 @@ class Worker(threading.Thread):
             except subprocess.TimeoutExpired:
                 if self._stopping.is_set():
                     return _end(process)
+
+
+def next_pause(pause: float, lived: float) -> float:
+    """Seconds before the next start, from those before the last one and how long the worker lived then."""
+    return SHORTEST_PAUSE if lived > STEADY else min(pause * 2, LONGEST_PAUSE)
 
 
 def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:

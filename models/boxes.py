@@ -43,6 +43,11 @@ def meets(box: Box, size: tuple[int, int]) -> bool:
     return box[2] > 0 and box[3] > 0 and box[0] < size[0] and box[1] < size[1]
 
 
+def beyond(box: Box, size: tuple[int, int]) -> bool:
+    """Whether it does not even touch a picture of that width and height."""
+    return box[2] < 0 or box[3] < 0 or box[0] > size[0] or box[1] > size[1]
+
+
 def clip(box: Box, size: tuple[int, int]) -> Box:
     return max(0.0, box[0]), max(0.0, box[1]), min(float(size[0]), box[2]), min(float(size[1]), box[3])
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from sfumato.models import images, masks
+from sfumato.models import boxes, images, masks
 from sfumato.models.decoders import Decoders
 from sfumato.models.detectors import Image
 from sfumato.models.encoders import TICKS, Encoders
@@ -198,6 +198,9 @@ class Engine:
             task.detectors = self._ensemble.records(_policy(task))
             if sum(d.evidence is not Evidence.WEAK for d in detections) > MOST_DETECTIONS:
                 task.mask_fully(Reason.TOO_MANY_DETECTIONS, f"more than {MOST_DETECTIONS}")
+            elif any(boxes.beyond(d.box, (task.width or 0, task.height or 0)) for d in detections):
+                # What it found is somewhere else, and would stay open.
+                task.mask_fully(Reason.DETECTOR_ERROR, "a box outside the picture")
             else:
                 task.detections = detections
 

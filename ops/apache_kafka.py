@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfumato.agents.broker import HOST, BrokerError, BrokerProcess, free_port
@@ -30,7 +30,8 @@ INSTALL = "Debian: apt-get install openjdk-17-jdk-headless maven"
 class ApacheKafka(BrokerProcess):
     """One broker and controller in one process. ``kill`` and ``start`` again: same port, same data.
 
-    ``data`` is deleted by ``stop``; without it a temporary folder is used. ``format_options``: of Kafka's storage
+    ``data`` is deleted by ``stop``; without it a temporary folder is used. ``overrides``: properties in place of
+    :func:`properties`; ``cluster``: the id that nodes of one cluster share. ``format_options``: of Kafka's storage
     tool, as ``--add-scram=…``.
     """
 
@@ -41,6 +42,8 @@ class ApacheKafka(BrokerProcess):
         port: int = 0,
         *,
         data: Path | None = None,
+        overrides: Mapping[str, object] | None = None,
+        cluster: str = "",
         format_options: Sequence[str] = (),
         java_options: Sequence[str] = (),
     ) -> None:
@@ -48,6 +51,8 @@ class ApacheKafka(BrokerProcess):
         self._format_options, self._java_options = format_options, java_options
         self._controller_port = 0
         self._data = data
+        self._overrides = dict(overrides or {})
+        self._cluster = cluster or cluster_id()
 
     def stop(self) -> None:
         super().stop()
@@ -61,11 +66,11 @@ class ApacheKafka(BrokerProcess):
         self._controller_port = self._controller_port or free_port()
         if self._data is None:
             self._data = Path(tempfile.mkdtemp(prefix="sfumato-kafka-"))
-        values = {**self._properties(self._controller_port), "log.dirs": self._data / "log"}
+        values = {**self._properties(self._controller_port), "log.dirs": self._data / "log", **self._overrides}
         config = self._data / "server.properties"
         config.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         if not (self._data / "log" / "meta.properties").exists():
-            _format(java, classpath, config, self._format_options)
+            _format(java, classpath, config, self._cluster, self._format_options)
         options = ["-Xms128m", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", *self._java_options]
         return [java, *options, "-cp", classpath, "kafka.Kafka", str(config)], dict(os.environ)
 
@@ -138,8 +143,11 @@ def _java() -> str:
     return java
 
 
-def _format(java: str, classpath: str, config: Path, options: Sequence[str]) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+def cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _format(java: str, classpath: str, config: Path, cluster: str, options: Sequence[str]) -> None:
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config), *options]
     short_lived = ["-Xmx256m", "-XX:TieredStopAtLevel=1"]
     result = subprocess.run([java, *short_lived, "-cp", classpath, *tool], capture_output=True, text=True)

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from sfumato.agents import policies, provision
 from sfumato.agents.access.keys import Keys
-from sfumato.agents.broker import EmbeddedBroker, free_port
+from sfumato.agents.broker import BrokerProcess, EmbeddedBroker, free_port
 from sfumato.agents.database import Database
 from sfumato.agents.settings import Settings
 from sfumato.schemas.policy import Policy
@@ -38,13 +38,14 @@ class StackError(RuntimeError):
 
 
 class Stack:
-    """A context manager. ``broker``: "embedded", "kafka" or the address of a running one.
+    """A context manager. ``broker``: "embedded", "kafka", one to be started, or the address of a running one.
 
     On a running broker the topics get a prefix of their own and are deleted at the end.
     """
 
-    def __init__(self, broker: str, folder: Path, **overrides: Any) -> None:
-        self.broker_name = broker
+    def __init__(self, broker: str | BrokerProcess, folder: Path, **overrides: Any) -> None:
+        self.broker_name = broker if isinstance(broker, str) else broker.name
+        self._given = None if isinstance(broker, str) else broker
         self.folder = folder
         self.broker: Any = None
         self.settings = Settings(**{"state_dir": folder / "state", **overrides})
@@ -54,7 +55,9 @@ class Stack:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         started: dict[str, Any] = {}
-        if self.broker_name == "embedded":
+        if self._given is not None:
+            self.broker = self._opened.enter_context(self._given)
+        elif self.broker_name == "embedded":
             self.broker = self._opened.enter_context(EmbeddedBroker(memory_limit=self.settings.broker_memory_bytes))
         elif self.broker_name == "kafka":
             from apache_kafka import ApacheKafka
@@ -87,14 +90,23 @@ class Stack:
     def publish(self, *found: Policy) -> None:
         policies.publish(self.settings, list(found))
 
-    def start(self, verb: str, *arguments: str, name: str = "", **overrides: Any) -> None:
-        """Start ``sfumato VERB``; its log is ``VERB.log`` in the stack's folder. ``name``: of a second one."""
+    def start(
+        self,
+        verb: str,
+        *arguments: str,
+        name: str = "",
+        module: str = "sfumato.agents.cli",
+        environment: Mapping[str, str] | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Start ``sfumato VERB``; its log is ``VERB.log`` in the stack's folder. ``name``: of a second one. ``module``:
+        what runs in place of ``sfumato``. ``environment``: more of it."""
         # The bridge's metrics are at its own port, and metrics_port is the anonymizer's.
         settings = self.settings.model_copy(update={**({"metrics_port": 0} if verb == "bridge" else {}), **overrides})
         with self.log(name or verb).open("ab") as log:
             self._processes[name or verb] = subprocess.Popen(
-                [sys.executable, "-m", "sfumato.agents.cli", verb, *arguments],
-                env=_environment(settings),
+                [sys.executable, "-m", module, verb, *arguments],
+                env={**_environment(settings), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -117,8 +129,18 @@ class Stack:
         """What was started and not stopped."""
         return [*self._processes]
 
+    def kill(self, verb: str) -> None:
+        """kill -9; of a supervisor's workers each ends by itself."""
+        process = self._processes.pop(verb)
+        process.kill()
+        process.wait()
+
     def pid(self, verb: str) -> int:
         return self._processes[verb].pid
+
+    def workers(self, verb: str) -> list[int]:
+        """The pids of a supervisor's workers."""
+        return [process.pid for process in psutil.Process(self.pid(verb)).children()]
 
     def check(self, *expected_to_end: str) -> None:
         """:class:`StackError` where the broker or a process has ended by itself."""

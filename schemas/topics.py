@@ -31,7 +31,13 @@ class Topic:
 
     def config(self) -> dict[str, str]:
         """The topic's configuration in Kafka's own names."""
-        config = {"compression.type": self.compression, "max.message.bytes": str(self.max_message_bytes)}
+        config = {
+            "compression.type": self.compression,
+            "max.message.bytes": str(self.max_message_bytes),
+            # The broker's clock decides how long a message is kept: one whose clock is wrong would have its frames
+            # deleted unread, kept for too long, or refused (Kafka takes none from more than an hour ahead).
+            "message.timestamp.type": "LogAppendTime",
+        }
         if self.retention_ms is None:
             rolled = {"segment.ms": str(self.roll_ms)} if self.roll_ms else {}
             return {**config, "cleanup.policy": "compact", **rolled}

@@ -164,6 +164,18 @@ def forget_one(images_):
         (forget_one, POLICY, {}, Reason.DETECTOR_ERROR),
         (lambda ims: [tuple(face(i % 60, 0, i % 60 + 9, 9) for i in range(501))], POLICY, {}, None),
         (lambda ims: [(face(0, 0, float("nan"), 9),)], POLICY, {}, Reason.MASK_ERROR),
+        (lambda ims: [(face(140, 5, 150, 15),)], POLICY, {}, Reason.DETECTOR_ERROR),  # right of the picture
+        (
+            lambda ims: [
+                (
+                    face(5, 5, 15, 15),
+                    face(5, -20, 15, -10),
+                )
+            ],
+            POLICY,
+            {},
+            Reason.DETECTOR_ERROR,
+        ),
         (None, POLICY, {"max_bytes": 100}, Reason.TOO_LARGE),
     ],
 )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 from prometheus_client import REGISTRY
 
 from sfumato.agents import provision
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_RAW, POLICIES, TOPICS
+from tests.ingesting import read_topic
 
 
 def _admin(settings: Settings) -> AdminClient:
@@ -58,6 +61,21 @@ def test_names_wrong_configuration(settings: Settings) -> None:
         provision.check(settings)
     [line] = str(error.value).splitlines()
     assert line.startswith(f"{settings.topic(POLICIES)}: cleanup.policy is delete, not compact; run `kafka-configs.sh")
+
+
+@pytest.mark.parametrize("broker", ["kafka"], indirect=True)
+def test_the_brokers_clock_decides_how_long_a_frame_is_kept(topics: Settings) -> None:
+    """Of a process whose clock is two hours ahead nothing is refused, of one behind nothing is deleted at once."""
+    now, results = time.time(), []
+    producer = Producer({"bootstrap.servers": topics.bootstrap_servers})
+    for wrong in (7200, -7200):
+        stated = round((now + wrong) * 1000)
+        producer.produce(
+            topics.topic(FRAMES_RAW), b"x", b"north", timestamp=stated, on_delivery=lambda *came: results.append(came)
+        )
+    assert producer.flush(30) == 0
+    assert [error for error, _ in results] == [None, None]
+    assert all(abs(message.timestamp()[1] / 1000 - now) < 3600 for message in read_topic(topics, FRAMES_RAW))
 
 
 def test_raw_frames_are_kept_as_long_as_set(topics: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 
-from sfumato.agents.supervise import EXIT_CONFIGURATION, Worker
+from sfumato.agents.supervise import EXIT_CONFIGURATION, SHORTEST_PAUSE, Worker, next_pause
 from sfumato.agents.watch import Stall
 
 
@@ -38,6 +38,13 @@ def test_a_killed_worker_is_started_again(tmp_path):
     worker, starts = run_worker(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", until_lines=3)
     assert len(set(starts)) == 3
     assert worker.status == -signal.SIGKILL
+
+
+def test_only_what_fails_at_its_start_waits_longer_and_longer():
+    pauses = [SHORTEST_PAUSE]
+    for lived in (3.0, 9.0, 3.0, 3.0, 3.0, 3.0, 3.0, 11.0):
+        pauses.append(next_pause(pauses[-1], lived))
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 0.5]
 
 
 def test_a_configuration_error_is_not_retried(tmp_path):

@@ -81,3 +81,13 @@ async def produce_raw(settings: Settings, topic: str, data: bytes) -> None:
         assert error == 0
     finally:
         await client.close()
+
+
+def test_records_of_several_partitions_come_in_the_order_they_were_written():
+    """And each partition's in its own, though a clock went back there."""
+    other = TopicPartition("frames.raw", 1)
+    fetched = {TP: [(1, "a"), (5, "b"), (4, "c"), (9, "d")], other: [(3, "x"), (6, "y")]}
+    records = {tp: [SimpleNamespace(timestamp=at, value=name) for at, name in found] for tp, found in fetched.items()}
+    scheduler = app.conf.ConsumerScheduler()
+    came = [(tp, record.value) for tp, record in scheduler.iterate(records)]
+    assert came == [(TP, "a"), (other, "x"), (TP, "b"), (TP, "c"), (other, "y"), (TP, "d")]

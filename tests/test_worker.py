@@ -173,6 +173,41 @@ def test_a_frame_that_waits_comes_out_on_time_though_no_other_comes(left, monkey
     assert left == []
 
 
+def test_after_its_end_nothing_comes_out_that_would_overtake_what_is_read_again(left):
+    """Ended while a batch is computed: what that comes to is gone, and frames that waited stay where they are."""
+    entered, released, calls = threading.Event(), threading.Event(), []
+
+    def block_late(pictures):  # type: ignore[no-untyped-def]
+        calls.append(len(pictures))
+        if len(calls) > 1:
+            entered.set()
+            released.wait(60)
+        return [() for _ in pictures]
+
+    async def scenario() -> None:
+        stream, broker = Stream(2, 2), Broker()
+        waiting = anonymizer(block_late, POLICY.model_copy(update={"lookahead": 0.2}))
+        running = asyncio.create_task(Worker(Settings(), waiting, broker).run(stream))
+        assert await asyncio.to_thread(entered.wait, 30)
+        before = len(broker.sent)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        released.set()
+        await until(
+            lambda: {"_close_idle", "_release_due"}.isdisjoint(
+                getattr(t.get_coro(), "__name__", "") for t in asyncio.all_tasks()
+            )
+        )
+        assert len(broker.sent) == before
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        released.set()
+    assert left == []
+
+
 def test_a_detection_that_hangs_also_ends_the_frames_that_wait(left):
     released, calls = threading.Event(), []
 
@@ -259,15 +294,16 @@ def test_a_detection_that_hangs_ends_as_full_masks_and_a_restart(left):
         return [() for _ in pictures]
 
     async def scenario() -> None:
-        stream, broker = Stream(2), Broker()
+        stream, broker = Stream(12), Broker()
         running = asyncio.create_task(Worker(Settings(detector_timeout=0.2), anonymizer(hang), broker).run(stream))
-        await until(lambda: len(broker.sent) == 4)
+        await until(lambda: len(broker.sent) == 24)
         frames = [dict(message.headers) for topic, message in broker.sent if topic is FRAMES_ANONYMIZED]
         assert {frame["ce_outcome"] for frame in frames} == {Outcome.FULLY_MASKED.encode()}
         assert {frame["ce_reason"] for frame in frames} == {Reason.DETECTOR_TIMEOUT.encode()}
-        broker.acknowledge(4)
+        assert [int(frame["ce_sequence"]) for frame in frames] == list(range(12)), "out of order"
+        broker.acknowledge(24)
         await until(lambda: left != [])
-        assert stream.acknowledged == [0, 1]
+        assert stream.acknowledged == list(range(12))
         assert stream.committed
         released.set()
         running.cancel()

@@ -1,0 +1,183 @@
+"""The drills: that their counting can fail, and a short form of them on real processes."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import cv2
+import numpy as np
+import pytest
+from drills import __main__ as drills
+from drills import load, marker, report
+from drills.counting import Tally
+from drills.detector import FAULTS, WEDGE
+from drills.plan import Plan
+from drills.registry import DRILLS, KAFKA_ONLY
+from drills.report import Row
+from drills.site import DrillError
+
+from sfumato.models import images
+from sfumato.schemas.audit import AuditEvent, Origin
+from sfumato.schemas.cloudevent import FrameId
+from sfumato.schemas.frame import AnonymizedFrame, TimeSource
+from sfumato.schemas.outcome import Outcome, Reason
+from tests.test_docs import DOCS
+
+AT = datetime(2026, 6, 1, tzinfo=UTC)
+SHOWN = load.pictures()
+
+
+def published(sequence: int, picture: np.ndarray) -> AnonymizedFrame:
+    return AnonymizedFrame(
+        id=FrameId("north", 1, sequence),
+        captured_at=AT,
+        time_source=TimeSource.ARRIVAL,
+        width=load.WIDTH,
+        height=load.HEIGHT,
+        content_type="image/jpeg",
+        payload=images.encode(picture, 85),
+        outcome=Outcome.MASKED,
+        reason=None,
+        policy_version=1,
+        detections=(),
+    )
+
+
+def audit(sequence: int, outcome: Outcome = Outcome.MASKED, reason: Reason | None = None) -> AuditEvent:
+    return AuditEvent(
+        id=f"north/1/{sequence}",
+        origin=Origin(topic="frames.raw", partition=0, offset=sequence),
+        camera="north",
+        epoch=1,
+        sequence=sequence,
+        outcome=outcome,
+        reason=reason,
+        audited_at=AT,
+        input_bytes=1,
+        input_sha256="0" * 64,
+        **({} if outcome is Outcome.DROPPED else {"output_bytes": 1, "output_sha256": "0" * 64}),
+    )
+
+
+def tally(count: int = 6) -> Tally:
+    """All of so many frames on the raw topic; nothing of what became of them yet."""
+    counted = Tally()
+    for sequence in range(count):
+        counted.add_raw(FrameId("north", 1, sequence))
+    return counted
+
+
+def publish(counted: Tally, sequence: int, picture: np.ndarray) -> None:
+    counted.add_published(published(sequence, picture), AT, at=float(sequence))
+
+
+def test_a_stream_without_faults_counts_none():
+    counted, grey = tally(), np.full_like(SHOWN[0], 127)
+    for sequence in range(6):
+        counted.add_audit(audit(sequence))
+        publish(counted, sequence, grey)
+    assert counted.balanced
+    assert (counted.duplicates, counted.leaked, counted.disordered, counted.searched) == (0, 0, 0, 6)
+
+
+def test_what_is_lost_doubled_leaked_or_out_of_order_is_counted():
+    counted, grey = tally(), np.full_like(SHOWN[0], 127)
+    # 2 has no outcome, and its sequence is missing; neither has 5, of which only the raw topic tells.
+    for sequence in (0, 1, 3, 4):
+        counted.add_audit(audit(sequence))
+    for sequence in (0, 3, 1):  # 4 is audited as masked, and not published; 1 comes behind 3
+        publish(counted, sequence, grey)
+    publish(counted, 1, grey)
+    publish(counted, 3, SHOWN[3])  # a duplicate is searched, too
+    assert (counted.lost, counted.unaccounted) == (3, 1)
+    assert (counted.duplicates, counted.leaked, counted.disordered) == (2, 1, 1)
+    assert not counted.balanced
+
+
+def test_a_dropped_frame_needs_no_picture_and_the_first_outcome_counts():
+    counted = tally(1)
+    counted.add_audit(audit(0, Outcome.DROPPED, Reason.LATE))
+    counted.add_audit(audit(0))
+    assert counted.balanced
+    assert counted.conflicts == 1
+
+
+def test_the_search_finds_the_marker_wherever_it_is_and_each_half_of_it():
+    for number, picture in enumerate(SHOWN):
+        sent = images.decode(images.encode(picture, 50), "image/jpeg", max_pixels=10**6)
+        assert marker.shows(sent), number
+        _, y = load.place(number)
+        middle = y + round(0.58 * marker.SIDE)
+        for half in (slice(0, middle), slice(middle, load.HEIGHT)):
+            covered = sent.copy()
+            covered[half] = 127
+            assert marker.shows(covered), (number, half)
+
+
+def test_the_search_finds_nothing_in_grey_noise_or_what_is_masked():
+    noise = np.random.default_rng(1).integers(0, 256, SHOWN[0].shape, np.uint8)
+    for picture in (np.full_like(noise, 127), noise, cv2.GaussianBlur(noise, (0, 0), 3)):
+        assert not marker.shows(picture)
+    for number, picture in enumerate(SHOWN):
+        x, y = load.place(number)
+        covered = picture.copy()
+        covered[y : y + marker.SIDE, x : x + marker.SIDE] = 127
+        assert not marker.shows(images.decode(images.encode(covered, 85), "image/jpeg", max_pixels=10**6))
+
+
+def test_a_row_fails_by_each_count_and_results_are_written_for_others(tmp_path):
+    assert Row(duplicates=9).passed
+    for fault in ({"lost": 1}, {"unaccounted": 1}, {"leaked": 1}, {"disordered": 1}, {"failed": "a camera starved"}):
+        assert not replace(Row(), **fault).passed
+    row = Row(lost=1, name="kill-worker", broker="kafka", recovery_s=7.125, faults=2, more={"stalled_s": 1.5})
+    line = report.write(tmp_path / "build" / "drills.json", [row.json()])
+    assert json.loads((tmp_path / "build" / "drills.json").read_text()) == json.loads(line)
+    (read,) = json.loads(line)["drills"]
+    assert list(read)[:6] == ["name", "lost", "unaccounted", "duplicates", "leaked", "recovery_s"]
+    assert {"at", "broker", "version", "stalled_s"} <= read.keys()
+    assert "| `kill-worker` | 2 | 0 | 1 | 0 | 0 | 0 | 7.1 s |" in report.table([row.json()])
+
+
+def test_every_drill_is_documented():
+    text = (DOCS / "drills.md").read_text()
+    assert [name for name in DRILLS if f"| `{name}` |" not in text] == []
+    assert DRILLS.keys() >= KAFKA_ONLY
+    assert WEDGE not in FAULTS
+
+
+SHORT = {
+    "kill-worker": "embedded",
+    "kill-ingestor": "embedded",
+    "broker-restart": "kafka",
+    "detector-raises": "embedded",
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Row]:
+    """Each drill once, two at a time: they wait more than they compute."""
+    with ThreadPoolExecutor(2) as pool:
+        running = {name: pool.submit(DRILLS[name], Plan(kind, times=1)) for name, kind in SHORT.items()}
+    return {name: drill.result() for name, drill in running.items()}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_drill(rows, name):
+    row = rows[name]
+    assert row.passed, row
+    assert row.faults == 1
+    assert row.searched > 0
+    assert row.recovery_s is not None
+
+
+def test_a_drill_that_cannot_be_run_to_its_end_fails(monkeypatch):
+    def broken(plan: Plan) -> Row:
+        raise DrillError("no worker started")
+
+    monkeypatch.setitem(DRILLS, "broken", broken)
+    row = drills.run("broken", Plan("embedded", 1))
+    assert not row.passed
+    assert row.json()["failed"] == "no worker started"
