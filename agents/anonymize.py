@@ -3,7 +3,8 @@
 Delivery guarantee: at least once. An event is acknowledged, in offset order, only after the broker has
 acknowledged its output and its audit event, and no later frame needs it any more (``agents/acknowledge.py``);
 a kill replays what was not. The agent never raises (Faust would lose the batch and what is buffered behind it):
-a frame ends in an outcome, or the process ends.
+a frame ends in an outcome, or the process ends. Frames are opened (``agents/footage/sealing.py``) as they are read;
+where the key store does not answer the process ends too, since its frames would be lost otherwise.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
 
-from sfumato.agents import metrics
+from sfumato.agents import metrics, provision
 from sfumato.agents.acknowledge import Acknowledger
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.policies import PolicyStore
 from sfumato.agents.policy_files import FloorError, read_floor
 from sfumato.agents.produce import Producer, deliver
@@ -39,7 +42,7 @@ from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Policy
-from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, MAX_MESSAGE_BYTES, Topic
+from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, FRAMES_RAW, MAX_MESSAGE_BYTES, Topic
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,14 @@ EXIT_CONFIGURATION = 78
 """Exit status for what a restart cannot mend (sysexits.h: EX_CONFIG); the supervisor then stops."""
 EXIT_RESTART = 75
 """Exit status that asks the supervisor for a fresh process (sysexits.h: EX_TEMPFAIL)."""
+UNMENDED = (
+    FloorError,
+    detectors.DetectorError,
+    weights.WeightError,
+    encoders.EncoderError,
+    stores.KeySettingsError,
+)
+"""What a restart does not mend."""
 SHUTDOWN_TIMEOUT = 10.0
 ENVELOPE_BYTES = 512 * 1024
 """Room left in a message for headers, in bytes."""
@@ -77,16 +88,25 @@ class Ending:
 class Anonymizer:
     """Records to endings. Pure but for the clock, so that tests need no broker."""
 
-    def __init__(self, engine: Engine, policy_of: Callable[[RawFrame], Policy | NoPolicy]) -> None:
+    def __init__(
+        self, engine: Engine, policy_of: Callable[[RawFrame], Policy | NoPolicy], opener: Opener | None = None
+    ) -> None:
+        """``opener`` None: the payloads of frames are pictures and units as they stand."""
         self._engine = engine
         self._policy_of = policy_of
+        self._opener = opener
 
     def read(self, record: Record) -> Task | Ending:
-        """The task that a record sets, or its ending where its envelope cannot be read."""
+        """The task that a record sets, or its ending where its envelope cannot be read or its value not be opened.
+        KeyStoreError where that cannot be told now."""
         try:
             frame = RawFrame.from_message(record.key, record.value, record.headers)
         except EnvelopeError as error:
             return Ending(_unreadable(record, error), None)
+        try:
+            frame = self._opener.open(frame) if self._opener else frame
+        except stores.UnopenedError as error:
+            return Ending(_unopened(record, frame, error), None)
         return Task(frame, self._policy_of(frame), record.origin)
 
     def anonymize(self, tasks: Sequence[Task]) -> list[tuple[Task, Ending]]:
@@ -179,6 +199,25 @@ def _unreadable(record: Record, error: EnvelopeError) -> AuditEvent:
         audited_at=datetime.now(UTC),
         input_bytes=len(value),
         input_sha256=hashlib.sha256(value).hexdigest(),
+    )
+
+
+def _unopened(record: Record, frame: RawFrame, error: stores.UnopenedError) -> AuditEvent:
+    """The identity is the one that the headers claim: it may be an honest frame's whose value was damaged."""
+    return AuditEvent(
+        id=str(frame.id),
+        origin=record.origin,
+        camera=frame.id.camera,
+        epoch=frame.id.epoch,
+        sequence=frame.id.sequence,
+        outcome=Outcome.DROPPED,
+        reason=error.reason,
+        detail=str(error),
+        captured_at=frame.captured_at,
+        time_source=frame.time_source,
+        audited_at=datetime.now(UTC),
+        input_bytes=len(frame.payload),
+        input_sha256=hashlib.sha256(frame.payload).hexdigest(),
     )
 
 
@@ -308,7 +347,7 @@ def end_within(seconds: float) -> None:
 
 
 def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStore) -> Anonymizer:
-    """The anonymizer of these settings; DetectorError, WeightError or EncoderError where it cannot be made."""
+    """The anonymizer of these settings; :data:`UNMENDED` errors or KeyStoreError where it cannot be made."""
     options = settings.detector_options()
     ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
     encoders.check(settings.h264_encoder)
@@ -322,7 +361,8 @@ def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStor
     )
     in_force = suspensions.over(policies.get)
     engine = Engine(ensemble, limits, threads=settings.codec_threads)
-    return Anonymizer(engine, lambda frame: in_force(frame.id.camera, frame.captured_at))
+    opener = Opener(stores.make(settings), required=settings.raw_sealing == "on")
+    return Anonymizer(engine, lambda frame: in_force(frame.id.camera, frame.captured_at), opener)
 
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
@@ -331,10 +371,11 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         policies, suspensions = PolicyStore(settings, read_floor(settings)), SuspensionStore(settings)
         await asyncio.to_thread(policies.start)
         await asyncio.to_thread(suspensions.start)
+        await asyncio.to_thread(provision.check, settings, (FRAMES_RAW,))
         anonymizer = await asyncio.to_thread(build, settings, policies, suspensions)
         metrics.serve(settings)
         Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()
-    except (FloorError, detectors.DetectorError, weights.WeightError, encoders.EncoderError) as error:
+    except UNMENDED as error:
         leave(str(error), EXIT_CONFIGURATION)
     except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
         leave(f"cannot start: {error!r}", EXIT_RESTART)

@@ -2,9 +2,11 @@
 
 Delivery guarantee: a frame gets its sequence when it is handed to the producer, which retries until the broker
 has it (idempotent, in order per camera). What cannot be accepted before that is dropped, counted by reason in
-the epoch's record, and leaves no gap; of access units also all that cannot be decoded without it. Files read as
-fast as possible wait instead. What the broker refuses for good (its topic is gone, access was withdrawn)
-ends the process. A killed ingestor loses what the broker had not acknowledged; its next run begins a new epoch.
+the epoch's record, and leaves no gap; of access units also all that cannot be decoded without it. So it is with frames
+for which the key store gives no key: nothing is sent in the clear instead. Files read as fast as possible wait instead.
+Without a key for each camera the ingestor does not start. What the broker refuses for good (its topic is gone, access
+was withdrawn) ends the process. A killed ingestor loses what the broker had not acknowledged; its next run begins a new
+epoch.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from confluent_kafka import KafkaError, KafkaException
 from sfumato.agents import metrics, provision
 from sfumato.agents.admission import Admission
 from sfumato.agents.cameras import Camera
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Sealer
+from sfumato.agents.footage.shredding import Shredder
 from sfumato.agents.pictures import Loss, Picture
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
@@ -49,9 +54,11 @@ DRAIN_TIMEOUT = 8.0
 
 
 class Outlet:
-    """What the cameras share: the producer, the room for bytes in flight, and the end."""
+    """What the cameras share: the producer, the seal, the room for bytes in flight, and the end."""
 
-    def __init__(self, settings: Settings, cameras: int) -> None:
+    def __init__(self, settings: Settings, cameras: int, sealer: Sealer | None) -> None:
+        """``sealer`` None: frames are sent in the clear."""
+        self.sealer = sealer
         self.producer = Producer(settings, client_id="sfumato-ingest")
         self.admission = Admission(settings.queue_bytes, cameras)
         self.stopping = threading.Event()
@@ -81,6 +88,8 @@ class Feed(threading.Thread):
         self._next_sequence = 0
         self._last_acknowledged: int | None = None
         self._dropped: Counter[Reason] = Counter()
+        self._key_problem = ""
+        """What the key store said last, as long as it gives no key: logged once."""
         for counter in (metrics.INGESTED, metrics.INGESTED_BYTES, metrics.RECONNECTS, metrics.TRANSCODED):
             counter.labels(camera.id)  # a rate needs the zero before the first count
 
@@ -150,27 +159,41 @@ class Feed(threading.Thread):
             self._drop(item.reason)
         elif len(item.payload) > MAX_MESSAGE_BYTES - ENVELOPE_BYTES:
             self._refuse(item, Reason.TOO_LARGE)
-        elif not self._send(item):
-            self._refuse(item, Reason.QUEUE_FULL)
+        elif (reason := self._send(item)) is not None:
+            self._refuse(item, reason)
 
     def _refuse(self, picture: Picture, reason: Reason) -> None:
         self._drop(reason)
         if picture.needed:
             self._context.gate.close(reason)
 
-    def _send(self, picture: Picture) -> bool:
-        """Whether the frame was accepted; waits for room where the source can. KafkaException where none ever will
-        be."""
+    def _send(self, picture: Picture) -> Reason | None:
+        """Why the frame was not accepted; waits for room and key where the source can. KafkaException where there
+        never will be room."""
         size = len(picture.payload) + USUAL_ENVELOPE_BYTES
         patient = waits(self.camera) and self._outlet.admission.ever(size)
-        while not self._try_send(picture, size):
+        while True:
+            try:
+                if self._try_send(picture, size):
+                    self._key_problem = ""
+                    return None
+                reason = Reason.QUEUE_FULL
+            except stores.KeyGoneError as error:
+                return error.reason
+            except stores.KeyStoreError as error:
+                self._tell(str(error))
+                reason = Reason.KEY_UNAVAILABLE
             if not patient or self._outlet.stopping.is_set():
-                return False
+                return reason
             self._outlet.admission.wait_for_room(0.2)
-        return True
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._key_problem:
+            log.error("camera %s: frames cannot be sealed and are not sent: %s", self.camera.id, problem)
+        self._key_problem = problem
 
     def _try_send(self, picture: Picture, size: int) -> bool:
-        """Whether the frame was accepted, and so got a sequence."""
+        """Whether the frame was accepted, and so got a sequence. KeyGoneError, KeyStoreError: it cannot be sealed."""
         with self._lock:
             if self.ended or not self._outlet.admission.admit(self.camera.id, size):
                 return False
@@ -187,8 +210,9 @@ class Feed(threading.Thread):
             )
             accepted = False
             try:
+                sealed = self._outlet.sealer.seal(frame) if self._outlet.sealer else frame
                 accepted = self._outlet.producer.try_send(
-                    FRAMES_RAW, frame.to_message(), lambda error: self._delivered(sequence, size, error)
+                    FRAMES_RAW, sealed.to_message(), lambda error: self._delivered(sequence, size, error)
                 )
             finally:
                 if not accepted:
@@ -225,11 +249,13 @@ class Feed(threading.Thread):
 def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:
     """Read all cameras until they end or SIGTERM; the exit status: 0 if every frame accepted was delivered."""
     provision.check(settings, (FRAMES_RAW, EPOCHS))
+    store = stores.make(settings)
+    outlet = Outlet(settings, len(cameras), _sealer(settings, store, cameras))
     metrics.serve(settings)
-    outlet = Outlet(settings, len(cameras))
     metrics.OUTSTANDING.set_function(lambda: outlet.admission.total)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: outlet.stopping.set())
+    Shredder(store, settings.keys_hours, outlet.stopping).start()
     feeds = [Feed(camera, outlet) for camera in cameras]
     for feed in feeds:
         log.info("camera %s: %s, epoch %d", feed.camera.id, redact(feed.camera.url), feed.epoch)
@@ -240,6 +266,16 @@ def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:
     if left:
         log.error("%d messages were not acknowledged by the broker", left)
     return 0 if left == 0 and not outlet.failed and all(feed.clean for feed in feeds) else 1
+
+
+def _sealer(settings: Settings, store: stores.KeyStore, cameras: Sequence[Camera]) -> Sealer | None:
+    """The seal; None where it is switched off. KeyStoreError where a camera has no key of the hour that it is."""
+    if settings.raw_sealing == "off":
+        log.warning("SFUMATO_RAW_SEALING is off: raw frames lie on Kafka in the clear")
+        return None
+    for camera in cameras:
+        store.make(camera.id, stores.hour_of(datetime.now(UTC)))
+    return Sealer(store)
 
 
 def _report_progress_until_ended(feeds: Sequence[Feed], outlet: Outlet) -> None:

@@ -18,6 +18,11 @@ TRANSCODED = Counter("sfumato_transcoded_frames", "Frames decoded by the ingesto
 RECONNECTS = Counter("sfumato_reconnects", "Times a camera was opened again.", ["camera"])
 OUTSTANDING = Gauge("sfumato_outstanding_bytes", "Bytes of frames that the broker has not acknowledged.")
 
+# ingest, anonymize
+RAW_RETENTION_MISMATCH = Gauge(
+    "sfumato_raw_retention_mismatch", "1: at this process's start, frames.raw was kept for another time than set."
+)
+
 # anonymize
 FRAMES = Counter("sfumato_frames", "Frames by camera and outcome.", ["camera", "outcome"])
 REFUSED = Counter("sfumato_frames_refused", "Frames fully masked or dropped, by reason.", ["outcome", "reason"])

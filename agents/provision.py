@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import replace
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from sfumato.agents import metrics
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
-from sfumato.schemas.topics import TOPICS, Topic
+from sfumato.schemas.topics import FRAMES_RAW, MINUTE, TOPICS, Topic
+
+log = logging.getLogger(__name__)
 
 TIMEOUT = 15.0
+RETENTION = frozenset({"cleanup.policy", "retention.ms", "segment.ms"})
+"""What decides how long a topic keeps its messages."""
 
 
 class TopicError(Fault, RuntimeError):
@@ -26,7 +33,7 @@ def create(settings: Settings) -> list[str]:
             settings.topic(topic),
             num_partitions=topic.partitions or settings.partitions,
             replication_factor=settings.replication_factor,
-            config=topic.config(),
+            config=config(settings, topic),
         )
         for topic in TOPICS
     ]
@@ -42,6 +49,13 @@ def create(settings: Settings) -> list[str]:
                 raise TopicError(f"{name}: {error.args[0].str()}") from None
     await_visible(admin, created)
     return created
+
+
+def config(settings: Settings, topic: Topic) -> dict[str, str]:
+    """A topic's configuration in Kafka's own names; how long raw frames are kept is a setting."""
+    if topic is FRAMES_RAW:
+        topic = replace(topic, retention_ms=settings.raw_retention_minutes * MINUTE)
+    return topic.config()
 
 
 def await_visible(admin: AdminClient, names: list[str]) -> None:
@@ -63,7 +77,11 @@ def delete(settings: Settings) -> None:
 
 
 def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
-    """Compare the cluster's topics with their contracts; :class:`TopicError` names every difference."""
+    """Compare the cluster's topics with their contracts; :class:`TopicError` names every difference.
+
+    Where SFUMATO_RAW_RETENTION_MISMATCH is ``alarm``, a wrong retention of raw frames is a critical line in the log and
+    a metric instead.
+    """
     admin = _admin(settings)
     try:
         existing = admin.list_topics(timeout=TIMEOUT).topics
@@ -81,26 +99,34 @@ def check(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
         found, wanted = len(existing[name].partitions), topic.partitions
         if wanted is not None and found != wanted:
             problems.append(f"{name}: {found} partitions instead of {wanted}; delete and create it again")
-    problems += _config_problems(admin, settings, present)
-    if problems:
-        raise TopicError("\n".join(problems))
+    alarms, others = _config_problems(admin, settings, present)
+    if FRAMES_RAW in present:
+        metrics.RAW_RETENTION_MISMATCH.set(bool(alarms))
+    for alarm in alarms:
+        log.critical("raw frames are kept for another time than SFUMATO_RAW_RETENTION_MINUTES says: %s", alarm)
+    if problems + others:
+        raise TopicError("\n".join(problems + others))
 
 
-def _config_problems(admin: AdminClient, settings: Settings, topics: list[Topic]) -> list[str]:
+def _config_problems(admin: AdminClient, settings: Settings, topics: list[Topic]) -> tuple[list[str], list[str]]:
+    """What is an alarm only, and what is more."""
     resources = {ConfigResource(ResourceType.TOPIC, settings.topic(topic)): topic for topic in topics}
+    alarms: list[str] = []
     problems: list[str] = []
     if not resources:
-        return problems
+        return alarms, problems
     for resource, future in admin.describe_configs(list(resources), request_timeout=TIMEOUT).items():
         found = {name: entry.value for name, entry in future.result().items()}
-        for name, wanted in resources[resource].config().items():
+        topic = resources[resource]
+        for name, wanted in config(settings, topic).items():
             # The embedded broker reports only what was set, and ignores retention (docs/brokers.md).
             if name in found and found[name] != wanted:
-                problems.append(
+                lenient = settings.raw_retention_mismatch == "alarm" and topic is FRAMES_RAW and name in RETENTION
+                (alarms if lenient else problems).append(
                     f"{resource.name}: {name} is {found[name]}, not {wanted}; run `kafka-configs.sh --alter "
                     f"--topic {resource.name} --add-config {name}={wanted}`"
                 )
-    return problems
+    return alarms, problems
 
 
 _NO_ANSWER = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)

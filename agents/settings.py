@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sfumato.models.detectors import DetectorOptions, Provider
@@ -83,6 +83,22 @@ class Settings(BaseSettings):
     """The detectors that look a second time, comma-separated; one that also masked looks at a larger scale."""
     inspect_budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of its time that an inspecting worker may spend looking; frames beyond it are left out and counted."""
+
+    # raw footage
+    raw_sealing: Literal["on", "off"] = "on"
+    """``on``: the ingestor seals what it writes to frames.raw, and anonymizers drop what is not sealed."""
+    raw_retention_minutes: Annotated[int, Field(ge=1, le=60 * 24 * 400)] = 10
+    """Minutes for which Kafka keeps frames.raw."""
+    raw_retention_mismatch: Literal["refuse", "alarm"] = "refuse"
+    """Where the topic keeps frames longer or shorter: do not start, or start with a critical log line and a metric."""
+    keys_store: str = "files"
+    """Where the keys of raw footage lie: ``files``, ``database`` or ``environment``."""
+    keys_dir: Path | None = None
+    """Folder of the store ``files``; unset: ``keys`` in the state folder."""
+    keys_secret: SecretStr = SecretStr("")
+    """For the store ``environment``: 32 bytes in Base64 that all keys are derived from."""
+    keys_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours after which the ingestor shreds the keys of what was captured; not in the store ``environment``."""
 
     # API
     state_dir: Path = Path.home() / ".local" / "share" / "sfumato"
@@ -196,6 +212,13 @@ class Settings(BaseSettings):
         """What holds back commits must not look like a stall."""
         if max(self.gop_hold, self.camera_idle) * 2 > self.stall_timeout:
             raise ValueError("stall_timeout: wants to be twice gop_hold and camera_idle at least")
+        return self
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        """What waits on frames.raw must not become unreadable before it is deleted."""
+        if self.keys_hours * 60 < self.raw_retention_minutes:
+            raise ValueError("keys_hours: wants to be as long as raw_retention_minutes at least")
         return self
 
     @model_validator(mode="after")

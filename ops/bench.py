@@ -26,6 +26,8 @@ from clips import clip
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.fetch import fetch_weights
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.produce import Producer
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models import detectors, images, masks
@@ -142,12 +144,13 @@ def bare_fps(stack: Stack, ensemble: Ensemble, pictures: list[bytes]) -> float:
 def pipeline_fps(stack: Stack, reader: BenchReader, cameras: list[str], epoch: int, pictures: list[bytes]) -> float:
     """The same frames through Kafka and Faust, from the first one sent to the last one audited."""
     producer = Producer(stack.settings, client_id="bench")
+    sealer = Sealer(stores.make(stack.settings))
     sent_at = datetime.now(UTC)
     for i, payload in enumerate(pictures):
         id = FrameId(cameras[i % len(cameras)], epoch, i // len(cameras))
         taken_at = sent_at + id.sequence * CADENCE  # where time stands still, no mask is ever let go
         frame = RawFrame(id, taken_at, TimeSource.ARRIVAL, 640, 272, "image/jpeg", payload)
-        producer.send(FRAMES_RAW, frame.to_message(), lambda error: None)
+        producer.send(FRAMES_RAW, sealer.seal(frame).to_message(), lambda error: None)
     for i, camera in enumerate(cameras):
         last = len(range(i, len(pictures), len(cameras))) - 1
         record = EpochRecord(camera=camera, epoch=epoch, state=EpochState.ENDED, at=sent_at, last_sequence=last)

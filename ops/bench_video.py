@@ -27,6 +27,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.fetch import fetch_weights
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Opener
 from sfumato.models import images
 from sfumato.models.decoders import NOTICE, Decoder
 from sfumato.models.task import Task
@@ -124,14 +126,14 @@ def ingested(broker: str, folder: Path, path: Path, remux: bool) -> tuple[list[R
         stack.wait_until_ended("ingest", 120)
         consumer = Consumer({"bootstrap.servers": stack.settings.bootstrap_servers, "group.id": "bench"})
         consumer.assign([TopicPartition(stack.settings.topic(FRAMES_RAW), 0, OFFSET_BEGINNING)])
-        frames, size = [], 0
+        frames, size, opener = [], 0, Opener(stores.make(stack.settings))
         while len(frames) < FRAMES:
             message = consumer.poll(30)
             if message is None or message.error():
                 raise SystemExit(f"bench: the ingestor sent {len(frames)} of {FRAMES} frames:\n{stack.tail('ingest')}")
             headers: Any = message.headers()
             size += len(message.value()) + len(message.key()) + sum(len(name) + len(value) for name, value in headers)
-            frames.append(RawFrame.from_message(message.key(), message.value(), headers))
+            frames.append(opener.open(RawFrame.from_message(message.key(), message.value(), headers)))
         consumer.close()
     return frames, size
 

@@ -223,5 +223,6 @@ def _environment(settings: Settings) -> dict[str, str]:
     """The settings as the environment of a child process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("SFUMATO_")}
     given = settings.model_dump(mode="json", exclude_none=True)
+    given["keys_secret"] = settings.keys_secret.get_secret_value()  # a dump hides it
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     return {**own, **{f"SFUMATO_{name.upper()}": text for name, text in texts.items()}}

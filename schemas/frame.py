@@ -1,14 +1,15 @@
 """The two frame messages: raw (ingestor to anonymizer) and anonymized (anonymizer to everyone).
 
 The Kafka value is the plain encoded picture, so an ordinary consumer writes a viewable file; or an access unit of
-H.264 or H.265 (``schemas/unit.py``), which an ordinary decoder plays from any keyframe on.
+H.264 or H.265 (``schemas/unit.py``), which an ordinary decoder plays from any keyframe on. On ``frames.raw`` it is
+sealed (``agents/footage/sealing.py``) unless that was switched off; the headers say the same either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from sfumato.schemas.unit import CODECS, H264, AnonymizedUnit, RawUnit
 
 RAW_TYPE = "sfumato.frame.raw.v1"
 ANONYMIZED_TYPE = "sfumato.frame.anonymized.v1"
+SEALING = "aes-256-gcm"
+"""How a sealed value is made: 12 bytes of nonce, the ciphertext, 16 bytes of tag."""
+HOUR = "%Y-%m-%dT%HZ"
 MAX_SIDE = 65_535
 """Longest side a frame's headers may state, in pixels: JPEG's own limit."""
 
@@ -78,17 +82,27 @@ class RawFrame(_Frame):
 
     unit: RawUnit | None = None
     """Given exactly where the content type is one of access units."""
+    sealed_under: datetime | None = None
+    """The UTC hour whose key seals the payload; None: the payload is the picture or unit itself."""
 
     def to_message(self) -> Message:
-        return self._message("/sfumato/ingest", RAW_TYPE, self.unit.extensions() if self.unit else {})
+        extensions = self.unit.extensions() if self.unit else {}
+        if self.sealed_under is not None:
+            extensions |= {"sealing": SEALING, "sealinghour": self.sealed_under.astimezone(UTC).strftime(HOUR)}
+        return self._message("/sfumato/ingest", RAW_TYPE, extensions)
 
     @classmethod
     def from_message(cls, key: bytes | None, value: bytes | None, headers: HeaderPairs) -> RawFrame:
         """Read a message of ``frames.raw``; :class:`EnvelopeError` where it breaks the contract."""
-        event = CloudEvent.from_headers(headers)
+        pairs = list(headers or ())
+        event = CloudEvent.from_headers(pairs)
         fields = _fields(event, RAW_TYPE, key)
         unit = RawUnit.from_event(event) if event.content_type in CODECS else None
-        return cls(**fields, payload=value or b"", unit=unit)
+        frame = cls(**fields, payload=value or b"", unit=unit, sealed_under=_sealed_under(event))
+        if frame.sealed_under is not None and _read_pairs(pairs) != dict(frame.to_message().headers):
+            # The seal covers what the headers say, so there is one way only to say it, and nothing besides.
+            raise EnvelopeError("headers", "of a sealed frame, but not as the ingestor writes them")
+        return frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +172,19 @@ def _fields(event: CloudEvent, type_: str, key: bytes | None) -> dict[str, Any]:
         "height": event.integer("height", largest=MAX_SIDE),
         "content_type": event.content_type,
     }
+
+
+def _sealed_under(event: CloudEvent) -> datetime | None:
+    if "sealing" not in event.extensions and "sealinghour" not in event.extensions:
+        return None
+    if event.extension("sealing") != SEALING:
+        raise EnvelopeError("ce_sealing", f"not {SEALING}")
+    try:
+        return datetime.strptime(event.extension("sealinghour"), HOUR).replace(tzinfo=UTC)
+    except ValueError:
+        raise EnvelopeError("ce_sealinghour", "not an hour as 2026-11-25T13Z") from None
+
+
+def _read_pairs(pairs: list[tuple[str, str | bytes | None]]) -> dict[str, str | bytes | None]:
+    """The headers that are part of the contract; others may travel along and mean nothing."""
+    return {name: value for name, value in pairs if name.startswith("ce_") or name == "content-type"}

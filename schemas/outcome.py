@@ -45,6 +45,11 @@ class Reason(StrEnum):
     NO_KEYFRAME = "no_keyframe"
     DISCARDED = "discarded"
     LATE = "late"
-    # dropped by the ingestor, before Kafka (besides UNDECODABLE, TOO_LARGE, EMPTY, NO_KEYFRAME): counted in the
-    # epoch's record
+    NOT_SEALED = "not_sealed"
+    KEY_SHREDDED = "key_shredded"
+    KEY_MISSING = "key_missing"
+    SEAL_BROKEN = "seal_broken"
+    # dropped by the ingestor, before Kafka (besides UNDECODABLE, TOO_LARGE, EMPTY, NO_KEYFRAME, KEY_SHREDDED): counted
+    # in the epoch's record
     QUEUE_FULL = "queue_full"
+    KEY_UNAVAILABLE = "key_unavailable"

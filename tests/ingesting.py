@@ -17,6 +17,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from sfumato.agents.broker import free_port
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.settings import Settings
 from sfumato.schemas.epoch import EpochRecord
 from sfumato.schemas.frame import RawFrame
@@ -34,6 +36,7 @@ class Ingest:
         given = {
             "bootstrap_servers": settings.bootstrap_servers,
             "topic_prefix": settings.topic_prefix,
+            "state_dir": settings.state_dir,
             "metrics_port": self.metrics_port,
             **overrides,
         }
@@ -109,10 +112,11 @@ def read_topic(settings: Settings, topic: Topic) -> list[Message]:
 
 
 def frames(settings: Settings) -> dict[str, list[RawFrame]]:
-    """What lies on ``frames.raw``, by camera, in the order of its partition."""
+    """What lies on ``frames.raw``, opened, by camera, in the order of its partition."""
+    opener = Opener(stores.make(settings))
     found: dict[str, list[RawFrame]] = defaultdict(list)
     for message in read_topic(settings, FRAMES_RAW):
-        frame = RawFrame.from_message(message.key(), message.value(), message.headers())
+        frame = opener.open(RawFrame.from_message(message.key(), message.value(), message.headers()))
         found[frame.id.camera].append(frame)
     return found
 

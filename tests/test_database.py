@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from sfumato.agents.access.keys import Keys
 from sfumato.agents.api import routes
 from sfumato.agents.database import Base, Database, DatabaseError
+from sfumato.agents.footage.key_table import KeyRow
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 
@@ -26,6 +27,7 @@ def database(tmp_path: Path):
 
 def test_migrations_make_what_the_models_declare(database):
     assert routes.ROUTERS  # imports every module that declares a table
+    assert KeyRow.metadata is Base.metadata
     database.migrate()  # a second time is nothing
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

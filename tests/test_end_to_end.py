@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
 from stack import Stack, demonstration_policy
 
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.produce import Producer
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models import images
 from sfumato.schemas.audit import AuditEvent
-from sfumato.schemas.cloudevent import FrameId
+from sfumato.schemas.cloudevent import EnvelopeError, FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED, FRAMES_RAW, Topic
@@ -44,9 +47,14 @@ def raw(
 
 
 def send(stack: Stack, messages: list[tuple[Topic, Message]]) -> None:
+    """To Kafka; raw frames sealed as the ingestor does it, and what is no frame as it is."""
     producer = Producer(stack.settings, client_id="test")
+    sealer = Sealer(stores.make(stack.settings))
     errors: list[object] = []
     for topic, message in messages:
+        if topic is FRAMES_RAW:
+            with suppress(EnvelopeError):
+                message = sealer.seal(RawFrame.from_message(*message)).to_message()
         producer.send(topic, message, errors.append)
     assert producer.close(30) == 0
     assert set(errors) <= {None}

@@ -167,7 +167,7 @@ def test_what_the_producer_does_not_take_is_not_outstanding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: KafkaException | None
 ) -> None:
     """Its queue is full: dropped and counted. It is broken: the process ends."""
-    outlet = Outlet(Settings(bootstrap_servers="127.0.0.1:1"), 1)
+    outlet = Outlet(Settings(bootstrap_servers="127.0.0.1:1"), 1, None)
 
     def try_send(topic: Topic, message: Message, on_delivery: object) -> bool:
         if refusal and topic is FRAMES_RAW:
@@ -190,7 +190,7 @@ def test_what_the_producer_does_not_take_is_not_outstanding(
 def own_broker(tmp_path: Path):
     """A broker that the test may stop, and settings with topics on it."""
     with EmbeddedBroker() as broker:
-        settings = Settings(bootstrap_servers=broker.bootstrap_servers, partitions=2)
+        settings = Settings(bootstrap_servers=broker.bootstrap_servers, partitions=2, state_dir=tmp_path / "state")
         provision.create(settings)
         yield broker, settings
         os.kill(broker.pid, signal.SIGCONT)
