@@ -15,6 +15,7 @@ import click
 
 from sfumato.agents.access.key_commands import key
 from sfumato.agents.policy_commands import policy
+from sfumato.agents.reveal_commands import reveal
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 from sfumato.schemas.fault import Fault
@@ -61,6 +62,7 @@ def topics(check_only: bool) -> None:
 
 main.add_command(policy)
 main.add_command(key)
+main.add_command(reveal)
 
 
 @main.command()

@@ -173,4 +173,3 @@ def _disturbed(person: Detection, moment: Moment, own: frozenset[int | None]) ->
     faces = [d for d in moment.detections if d.target is Target.FACE and boxes.share(d.box, person.box) >= CROSSING]
     found = {d.track for d in faces if d.evidence is Evidence.DETECTED}
     return len(found) > 1 or any(d.track not in own for d in faces)
-

@@ -17,6 +17,7 @@ from sfumato.agents.api import (
     policies,
     pseudonyms,
     session,
+    subject_requests,
     uploads,
     usage,
 )
@@ -36,6 +37,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     detections.router,
     analyses.router,
     pseudonyms.router,
+    subject_requests.router,
 )
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Integer, String, or_, select, update
+from sqlalchemy import JSON, ForeignKey, Integer, String, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sfumato.agents.database import Base, Database, Instant
@@ -37,6 +37,8 @@ from sfumato.schemas.subject_request import (
 
 LEASE = 60.0
 """Seconds after which a worker that is not heard of has lost the request to another."""
+PAUSE = 10.0
+"""Seconds before another attempt where what it needs was away."""
 ATTEMPTS = 3
 """How often a clip is begun before the request fails."""
 WORKER = "sfumato reveal"
@@ -189,9 +191,7 @@ class Requests:
         wanted = select(RequestRow)
         if before is not None:
             at, id = before
-            wanted = wanted.where(
-                (RequestRow.created_at < at) | ((RequestRow.created_at == at) & (RequestRow.id < id))
-            )
+            wanted = wanted.where((RequestRow.created_at < at) | ((RequestRow.created_at == at) & (RequestRow.id < id)))
         wanted = wanted.order_by(RequestRow.created_at.desc(), RequestRow.id.desc())
         found: list[SubjectRequest] = []
         with self._database.read() as session:
@@ -247,7 +247,8 @@ class Requests:
 
     def deliver(self, id: str, person: Person, asked: str) -> tuple[Clip, str]:
         """The clip, and the upload that holds it; the delivery is told before. ``asked``: which bytes. Raises
-        :class:`NoRequestError`, :class:`RequestStateError`, :class:`ForbiddenError`, :class:`GoneError`, UntoldError."""
+        :class:`NoRequestError`, :class:`RequestStateError`, :class:`ForbiddenError`, :class:`GoneError`,
+        UntoldError."""
         clip, upload = self.clip(id, person)
         self._tell(self.get(id), Act.DELIVERED, person.id, clip=clip, range=asked)
         return clip, upload
@@ -274,13 +275,9 @@ class Requests:
         while True:
             now = datetime.now(UTC)
             free = or_(RequestRow.leased_until.is_(None), RequestRow.leased_until < now)
-            due = select(RequestRow).where(
-                RequestRow.state == SubjectState.APPROVED, RequestRow.expires_at > now, free
-            )
+            due = select(RequestRow).where(RequestRow.state == SubjectState.APPROVED, RequestRow.expires_at > now, free)
             with self._database.begin() as session:
-                row = session.scalar(
-                    due.order_by(RequestRow.created_at).limit(1).with_for_update(skip_locked=True)
-                )
+                row = session.scalar(due.order_by(RequestRow.created_at).limit(1).with_for_update(skip_locked=True))
                 if row is None:
                     return None
                 if row.attempts < ATTEMPTS:
@@ -296,6 +293,13 @@ class Requests:
         with self._database.begin() as session:
             _held(session, claim).leased_until = datetime.now(UTC) + timedelta(seconds=LEASE)
 
+    def release(self, claim: Claim) -> None:
+        """The attempt does not count: what it needs is away. Somebody tries again after a while."""
+        with self._database.begin() as session:
+            row = _held(session, claim)
+            row.attempts -= 1
+            row.worker, row.leased_until = None, datetime.now(UTC) + timedelta(seconds=PAUSE)
+
     def adopt(self, claim: Claim, upload: str | None) -> None:
         """What this attempt makes, so that nothing of it stays should it die. Raises :class:`LostError`."""
         with self._database.begin() as session:
@@ -304,18 +308,23 @@ class Requests:
     def made(self, claim: Claim, clip: Clip) -> None:
         """The clip is whole. Raises :class:`LostError`, UntoldError."""
         with self._database.read() as session:
-            shown = _seen(session, _held(session, claim))
+            shown = _seen(session, _held(session, claim, lock=False))
         self._tell(shown, Act.MADE, WORKER, clip=clip)
         with self._database.begin() as session:
             row = _held(session, claim)
-            row.state, row.clip, row.leased_until, row.worker = SubjectState.READY, clip.model_dump(mode="json"), None, None
+            row.state, row.clip, row.leased_until, row.worker = (
+                SubjectState.READY,
+                clip.model_dump(mode="json"),
+                None,
+                None,
+            )
             row.version += 1
 
     def fail(self, claim: Claim, error: str, gone_at: datetime | None = None) -> None:
         """There will be no clip. ``gone_at``: since when the footage is no more. Raises :class:`LostError`,
         UntoldError."""
         with self._database.read() as session:
-            shown = _seen(session, _held(session, claim))
+            shown = _seen(session, _held(session, claim, lock=False))
         self._fail(shown, error, gone_at)
 
     def expire(self) -> None:
@@ -425,8 +434,8 @@ def _find(session: Session, id: str, *, lock: bool = False) -> RequestRow:
     return row
 
 
-def _held(session: Session, claim: Claim) -> RequestRow:
-    row = session.get(RequestRow, claim.request.id, with_for_update=True, populate_existing=True)
+def _held(session: Session, claim: Claim, *, lock: bool = True) -> RequestRow:
+    row = session.get(RequestRow, claim.request.id, with_for_update=lock, populate_existing=lock)
     if row is None or (row.state, row.worker, row.attempts) != (SubjectState.APPROVED, claim.worker, claim.attempt):
         raise LostError("the request has ended, or another worker has taken it")
     return row
