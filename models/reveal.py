@@ -28,7 +28,7 @@ from sfumato.models.memories import SLACK
 from sfumato.models.motion import Motion
 from sfumato.models.regions import cut, regions
 from sfumato.models.scene import Change, Scene
-from sfumato.models.subject import TOUCHED, Moment, Place, SubjectError, follow
+from sfumato.models.subject import TOUCHED, Moment, Place, SubjectError, follow, parts
 from sfumato.models.task import Task
 from sfumato.models.tracks import Timeline
 from sfumato.schemas.cloudevent import FrameId
@@ -48,6 +48,9 @@ LOOKAHEAD = 2.0
 LEAST_HOLD = 1.0
 """Seconds for which what is no longer found stays masked, at least."""
 
+WHOLE = 5
+"""A picture that is so many times as high as the smallest body wanted is looked at as a whole, without tiles
+(:data:`sfumato.models.ssdlite.SIDE` by :data:`~sfumato.models.ssdlite.SEEN`)."""
 UNKNOWN_SIZE = (36, 64)
 """Height and width of the grey picture for a frame that states no size that could be."""
 
@@ -118,11 +121,21 @@ class Painted:
 
 @dataclass(slots=True)
 class Findings:
-    """Of the first pass, by frame: its number among ``moments``, or why nothing of it may be shown."""
+    """Of the first pass, picture by picture: ``people``, by which the person is followed, and what is ``masked``. By
+    frame: its number among them, or why nothing of it may be shown."""
 
-    moments: list[Moment] = field(default_factory=list)
+    people: list[Moment] = field(default_factory=list)
+    masked: list[tuple[Detection, ...]] = field(default_factory=list)
     numbers: dict[FrameId, int] = field(default_factory=dict)
     reasons: dict[FrameId, Reason] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """In one picture, weak boxes included: ``all`` that is to be masked; ``people``: faces and whole bodies."""
+
+    all: tuple[Detection, ...]
+    people: tuple[Detection, ...]
 
 
 class Reveal:
@@ -148,15 +161,21 @@ class Reveal:
         if chosen is None:
             why = findings.reasons.get(self._wanted.frame, Reason.UNDECODABLE)
             raise SubjectError(f"frame: the chosen one cannot be looked at in the original ({why}); choose another")
-        places = follow(findings.moments, chosen, self._wanted.box)
+        places = follow(findings.people, chosen, self._wanted.box)
+        own = parts(zip(findings.masked, places, strict=True))
         for task in self._decoded(source()):
             if self._wanted.holds(task.frame) and task.reason is not Reason.DISCARDED:
-                yield self._painted(task, findings, places)
+                number = findings.numbers.get(task.frame.id)
+                if task.image is None or number is None:
+                    yield self._greyed(task, findings.reasons.get(task.frame.id))
+                else:
+                    yield self._painted(task.frame, task.image, findings.masked[number], places[number], own)
             self._tick()
 
     def look(self, tasks: Iterator[Task]) -> Findings:
         """The first pass: what is in each picture, those before the clip included, whose masks reach into it."""
-        findings, timeline = Findings(), Timeline(self._policy.hold, LOOKAHEAD + SLACK)
+        findings = Findings()
+        masked, people = (Timeline(self._policy.hold, LOOKAHEAD + SLACK) for _ in range(2))
         scene, motion, run = Scene(), Motion(), 0
         decoded = self._decoded(tasks)
         kept: list[tuple[FrameId, float, int]] = []
@@ -169,18 +188,21 @@ class Reveal:
                 at = _time(task.frame)
                 change = scene.follow(task.frame, task.image, at)
                 if change in (Change.RUN, Change.CUT):
-                    timeline.cut(clock=change is Change.RUN)
+                    masked.cut(clock=change is Change.RUN)
+                    people.cut(clock=change is Change.RUN)
                     run += 1
                 moving = self._moving(motion, change, task.image, at)
                 if moving is None:
                     findings.reasons[task.frame.id] = Reason.LEARNING_BACKGROUND
-                timeline.append(at, (task.image.shape[1], task.image.shape[0]), [*found, *(moving or ())])
+                size = task.image.shape[1], task.image.shape[0]
+                masked.append(at, size, [*found.all, *(moving or ())])
+                people.append(at, size, found.people)
                 task.image = None
                 kept.append((task.frame.id, at, run))
         for number, (frame, at, its_run) in enumerate(kept):
-            found = timeline.pop()
-            findings.moments.append(Moment(at, its_run, found))
-            if len(found) > MOST_DETECTIONS:
+            findings.masked.append(masked.pop())
+            findings.people.append(Moment(at, its_run, people.pop()))
+            if len(findings.masked[-1]) > MOST_DETECTIONS:
                 findings.reasons[frame] = Reason.TOO_MANY_DETECTIONS
             if frame not in findings.reasons:
                 findings.numbers[frame] = number
@@ -221,71 +243,91 @@ class Reveal:
             task.mask_fully(Reason.TOO_SMALL)
         return task
 
-    def _detect(self, tasks: Sequence[Task]) -> list[tuple[Detection, ...] | None]:
+    def _detect(self, tasks: Sequence[Task]) -> list[Found | None]:
         """What is found in each picture; None where there is none or detection failed."""
         fit = [task for task in tasks if task.image is not None]
         answers = iter(self._found(fit))
         return [next(answers) if task.image is not None else None for task in tasks]
 
-    def _found(self, tasks: list[Task]) -> list[tuple[Detection, ...] | None]:
+    def _found(self, tasks: list[Task]) -> list[Found | None]:
         if not tasks:
             return []
         pictures = [task.image for task in tasks if task.image is not None]
         try:
             found = self._ensemble.detect(pictures, [self._policy] * len(pictures))
+            bodies = self._ensemble.detect(pictures, [_whole(self._policy, picture) for picture in pictures])
         except Exception:  # noqa: BLE001 - fail closed
             if len(tasks) > 1:  # one bad picture must not hide the others of its batch
                 return [answer for task in tasks for answer in self._found([task])]
             tasks[0].mask_fully(Reason.DETECTOR_ERROR)
             return [None]
-        return [*map(self._sound, tasks, found)]
+        return [*map(self._sound, tasks, found, bodies)]
 
-    def _sound(self, task: Task, found: tuple[Detection, ...]) -> tuple[Detection, ...] | None:
+    def _sound(self, task: Task, found: tuple[Detection, ...], bodies: tuple[Detection, ...]) -> Found | None:
         if sum(d.evidence is not Evidence.WEAK for d in found) <= MOST_DETECTIONS:
-            return found
+            return Found((*found, *bodies), (*bodies, *(d for d in found if d.target is Target.FACE)))
         task.mask_fully(Reason.TOO_MANY_DETECTIONS)
         return None
 
-    def _painted(self, task: Task, findings: Findings, places: Sequence[Place]) -> Painted:
-        frame, image, number = task.frame, task.image, findings.numbers.get(task.frame.id)
-        if image is None or number is None:
-            reason = task.reason or findings.reasons.get(frame.id, Reason.UNDECODABLE)
-            self.undecodable += image is None
-            return _grey(frame, image, reason, self._max_pixels)
+    def _greyed(self, task: Task, reason: Reason | None) -> Painted:
+        self.undecodable += task.image is None
+        return _grey(task.frame, task.image, task.reason or reason or Reason.UNDECODABLE, self._max_pixels)
+
+    def _painted(
+        self,
+        frame: RawFrame,
+        image: Image,
+        detections: tuple[Detection, ...],
+        place: Place,
+        own: frozenset[int | None],
+    ) -> Painted:
         try:
-            painted = self._paint(image, findings.moments[number].detections, places[number])
+            painted, shown = self._paint(image, detections, place, own)
         except Exception:  # noqa: BLE001 - fail closed
             return _grey(frame, image, Reason.MASK_ERROR, self._max_pixels)
-        return Painted(frame, painted, State.SHOWN if places[number].certain else State.DOUBTFUL)
+        return Painted(frame, painted, State.SHOWN if shown else State.DOUBTFUL)
 
-    def _paint(self, image: Image, detections: tuple[Detection, ...], place: Place) -> Image:
+    def _paint(
+        self, image: Image, detections: tuple[Detection, ...], place: Place, own: frozenset[int | None]
+    ) -> tuple[Image, bool]:
+        """The picture, and whether the person is seen in it, or masked for sure."""
         masked = image.copy()
-        if self._wanted.kind is SubjectKind.REMOVAL and place.certain:
-            detections = tuple(d for d in detections if d.target in self._wanted.policy.targets or _near(d, place))
+        removing = self._wanted.kind is SubjectKind.REMOVAL and place.certain
+        if removing:
+            theirs = (d for d in detections if d.target in self._wanted.policy.targets or _near(d, place, own))
+            detections = (*theirs, *place.own)
         masks.apply(masked, detections, self._policy)
-        if self._wanted.kind is SubjectKind.REMOVAL or not place.certain:
-            return masked
-        return np.where(self._visible(image, detections, place)[:, :, None], image, masked)
+        if removing or not place.certain:
+            return masked, removing
+        visible = self._visible(image, detections, place, own)
+        return np.where(visible[:, :, None], image, masked), bool(visible.any())
 
-    def _visible(self, image: Image, detections: tuple[Detection, ...], place: Place) -> np.ndarray:
+    def _visible(
+        self, image: Image, detections: tuple[Detection, ...], place: Place, own: frozenset[int | None]
+    ) -> np.ndarray:
         """The pixels that are the person's and nobody else's: shape (height, width), boolean. Of what only moves it is
         not known whose it is: in the person's own box it is taken to be theirs."""
         height, width = image.shape[:2]
         visible = np.zeros((height, width), bool)
-        for own in place.own:
-            x0, y0, x1, y1 = boxes.clip(own.box, (width, height))
+        for detection in place.own:
+            x0, y0, x1, y1 = boxes.clip(detection.box, (width, height))
             visible[math.ceil(y0) : math.floor(y1), math.ceil(x0) : math.floor(x1)] = True
-        others = tuple(d for d in place.others(detections) if d.target is not Target.MOTION)
+        others = tuple(d for d in detections if d.track not in own and d.target is not Target.MOTION)
         for region in regions(others, self._policy, width, height)[0]:
             visible[cut(region.box)] &= ~region.pixels
         return visible
 
 
-def _near(detection: Detection, place: Place) -> bool:
+def _whole(policy: Policy, image: Image) -> Policy:
+    """Whole bodies alone, each as one box: no tiles, which show a body in parts."""
+    masking = policy.targets[Target.PERSON].model_copy(update={"smallest": max(4, -(-image.shape[0] // WHOLE))})
+    return policy.model_copy(update={"targets": {Target.PERSON: masking}})
+
+
+def _near(detection: Detection, place: Place, own: frozenset[int | None]) -> bool:
     """Whether it is the person's, or may be."""
-    return any(own.track == detection.track for own in place.own) or (
-        detection.target in PERSONLIKE and any(boxes.cover(detection.box, own.box) >= TOUCHED for own in place.own)
-    )
+    touches = any(boxes.cover(detection.box, each.box) >= TOUCHED for each in place.own)
+    return detection.track in own or (detection.target in PERSONLIKE and touches)
 
 
 def _grey(frame: RawFrame, image: Image | None, reason: Reason, max_pixels: int) -> Painted:

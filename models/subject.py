@@ -38,7 +38,7 @@ class SubjectError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One picture, in order of presentation. ``time``: in seconds; ``run``: another number where it does not go on
-    from the one before it. ``detections``: with their tracks; none where the picture could not be looked at."""
+    from the one before it. ``detections``: faces and whole bodies, with their tracks."""
 
     time: float
     run: int
@@ -56,20 +56,14 @@ class Place:
     def certain(self) -> bool:
         return bool(self.own)
 
-    def others(self, detections: Iterable[Detection]) -> tuple[Detection, ...]:
-        """What is not the person's."""
-        tracks = {d.track for d in self.own}
-        return tuple(d for d in detections if d.track is None or d.track not in tracks)
-
 
 def follow(moments: Sequence[Moment], chosen: int, box: Box) -> list[Place]:
     """Where the person is in each picture. ``chosen``: the number of the picture in which they had that box.
     :class:`SubjectError` where no one person there is the one."""
     first = _chosen(moments[chosen].detections, box)
-    own = _partners(moments, first)
     places = [Place()] * len(moments)
     for numbers in (range(chosen, len(moments)), range(chosen, -1, -1)):
-        for number, found in _walk(moments, numbers, first, own):
+        for number, found in _walk(moments, numbers, first):
             places[number] = Place(found)
     if not places[chosen].certain:
         raise SubjectError(
@@ -78,9 +72,30 @@ def follow(moments: Sequence[Moment], chosen: int, box: Box) -> list[Place]:
     return places
 
 
+def parts(seen: Iterable[tuple[Sequence[Detection], Place]]) -> frozenset[int | None]:
+    """The tracks of what is masked in these pictures that are the person's own: in each picture where the person is
+    certain and the track was found, it is their face or lies in their body."""
+    own: dict[int | None, bool] = {}
+    for detections, place in seen:
+        for detection in _people(detections):
+            alike = [d for d in place.own if d.target is detection.target]
+            if place.certain and (alike or detection.target is Target.FACE):
+                own[detection.track] = own.get(detection.track, True) and any(_part(detection, d) for d in alike)
+    return frozenset(track for track, always in own.items() if always)
+
+
+def _part(detection: Detection, own: Detection) -> bool:
+    if detection.target is Target.FACE:
+        return boxes.overlap(detection.box, own.box) >= ALIKE
+    return boxes.share(detection.box, own.box) >= INSIDE
+
+
 def _chosen(detections: Sequence[Detection], box: Box) -> Detection:
     """The person or face that has most in common with the box."""
-    people = [d for d in _people(detections) if boxes.overlap(d.box, box) >= ALIKE]
+    found = _people(detections)
+    people = [d for d in found if boxes.overlap(d.box, box) >= ALIKE]
+    if not people:  # what was chosen may be part of a body, as tiles show it
+        people = [d for d in found if d.target is Target.PERSON and boxes.share(box, d.box) >= INSIDE]
     if not people:
         raise SubjectError("box: no person or face is found there in the original frame; choose a clearer frame")
     best = max(people, key=lambda d: boxes.overlap(d.box, box))
@@ -94,82 +109,68 @@ def _people(detections: Iterable[Detection]) -> list[Detection]:
     return [d for d in detections if d.target in PEOPLE and d.track is not None and d.evidence is Evidence.DETECTED]
 
 
-def _partners(moments: Sequence[Moment], first: Detection) -> frozenset[int | None]:
-    """The tracks that may be the person's: that of the chosen box, of their body and of their faces. A track that in
-    any picture is not where it had to be, is somebody else's."""
-    together: dict[tuple[int | None, int | None], bool] = {}
-    for moment in moments:
-        people = _people(moment.detections)
-        faces, bodies = ([d for d in people if d.target is t] for t in (Target.FACE, Target.PERSON))
-        for face in faces:
-            for body in bodies:
-                pair = face.track, body.track
-                together[pair] = together.get(pair, True) and _belongs(face, body, bodies)
-    own = {first.track}
-    if first.target is Target.FACE:
-        own |= {body for (face, body), always in together.items() if always and face == first.track}
-    return frozenset(own | {face for (face, body), always in together.items() if always and body in own})
-
-
-def _belongs(face: Detection, body: Detection, bodies: Iterable[Detection]) -> bool:
-    """Whether it can be this body's face and nobody else's."""
-    middle = (face.box[1] + face.box[3]) / 2
-    upper = middle < (body.box[1] + body.box[3]) / 2
-    others = any(boxes.share(face.box, d.box) >= TOUCHED for d in bodies if d.track != body.track)
-    return upper and boxes.share(face.box, body.box) >= INSIDE and not others
-
-
 def _walk(
-    moments: Sequence[Moment], numbers: Iterable[int], first: Detection, own: frozenset[int | None]
+    moments: Sequence[Moment], numbers: Iterable[int], first: Detection
 ) -> Iterator[tuple[int, tuple[Detection, ...]]]:
-    """The person's boxes from the chosen picture on in one direction, each of their tracks up to the first doubt."""
+    """The person's boxes from the chosen picture on in one direction, up to the first doubt. A body that is not found
+    any more is let go, and the face goes on without it; or the other way round."""
     last: dict[int | None, tuple[float, Detection]] = {}
-    doubted: set[int | None] = set()
+    lost: set[int | None] = set()
+    foreign: set[int | None] = set()
     run: int | None = None
     for number in numbers:
         moment = moments[number]
+        people = {d.track: d for d in reversed(_people(moment.detections))}
+        followed = last.keys() - lost or {first.track}
         if run not in (None, moment.run):
             return
         run = moment.run
-        people = {d.track: d for d in reversed(_people(moment.detections)) if d.track in own}
-        followed = last.keys() or {first.track}
-        doubted |= {t for t in followed if not _goes_on(people.get(t), last.get(t), moment)}
-        found = [d for t, d in people.items() if t in followed - doubted and not _disturbed(d, moment, own)]
-        found += [d for t, d in people.items() if t not in followed | doubted and _joins(d, found, moment, own)]
-        doubted |= people.keys() - {d.track for d in found}
-        last |= {d.track: (moment.time, d) for d in found}
-        yield number, tuple(found)
-        if last.keys() <= doubted:
+        found = [d for t, d in people.items() if t in followed]
+        joining = [d for t, d in people.items() if t not in followed | foreign]
+        found += [d for d in joining if any(_belong(d, other, moment) for other in found)]
+        own = {d.track for d in found} | followed
+        if any(_jumped(d, last.get(d.track), moment.time) or _disturbed(d, moment, own) for d in found):
             return
+        foreign |= people.keys() - own
+        last |= {d.track: (moment.time, d) for d in found}
+        lost = {t for t, (time, _) in last.items() if abs(moment.time - time) > LONGEST_GAP}
+        if last.keys() <= lost:
+            return
+        yield number, tuple(found)
 
 
-def _goes_on(now: Detection | None, before: tuple[float, Detection] | None, moment: Moment) -> bool:
-    """Whether a track still is of what it was of when it was seen before."""
+def _jumped(now: Detection, before: tuple[float, Detection] | None, time: float) -> bool:
+    """Whether a track is not of what it was of when it was seen before."""
     if before is None:
-        return now is not None
-    after = abs(moment.time - before[0])
-    if now is None:
-        return after <= LONGEST_GAP
-    return boxes.overlap(now.box, before[1].box) >= (STEADY if after <= MOMENT else STILL_THERE)
+        return False
+    least = STEADY if abs(time - before[0]) <= MOMENT else STILL_THERE
+    return boxes.overlap(now.box, before[1].box) < least
 
 
-def _joins(detection: Detection, known: Iterable[Detection], moment: Moment, own: frozenset[int | None]) -> bool:
-    """Whether a track that begins is of the person: a face in their body, or the body around their face."""
-    for other in known:
-        face, body = (detection, other) if detection.target is Target.FACE else (other, detection)
-        paired = face.target is Target.FACE and body.target is Target.PERSON
-        if paired and boxes.share(face.box, body.box) >= INSIDE:
-            return not _disturbed(detection, moment, own)
-    return False
+def _belong(one: Detection, other: Detection, moment: Moment) -> bool:
+    """Whether they are a face and its body, and the face can be nobody else's."""
+    face, body = (one, other) if one.target is Target.FACE else (other, one)
+    if face.target is not Target.FACE or body.target is not Target.PERSON:
+        return False
+    bodies = (d for d in moment.detections if d.target is Target.PERSON and d.track != body.track)
+    others = any(boxes.share(face.box, d.box) >= TOUCHED for d in bodies)
+    return _fits(face, body) and not others
 
 
-def _disturbed(person: Detection, moment: Moment, own: frozenset[int | None]) -> bool:
+def _fits(face: Detection, body: Detection) -> bool:
+    """Whether the face lies where a body has it."""
+    middle = (face.box[1] + face.box[3]) / 2
+    return middle < (body.box[1] + body.box[3]) / 2 and boxes.share(face.box, body.box) >= INSIDE
+
+
+def _disturbed(person: Detection, moment: Moment, own: set[int | None]) -> bool:
     """Whether something in the same picture may be confused with the person, or stands in their box."""
     alike = [d for d in moment.detections if d.target is person.target and d.track != person.track]
     if any(boxes.cover(d.box, person.box) >= CROSSING for d in alike):
         return True
     if person.target is Target.FACE:
         return False
-    faces = [d for d in moment.detections if d.target is Target.FACE and boxes.share(d.box, person.box) >= CROSSING]
+    faces = [d for d in moment.detections if d.target is Target.FACE]
+    faces = [d for d in faces if d.track in own or boxes.share(d.box, person.box) >= CROSSING]
     found = {d.track for d in faces if d.evidence is Evidence.DETECTED}
-    return len(found) > 1 or any(d.track not in own for d in faces)
+    return len(found) > 1 or any(d.track not in own or not _fits(d, person) for d in faces)
