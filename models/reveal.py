@@ -175,7 +175,8 @@ class Reveal:
     def look(self, tasks: Iterator[Task]) -> Findings:
         """The first pass: what is in each picture, those before the clip included, whose masks reach into it."""
         findings = Findings()
-        masked, people = (Timeline(self._policy.hold, LOOKAHEAD + SLACK) for _ in range(2))
+        masked = Timeline(self._policy.hold, LOOKAHEAD + SLACK)
+        people = Timeline(self._policy.hold, reach=0.0)  # where somebody may have come from says nothing of who is who
         scene, motion, run = Scene(), Motion(), 0
         decoded = self._decoded(tasks)
         kept: list[tuple[FrameId, float, int]] = []
