@@ -8,7 +8,7 @@ in the person's box, a box that jumps or grows, a gap, a cut. From there on, nob
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sfumato.models import boxes
@@ -74,12 +74,14 @@ def follow(moments: Sequence[Moment], chosen: int, box: Box) -> list[Place]:
 
 def parts(seen: Iterable[tuple[Sequence[Detection], Place]]) -> frozenset[int | None]:
     """The tracks of what is masked in these pictures that are the person's own: in each picture where the person is
-    certain and the track was found, it is their face or lies in their body."""
+    certain and the track was found, it is their face, lies in their body, or is what a detector took for text in their
+    face. Other text on them is not theirs: it may name somebody."""
     own: dict[int | None, bool] = {}
     for detections, place in seen:
-        for detection in _people(detections):
-            alike = [d for d in place.own if d.target is detection.target]
-            if place.certain and (alike or detection.target is Target.FACE):
+        for detection in _found(detections, (*PEOPLE, Target.TEXT)) if place.certain else ():
+            wanted = Target.PERSON if detection.target is Target.PERSON else Target.FACE
+            alike = [d for d in place.own if d.target is wanted]
+            if alike or detection.target is Target.FACE:
                 own[detection.track] = own.get(detection.track, True) and any(_part(detection, d) for d in alike)
     return frozenset(track for track, always in own.items() if always)
 
@@ -92,7 +94,7 @@ def _part(detection: Detection, own: Detection) -> bool:
 
 def _chosen(detections: Sequence[Detection], box: Box) -> Detection:
     """The person or face that has most in common with the box."""
-    found = _people(detections)
+    found = _found(detections)
     people = [d for d in found if boxes.overlap(d.box, box) >= ALIKE]
     if not people:  # what was chosen may be part of a body, as tiles show it
         people = [d for d in found if d.target is Target.PERSON and boxes.share(box, d.box) >= INSIDE]
@@ -104,9 +106,9 @@ def _chosen(detections: Sequence[Detection], box: Box) -> Detection:
     return best
 
 
-def _people(detections: Iterable[Detection]) -> list[Detection]:
-    """People and faces that were found in this picture and are followed."""
-    return [d for d in detections if d.target in PEOPLE and d.track is not None and d.evidence is Evidence.DETECTED]
+def _found(detections: Iterable[Detection], targets: Collection[Target] = PEOPLE) -> list[Detection]:
+    """What was found in this very picture and is followed."""
+    return [d for d in detections if d.target in targets and d.track is not None and d.evidence is Evidence.DETECTED]
 
 
 def _walk(
@@ -120,7 +122,7 @@ def _walk(
     run: int | None = None
     for number in numbers:
         moment = moments[number]
-        people = {d.track: d for d in reversed(_people(moment.detections))}
+        people = {d.track: d for d in reversed(_found(moment.detections))}
         followed = last.keys() - lost or {first.track}
         if run not in (None, moment.run):
             return

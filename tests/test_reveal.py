@@ -265,7 +265,7 @@ boxes = st.tuples(st.integers(0, 340), st.integers(0, 140), st.integers(8, 60), 
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from(["face", "person", "text"]), boxes), max_size=4), min_size=3, max_size=3

@@ -129,3 +129,10 @@ def test_parts_of_the_body_are_the_persons_where_they_always_lie_in_it():
     assert parts(zip(masked, places, strict=True)) == {11, 1, 2}
     strayed = ([lower, *ME], [person(moved(lower.box, 60), 11), *ME])
     assert parts(zip(strayed, places, strict=True)) == {1, 2}
+
+
+def test_text_in_the_face_is_none_and_text_on_the_body_stays_masked():
+    places = follow(clip(ME, ME), 0, BODY)
+    in_face, on_body = seen("text", (140.0, 120.0, 150.0, 126.0), 21), seen("text", (130.0, 220.0, 160.0, 230.0), 22)
+    masked = ([*ME, in_face, on_body], [*ME, in_face])
+    assert parts(zip(masked, places, strict=True)) == {1, 2, 21}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Integer, String, or_, select
+from sqlalchemy import JSON, ForeignKey, Integer, String, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sfumato.agents.database import Base, Database, Instant
@@ -41,6 +41,8 @@ PAUSE = 10.0
 """Seconds before another attempt where what it needs was away."""
 ATTEMPTS = 3
 """How often a clip is begun before the request fails."""
+KEPT_DAYS = 400
+"""After a request has ended it can be read for so long, as its messages can."""
 WORKER = "sfumato reveal"
 """Who makes clips and ends requests, as messages name it."""
 OPEN = (SubjectState.PENDING, SubjectState.APPROVED, SubjectState.READY)
@@ -328,13 +330,16 @@ class Requests:
         self._fail(shown, error, gone_at)
 
     def expire(self) -> None:
-        """End what is over its time, and delete its clips. Raises UntoldError."""
+        """End what is over its time, and delete its clips; forget what ended long ago. Raises UntoldError."""
         wanted = select(RequestRow.id).where(RequestRow.state.in_(OPEN), RequestRow.expires_at <= datetime.now(UTC))
         with self._database.read() as session:
             ids = list(session.scalars(wanted))
         for id in ids:
             self._tell(self.get(id), Act.EXPIRED, WORKER)
             self._close(id, SubjectState.EXPIRED)
+        with self._database.begin() as session:
+            old = RequestRow.ended_at < datetime.now(UTC) - timedelta(days=KEPT_DAYS)
+            session.execute(delete(RequestRow).where(old))
 
     def _fail(self, shown: SubjectRequest, error: str, gone_at: datetime | None = None) -> None:
         state = SubjectState.FAILED if gone_at is None else SubjectState.GONE
