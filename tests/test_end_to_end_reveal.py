@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import av
 import httpx
@@ -29,11 +29,12 @@ from sfumato.schemas.disclosure import Disclosure
 from sfumato.schemas.frame import RawFrame, TimeSource
 from sfumato.schemas.topics import DISCLOSURES, FRAMES_RAW
 from sfumato.schemas.unit import H264
-from tests.calling import bearer, secret
+from tests.calling import bearer
 from tests.encoding import decode, encode
 from tests.ingesting import read_topic
 from tests.test_bridge import Bridge
 from tests.test_end_to_end import EPOCH, ended, send, settle
+from tests.test_guide import blocks
 
 COUNT, CHOSEN, FIRST, LAST = 12, 7, 4, 9
 """Frames sent; the one that is clicked on; the first and the last of the clip. A keyframe lies before the first."""
@@ -87,39 +88,40 @@ def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_pat
     assert stack.stop("anonymize") == 0
 
     with Bridge(stack.settings) as bridge:
-        people = [
-            httpx.Client(base_url=f"http://{bridge.address}", timeout=30, headers=bearer(secret(stack.settings)))
-            for _ in range(3)
-        ]
-        asks, first, second = people
         chosen = next(frame for frame in frames if frame.id.sequence == CHOSEN)
-        faces = [d["box"] for d in asks.get("/v1/audit?camera=north").json()["items"][CHOSEN]["detections"]]
-        left, right = sorted(faces)
+        events = bridge.get("/v1/audit?camera=north").json()["items"]
+        found = next(event for event in events if event["sequence"] == CHOSEN)["detections"]
+        left, right = sorted(detection["box"] for detection in found)
         times = sorted(frame.captured_at for frame in frames)
-        wanted: dict[str, Any] = {
-            "kind": "access",
-            "camera": "north",
-            "epoch": EPOCH,
-            "sequence": CHOSEN,
-            "captured_at": chosen.captured_at.isoformat(),
-            "point": {"x": (left[0] + left[2]) / 2, "y": (left[1] + left[3]) / 2},
-            "since": times[FIRST].isoformat(),
-            "until": times[LAST].isoformat(),
-            "reason": "access under Article 15",
-            "case": "2026/17",
+        variables = {
+            "SFUMATO": f"http://{bridge.address}",
+            "ADMIN": bridge.key,
+            "CAMERA": "north",
+            "EPOCH": str(EPOCH),
+            "SEQUENCE": str(CHOSEN),
+            "CAPTURED_AT": chosen.captured_at.isoformat(),
+            "X": str((left[0] + left[2]) / 2),
+            "Y": str((left[1] + left[3]) / 2),
+            "SINCE": times[FIRST].isoformat(),
+            "UNTIL": times[LAST].isoformat(),
         }
-        made = asks.post("/v1/subject-requests", json=wanted)
-        assert made.status_code == 201, made.text
-        place = f"/v1/subject-requests/{made.json()['id']}"
-        assert made.headers["location"] == place
-        approval = {"verdict": "approve", "note": "identity checked"}
-        assert asks.post(f"{place}/approvals", json=approval).status_code == 403
-        for approver in (first, second):
-            assert approver.post(f"{place}/approvals", json=approval).status_code == 200
+        make_keys, ask, approve, fetch, withdraw = blocks("subject-requests.md")
+        known = read_out(tmp_path, variables, make_keys, ask, 'echo; echo "$ASKS $FIRST $REQUEST"').split()[-3:]
+        keys = dict(zip(("ASKS", "FIRST", "REQUEST"), known, strict=True))
+        asks, first = (
+            httpx.Client(base_url=f"http://{bridge.address}", timeout=30, headers=bearer(keys[name]))
+            for name in ("ASKS", "FIRST")
+        )
+        place = f"/v1/subject-requests/{keys['REQUEST']}"
+        own = asks.post(f"{place}/approvals", json={"verdict": "approve", "note": "mine"})
+        assert own.status_code == 403
+        second = read_out(tmp_path, variables, make_keys, 'echo "$SECOND"').split()[-1]
+        read_out(tmp_path, {**variables, **keys, "SECOND": second}, approve)
+        assert asks.get(place).json()["state"] == "approved"
         assert asks.get(f"{place}/content").status_code == 409
 
         stack.start("reveal")
-        bridge.wait_until(lambda: attempts(bridge) == 1)
+        until(stack, lambda: attempts(bridge) == 1)
         os.kill(stack.pid("reveal"), signal.SIGKILL)
         stack.wait_until_ended("reveal", 20)
         with bridge.app.state.database.begin() as session:
@@ -133,9 +135,9 @@ def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_pat
         assert first.get(f"{place}/content").status_code == 403
         part = asks.get(f"{place}/content", headers={"Range": "bytes=0-99"})
         assert (part.status_code, len(part.content)) == (206, 100)
-        film = asks.get(f"{place}/content")
-        assert film.content[:100] == part.content
-        (tmp_path / "clip.mp4").write_bytes(film.content)
+        read_out(tmp_path, {**variables, **keys}, fetch)
+        film = (tmp_path / "clip.mp4").read_bytes()
+        assert film[:100] == part.content
         with av.open(str(tmp_path / "clip.mp4")) as container:
             pictures = [picture.to_ndarray(format="bgr24").astype(int) for picture in container.decode(video=0)]
         shown = [frame.id.sequence for frame in sorted(frames, key=lambda frame: frame.captured_at)][FIRST : LAST + 1]
@@ -149,29 +151,50 @@ def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_pat
                 assert abs(picture[others].mean() - GREY) < 8
 
         assert stores.make(stack.settings).shred("north", datetime.now(UTC) + timedelta(hours=2))
-        gone = asks.post("/v1/subject-requests", json=wanted)
-        assert gone.status_code == 410
-        assert gone.json()["type"].endswith(":gone")
-        assert f"shredded at {datetime.now(UTC):%Y-%m-%dT}" in gone.json()["detail"]
+        refused = read_out(
+            tmp_path,
+            {**variables, **keys},
+            ask.replace("-sSf", "-sS").replace("| sed", "| tee /dev/stderr | sed"),
+            'echo "$REQUEST"',
+        )
+        assert '"status":410' in refused
+        assert f"shredded at {datetime.now(UTC):%Y-%m-%dT}" in refused
         late = row(bridge)  # approved before the key was shredded: the worker finds out
         until(stack, lambda: asks.get(f"/v1/subject-requests/{late}").json()["state"] != "approved")
         answer = asks.get(f"/v1/subject-requests/{late}/content")
         assert (answer.status_code, "shredded at" in answer.json()["detail"]) == (410, True)
 
-        asks.delete(place)
+        read_out(tmp_path, {**variables, **keys}, withdraw)
         assert asks.get(place).json()["state"] == "withdrawn"
         assert asks.get(f"{place}/content").status_code == 409
         assert stack.stop("reveal") == 0
-        for client in people:
-            client.close()
+        asks.close()
+        first.close()
 
     told = [Disclosure.from_message(m.key(), m.value()) for m in read_topic(stack.settings, DISCLOSURES)]
     ours = [disclosure.act.value for disclosure in told if disclosure.request in place]
     assert ours == ["requested", "approved", "approved", "made", "delivered", "delivered", "withdrawn"]
     assert [disclosure.act.value for disclosure in told if disclosure.request == late] == ["gone"]
-    assert not any(film.content[:64] in (m.value() or b"") for m in read_topic(stack.settings, DISCLOSURES))
+    assert not any(film[:64] in (m.value() or b"") for m in read_topic(stack.settings, DISCLOSURES))
     log = stack.log("reveal").read_text()
     assert "attempt 2" in log
+
+
+def read_out(folder: Path, variables: dict[str, str], *lines: str) -> str:
+    """What a page's lines print; one that fails fails the test."""
+    script = "\n".join(lines)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def attempts(bridge: Bridge) -> int:
