@@ -67,9 +67,11 @@ class Listener:
 
 class Office:
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.database = Database(settings)
         self.database.migrate()
-        self.uploads = Uploads(settings, self.database, Blobs(settings), MasterKeys(settings))
+        self.blobs = Blobs(settings)
+        self.uploads = Uploads(settings, self.database, self.blobs, MasterKeys(settings))
         self.listener = Listener()
         self.requests = Requests(settings, self.database, self.uploads, self.listener)  # type: ignore[arg-type]
 
