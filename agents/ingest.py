@@ -248,8 +248,8 @@ class Feed(threading.Thread):
 
 def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:
     """Read all cameras until they end or SIGTERM; the exit status: 0 if every frame accepted was delivered."""
-    provision.check(settings, (FRAMES_RAW, EPOCHS))
     store = stores.make(settings)
+    provision.check(settings, (FRAMES_RAW, EPOCHS))
     outlet = Outlet(settings, len(cameras), _sealer(settings, store, cameras))
     metrics.serve(settings)
     metrics.OUTSTANDING.set_function(lambda: outlet.admission.total)

@@ -179,8 +179,9 @@ def _sealed_under(event: CloudEvent) -> datetime | None:
         return None
     if event.extension("sealing") != SEALING:
         raise EnvelopeError("ce_sealing", f"not {SEALING}")
+    hour = event.extension("sealinghour")
     try:
-        return datetime.strptime(event.extension("sealinghour"), HOUR).replace(tzinfo=UTC)
+        return datetime.strptime(hour, HOUR).replace(tzinfo=UTC)
     except ValueError:
         raise EnvelopeError("ce_sealinghour", "not an hour as 2026-11-25T13Z") from None
 

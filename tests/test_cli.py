@@ -31,6 +31,12 @@ def sfumato(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["reconcile"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "SFUMATO_BOOTSTRAP_SERVERS"),
         (["policy", "set", "missing.toml"], {}, "does not exist"),
         (["policy", "list"], {"BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}, "no broker answers"),
+        (["anonymize"], {"KEYS_STORE": "vault"}, "SFUMATO_KEYS_STORE: 'vault' is none of files, database, environment"),
+        (
+            ["ingest", "--camera", "a=rtsp://127.0.0.1:1/"],
+            {"KEYS_STORE": "environment"},
+            "SFUMATO_KEYS_SECRET: wants 32 random",
+        ),
         (["ingest"], {}, "--cameras FILE or --camera NAME=URL"),
     ],
 )

@@ -73,6 +73,22 @@ def test_prometheus_needs_no_key_and_the_bridges_state_lasts(services: dict[str,
     assert f"install -d -o 10001 -m 700 {folder}" in DOCKERFILE.read_text()
 
 
+def test_the_keys_of_raw_footage_are_shared_by_those_who_seal_and_open(services: dict[str, Any]) -> None:
+    """And by nobody else; who only opens cannot change them."""
+    folder = "/var/lib/sfumato-keys"
+    mounts = {
+        name: [mount for mount in service.get("volumes", ()) if folder in json.dumps(mount)]
+        for name, service in services.items()
+    }
+    found = {name: mount for name, (mount, *_) in ((n, m) for n, m in mounts.items() if m)}
+    assert set(found) == {"ingest", "anonymize"}
+    for name, mount in found.items():
+        assert services[name]["environment"]["SFUMATO_KEYS_DIR"] == folder
+        read_only = mount.endswith(":ro") if isinstance(mount, str) else mount.get("read_only", False)
+        assert read_only is (name == "anonymize")
+    assert f"install -d -o 10001 -m 700 {folder}" in DOCKERFILE.read_text()
+
+
 def test_kafka_and_metrics_have_no_way_out(compose: dict[str, Any]) -> None:
     assert compose["networks"]["backbone"]["internal"] is True
     joined = {name: set(service["networks"]) for name, service in compose["services"].items()}

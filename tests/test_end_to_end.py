@@ -246,6 +246,7 @@ def test_faust_runs_the_same_app(stack, pictures):
         "SFUMATO_BOOTSTRAP_SERVERS": stack.settings.bootstrap_servers,
         "SFUMATO_TOPIC_PREFIX": stack.settings.topic_prefix,
         "SFUMATO_GROUP_ID": stack.settings.topic_prefix + "faust",
+        "SFUMATO_STATE_DIR": str(stack.settings.state_dir),
     }
     command = [sys.executable, "-m", "faust", "-A", "sfumato.agents.app", "worker", "--without-web"]
     worker = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

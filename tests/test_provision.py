@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from prometheus_client import REGISTRY
 
 from sfumato.agents import provision
 from sfumato.agents.settings import Settings
@@ -57,6 +58,47 @@ def test_names_wrong_configuration(settings: Settings) -> None:
         provision.check(settings)
     [line] = str(error.value).splitlines()
     assert line.startswith(f"{settings.topic(POLICIES)}: cleanup.policy is delete, not compact; run `kafka-configs.sh")
+
+
+def test_raw_frames_are_kept_as_long_as_set(topics: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Another retention on the topic is a refusal, or an alarm where that is set."""
+    other = topics.model_copy(update={"raw_retention_minutes": 20})
+    with pytest.raises(provision.TopicError) as refused:
+        provision.check(other)
+    name = topics.topic(FRAMES_RAW)
+    found = [
+        f"{name}: retention.ms is 600000, not 1200000; run `kafka-configs.sh --alter",
+        f"{name}: segment.ms is 150000, not 300000; run `kafka-configs.sh --alter",
+    ]
+    lines = str(refused.value).splitlines()
+    assert [line.startswith(text) for line, text in zip(lines, found, strict=True)] == [True, True]
+    alarmed = other.model_copy(update={"raw_retention_mismatch": "alarm"})
+    with caplog.at_level("CRITICAL"):
+        provision.check(alarmed)
+    assert all(text in caplog.text for text in found)
+    assert REGISTRY.get_sample_value("sfumato_raw_retention_mismatch") == 1
+    provision.check(topics)
+    assert REGISTRY.get_sample_value("sfumato_raw_retention_mismatch") == 0
+
+
+def test_an_alarm_covers_retention_alone(settings: Settings) -> None:
+    settings = settings.model_copy(update={"raw_retention_mismatch": "alarm"})
+    wrong = {**FRAMES_RAW.config(), "retention.ms": "900000", "compression.type": "gzip"}
+    _create(settings, settings.topic(FRAMES_RAW), 2, wrong)
+    with pytest.raises(provision.TopicError) as refused:
+        provision.check(settings, (FRAMES_RAW,))
+    [line] = str(refused.value).splitlines()
+    assert "compression.type is gzip, not uncompressed" in line
+
+
+def test_raw_frames_topic_is_made_as_set(settings: Settings) -> None:
+    settings = settings.model_copy(update={"raw_retention_minutes": 60})
+    provision.create(settings)
+    provision.check(settings)
+    resource = ConfigResource(ResourceType.TOPIC, settings.topic(FRAMES_RAW))
+    admin = _admin(settings)
+    (described,) = admin.describe_configs([resource], request_timeout=10).values()
+    assert described.result()["retention.ms"].value == "3600000"
 
 
 @pytest.mark.parametrize("broker", ["kafka"], indirect=True)

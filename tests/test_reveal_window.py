@@ -1,4 +1,4 @@
-"""The one path to raw frames, on a real broker, and the worker that takes it: which frames it opens, and how it ends."""
+"""The one path to raw frames, on a real broker, and the worker that takes it: what it opens, and how it ends."""
 
 from __future__ import annotations
 
@@ -91,10 +91,11 @@ def test_it_opens_the_cameras_frames_of_the_window_each_once_with_those_around_i
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-def test_what_is_gone_is_said_to_be_with_the_date(topics, sent):
+def test_what_is_gone_is_said_to_be_with_the_date(topics, sent, monkeypatch):
     other = sent[FrameId("north", 1, 59)]
     with pytest.raises(FootageGoneError, match="keeps them 10 minutes"):
         window(topics, sent, origin=other)  # another frame lies there now
+    monkeypatch.setattr("sfumato.agents.footage.reveal.TIMEOUT", 3.0)
     with pytest.raises(FootageGoneError, match="keeps them"):
         window(topics, sent, origin=other.model_copy(update={"offset": 10**6}))
     stores.make(topics).shred("north", NOON + timedelta(hours=2))

@@ -24,7 +24,8 @@ MARKER = "sfumato-keys"
 """A file at the top of the folder. Without it the folder is no key store: a volume that is not mounted looks empty,
 and keys that seem missing would have their frames dropped."""
 BYTES = len("key ") + 4 * ((KEY + 2) // 3) + len("\n")
-"""Length of a file that holds a key; tombstones are shorter."""
+TOMBSTONE = len("shredded 2026-11-25T13:00:00.000000Z\n")
+"""Lengths of a file that holds a key, and of one that says when it was shredded."""
 
 
 class KeyFiles:
@@ -94,9 +95,10 @@ class KeyFiles:
         return found
 
     def _keyed(self, camera: str) -> list[datetime]:
-        """The hours that have a key, by the length of their files: tombstones become many, and need no reading."""
+        """The hours that have a key, or what may be one; tombstones become many, and are left out by their length."""
         folder = self._path(camera)
-        found = [path for path in sorted(folder.iterdir()) if path.stat().st_size == BYTES] if folder.exists() else []
+        names = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.exists() else []
+        found = [path for path in names if path.stat().st_size != TOMBSTONE]
         return [hour for path in found if (hour := _hour(path)) and isinstance(_read(path), bytes)]
 
     def _shred(self, path: Path) -> None:

@@ -105,8 +105,8 @@ class Window:
     def _begin(self) -> int:
         """The offset to read from. Makes sure that the chosen frame is there and opens."""
         place = TopicPartition(self._origin.topic, self._origin.partition)
-        low, _ = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT)
-        message = next(self._messages(self._origin.offset), None) if self._origin.offset >= low else None
+        low, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT)
+        message = self._first(low, high)
         frame = self._parsed(message) if message is not None else None
         if message is None or frame is None or frame.id != self._frame:
             raise FootageGoneError(self._deleted, datetime.now(UTC))
@@ -118,6 +118,17 @@ class Window:
         except UnopenedError:
             pass  # it stays grey, and the clip is refused for that
         return self._early_enough(frame, message.timestamp()[1], low)
+
+    def _first(self, low: int, high: int) -> Message | None:
+        """The message at the origin, or after it; None: there is none any more."""
+        if self._origin.offset < low:
+            return None
+        try:
+            return next(self._messages(self._origin.offset), None)
+        except TimeoutError:
+            if self._origin.offset < high:
+                raise
+            return None  # beyond the end, where a broker need not answer: the topic was made anew
 
     def _early_enough(self, frame: RawFrame, written_ms: int, low: int) -> int:
         """From where frames are older than the window by :data:`BEFORE`. Kafka's clock and the camera's may differ, and
