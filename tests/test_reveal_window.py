@@ -127,7 +127,7 @@ def clerk(desk: Office, monkeypatch: pytest.MonkeyPatch, error: BaseException | 
 @pytest.mark.parametrize(
     ("error", "state", "said"),
     [
-        (None, "failed", "no policy gives the right to look (suspended)"),
+        (None, "failed", "camera: no policy gives the right to look (suspended)"),
         (SubjectError("box: nobody"), "failed", "box: nobody"),
         (FootageGoneError("the footage was shredded", NOON), "gone", "the footage was shredded"),
         (ZeroDivisionError("pixels"), "failed", "failed: ZeroDivisionError; see the log of sfumato reveal"),

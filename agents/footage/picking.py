@@ -23,6 +23,8 @@ from sfumato.schemas.subject_request import Point, SubjectDraft
 
 log = logging.getLogger(__name__)
 
+OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""No footage is older; a moment of year 1 has none before it."""
 EARLIER = 60.0
 """Seconds before its capture from which a frame's audit event is looked for: clocks differ."""
 PAST = 1000
@@ -96,7 +98,9 @@ def check(settings: Settings, camera: str, captured_at: datetime, event: AuditEv
 def _event(settings: Settings, draft: SubjectDraft) -> AuditEvent:
     """The first event of the frame's identity."""
     wanted = FrameId(draft.camera, draft.epoch, draft.sequence)
-    query = audits.Query(lambda camera: True, draft.camera, since=draft.captured_at - timedelta(seconds=EARLIER))
+    query = audits.Query(
+        lambda camera: True, draft.camera, since=max(draft.captured_at, OLDEST) - timedelta(seconds=EARLIER)
+    )
     deadline = time.monotonic() + TIMEOUT
     with Search(settings, query) as search:
         for page in search.pages(LOOKED_AT):
