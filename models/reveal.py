@@ -132,7 +132,8 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """In one picture, weak boxes included: ``all`` that is to be masked; ``people``: faces and whole bodies."""
+    """In one picture: ``all`` that is to be masked, weak boxes included; ``people``: faces and whole bodies, without:
+    what is weakly seen counts for a mask, and against showing somebody."""
 
     all: tuple[Detection, ...]
     people: tuple[Detection, ...]
@@ -266,7 +267,8 @@ class Reveal:
 
     def _sound(self, task: Task, found: tuple[Detection, ...], bodies: tuple[Detection, ...]) -> Found | None:
         if sum(d.evidence is not Evidence.WEAK for d in found) <= MOST_DETECTIONS:
-            return Found((*found, *bodies), (*bodies, *(d for d in found if d.target is Target.FACE)))
+            people = (*bodies, *(d for d in found if d.target is Target.FACE))
+            return Found((*found, *bodies), tuple(d for d in people if d.evidence is not Evidence.WEAK))
         task.mask_fully(Reason.TOO_MANY_DETECTIONS)
         return None
 

@@ -61,7 +61,7 @@ class Scripted:
     def _detect(self, number: int) -> tuple[Detection, ...]:
         if number in self._broken:
             raise RuntimeError("broken")
-        return tuple(Detection(target=Target(t), score=0.9, box=box) for t, box in self._found[number])
+        return tuple(Detection(target=Target(t), score=(*score, 0.9)[0], box=b) for t, b, *score in self._found[number])
 
 
 def frame(number: int, payload: bytes | None = None) -> RawFrame:
@@ -163,6 +163,13 @@ def test_where_the_person_was_not_found_the_held_masks_stay():
     assert is_grey(made[1].image[cut(BODY)])
     assert is_grey(made[1].image[cut(OTHER)])
     assert made[2].state is State.SHOWN
+
+
+def test_a_person_who_is_weakly_seen_is_not_shown():
+    weak = [("person", BODY, 0.05), ("face", FACE, 0.05)]
+    made = make([PEOPLE, weak, PEOPLE])
+    assert [painted.state for painted in made.values()] == [State.SHOWN, State.DOUBTFUL, State.SHOWN]
+    assert is_grey(made[1].image[cut(BODY)])
 
 
 def test_a_frame_that_fails_is_grey_and_says_why():
