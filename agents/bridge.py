@@ -37,6 +37,8 @@ from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.sealing import MasterKeys
 from sfumato.agents.files.uploads import Uploads, sweep_regularly
+from sfumato.agents.footage.disclosures import Disclosures
+from sfumato.agents.footage.requests import Requests
 from sfumato.agents.jobs.desk import Desk
 from sfumato.agents.live import Live
 from sfumato.agents.lookers import Lookers
@@ -85,6 +87,7 @@ def make_app(settings: Settings) -> FastAPI:
         yield
         sweeping.cancel()
         await asyncio.to_thread(app.state.desk.close)
+        await asyncio.to_thread(app.state.disclosures.close)
         await asyncio.to_thread(reader.close)
         await asyncio.to_thread(app.state.standing.close)
         lookers.close()
@@ -111,6 +114,8 @@ def make_app(settings: Settings) -> FastAPI:
     blobs, sealing = Blobs(settings), MasterKeys(settings)
     app.state.uploads = Uploads(settings, database, blobs, sealing)
     app.state.desk = Desk(settings, database, app.state.uploads, blobs, sealing)
+    app.state.disclosures = Disclosures(settings, "sfumato-subject-requests")
+    app.state.subject_requests = Requests(settings, database, app.state.uploads, app.state.disclosures)
     app.state.writing = Writing()
     app.state.credentials = Credentials(settings)
     app.state.calls = Calls(settings)

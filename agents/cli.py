@@ -19,6 +19,7 @@ from sfumato.agents.dossier_commands import dossier
 from sfumato.agents.footage_commands import keys
 from sfumato.agents.policy_commands import policy
 from sfumato.agents.proof_commands import export, prove, verify
+from sfumato.agents.reveal_commands import reveal
 from sfumato.agents.settings import load
 from sfumato.agents.web.request_ids import FORMAT, RequestFilter
 from sfumato.schemas.fault import Fault
@@ -81,6 +82,7 @@ main.add_command(share)
 main.add_command(policy)
 main.add_command(key)
 main.add_command(dossier)
+main.add_command(reveal)
 main.add_command(keys)
 main.add_command(export)
 main.add_command(verify)

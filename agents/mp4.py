@@ -6,13 +6,13 @@ import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from sfumato.schemas.frame import AnonymizedFrame
+from sfumato.schemas.frame import AnonymizedFrame, RawFrame
 
 CLOCK = 90_000
 """Ticks per second."""
@@ -43,7 +43,7 @@ class Timeline:
         self._epoch = -1
         self._shift = 0.0
 
-    def place(self, frame: AnonymizedFrame) -> float:
+    def place(self, frame: AnonymizedFrame | RawFrame) -> float:
         """The next picture's time; always later than the last one's."""
         captured = frame.captured_at.timestamp()
         if self._began is None:
@@ -61,17 +61,18 @@ class Timeline:
 
 
 class Film:
-    """The file, under another name beside it until :meth:`finish`; a context manager that otherwise deletes it.
+    """The file, under another name beside it until :meth:`finish`; a context manager that otherwise deletes it. Or
+    something to write to, such as memory, whose index is then at its end.
 
     The first picture gives the size. Others are scaled into it, with black bars where their shape differs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, target: Path | BinaryIO) -> None:
         self.frames = 0
         self.size = (0, 0)
         """Width and height in pixels, both even; 0 before the first picture."""
-        self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._target = target
+        self._part = target.with_name(f".{target.name}.{os.getpid()}.part") if isinstance(target, Path) else None
         self._output: Any = None
         self._stream: Any = None
 
@@ -83,7 +84,8 @@ class Film:
             with suppress(av.FFmpegError):
                 self._output.close()
             self._output = None
-        self._part.unlink(missing_ok=True)
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
 
     def add(self, picture: av.VideoFrame, at: float) -> None:
         """Append a picture shown ``at`` seconds from the beginning, later than the one before."""
@@ -100,11 +102,15 @@ class Film:
         self._output.mux(self._stream.encode(None))
         self._output.close()
         self._output = None
-        os.replace(self._part, self._path)
+        if self._part is not None and isinstance(self._target, Path):
+            os.replace(self._part, self._target)
 
     def _open(self, picture: av.VideoFrame) -> None:
         self.size = _even(picture.width), _even(picture.height)
-        self._output = av.open(str(self._part), "w", format="mp4", options={"movflags": "faststart"})
+        if self._part is not None:
+            self._output = av.open(str(self._part), "w", format="mp4", options={"movflags": "faststart"})
+        else:
+            self._output = av.open(self._target, "w", format="mp4")
         self._stream = stream = self._output.add_stream("libx264", rate=USUAL_FPS)
         stream.width, stream.height = self.size
         stream.pix_fmt = "yuv420p"

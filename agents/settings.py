@@ -156,6 +156,14 @@ class Settings(BaseSettings):
     max_film_seconds: Seconds = 86_400.0
     """Uploaded films that last longer are refused."""
 
+    # subject requests
+    subject_approvals: Annotated[int, Field(ge=1, le=20)] = 2
+    """People who must approve a subject request, its requester not among them."""
+    subject_hours: Annotated[float, Field(gt=0, le=24 * 60)] = 72.0
+    """Hours after which a subject request ends, its clip included."""
+    subject_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """The longest clip of a subject request, in seconds."""
+
     # calls from here to others: source URLs, webhooks, key sets
     outbound_allow: list[str] = []
     """Host names, addresses and networks that may be called although they are private."""
@@ -314,6 +322,10 @@ class Settings(BaseSettings):
     def archiving(self) -> Settings:
         """As the workers of jobs use them: a consumer group of their own."""
         return self.model_copy(update={"group_id": f"{self.group_id}-archive"})
+
+    def revealing(self) -> Settings:
+        """As ``sfumato reveal`` uses them: a consumer group of its own."""
+        return self.model_copy(update={"group_id": f"{self.group_id}-reveal"})
 
     def detector_options(self) -> DetectorOptions:
         return DetectorOptions(

@@ -69,3 +69,8 @@ def overlap(a: Box, b: Box) -> float:
 def share(a: Box, b: Box) -> float:
     """Of ``a``'s area, what lies in ``b``."""
     return common(a, b) / area(a)
+
+
+def cover(a: Box, b: Box) -> float:
+    """Of the smaller one's area, what lies in the other."""
+    return common(a, b) / min(area(a), area(b))

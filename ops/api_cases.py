@@ -20,7 +20,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import events, from_schema
 
-from sfumato.agents.api import jobs, uploads, usage
+from sfumato.agents.api import jobs, subject_requests, uploads, usage
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import ROUTES
 from sfumato.agents.search import Positions
@@ -34,6 +34,8 @@ REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422",
 BEYOND = {
     # `from` not after `to`, versions that rise, roles or scopes.
     ("putPolicy", "validatePolicy", "searchAudit", "exportAudit", "createKey", "getUsage"): ["422"],
+    # Either a point or a box, times in order and past; another Idempotency-Key.
+    ("createSubjectRequest", "decideSubjectRequest"): ["422"],
     # Files, addresses and policies that are there, a pseudonym that was made.
     ("createJob", "revealPseudonym"): ["422"],
     # Either a name, a policy or targets; names of targets. A form's part that is no picture.
@@ -170,6 +172,9 @@ def _teach(client: httpx.Client) -> None:
         "cursor": st.builds(paging.After, after=names),
         "search-cursor": st.builds(Positions, offsets=offsets),
         "usage-cursor": st.builds(usage.Place, day=st.dates(), caller=names),
+        "subject-request-cursor": st.builds(
+            subject_requests.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids
+        ),
         "job-cursor": st.builds(jobs.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids),
     }
     for name, strategy in places.items():

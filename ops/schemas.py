@@ -11,6 +11,7 @@ from sfumato.agents.api.routes import RESOURCES, ROUTES
 from sfumato.agents.web import openapi, protobuf_form, xml_form
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.call import Call
+from sfumato.schemas.disclosure import Disclosure
 from sfumato.schemas.find import Find
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.segment import Segment
@@ -25,6 +26,7 @@ def published() -> dict[Path, str]:
     schemas = {
         "audit.schema.json": AuditEvent.model_json_schema(by_alias=True, mode="serialization"),
         "call.schema.json": Call.model_json_schema(by_alias=True, mode="serialization"),
+        "disclosure.schema.json": Disclosure.model_json_schema(by_alias=True, mode="serialization"),
         "find.schema.json": Find.model_json_schema(by_alias=True, mode="serialization"),
         "segment.schema.json": Segment.model_json_schema(),
         "suspension.schema.json": Suspension.model_json_schema(by_alias=True, mode="serialization"),

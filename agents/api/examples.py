@@ -20,6 +20,7 @@ from sfumato.schemas.policy import Policy
 from sfumato.schemas.policy_view import PolicyCheck, PolicySummary, PolicyVersion
 from sfumato.schemas.pseudonym import Reveal, Revealed
 from sfumato.schemas.session import Session, SignIn
+from sfumato.schemas.subject_request import ApprovalDraft, SubjectDraft, SubjectRequest
 from sfumato.schemas.suspension import Suspension
 from sfumato.schemas.upload import UploadStatus
 from sfumato.schemas.usage import DayOfUse
@@ -177,6 +178,18 @@ _MEASURES: dict[str, Any] = {
 }
 _SIZE = {"width": 640, "height": 480}
 
+_SUBJECT: dict[str, Any] = {
+    "kind": "access",
+    "camera": "north",
+    "epoch": 1,
+    "sequence": 42,
+    "captured_at": NOON,
+    "since": datetime(2027, 1, 1, 11, 59, 50, tzinfo=UTC),
+    "until": datetime(2027, 1, 1, 12, 0, 20, tzinfo=UTC),
+    "reason": "access under Article 15",
+    "case": "2027/17",
+}
+
 _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
     Analysis: {
         **_SIZE,
@@ -229,6 +242,35 @@ _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
     Revealed: {"field": "camera_name", "value": "north"},
     Session: {"caller": "key:1f2e3d4c5b6a", "scopes": ["cameras:read"], "cameras": ["*"], "purpose": "press office"},
     SignIn: {"key": "sfumato_1f2e3d4c5b6a_SECRET"},
+    ApprovalDraft: {"verdict": "approve", "note": "identity checked at the counter"},
+    SubjectDraft: {**_SUBJECT, "point": {"x": 25, "y": 40}},
+    SubjectRequest: {
+        **_SUBJECT,
+        "id": _ID,
+        "state": "ready",
+        "version": 4,
+        "target": "face",
+        "box": {"left": 10, "top": 20, "right": 40, "bottom": 60},
+        "requested_by": "key:1f2e3d4c5b6a",
+        "needed": 1,
+        "approvals": [{"by": "key:0a1b2c3d4e5f", "verdict": "approve", "note": "identity checked", "at": NOON}],
+        "created_at": NOON,
+        "expires_at": datetime(2027, 1, 4, 12, tzinfo=UTC),
+        "clip": {
+            "href": f"/v1/subject-requests/{_ID}/content",
+            "content_type": "video/mp4",
+            "bytes": 4_100_000,
+            "sha256": "2" * 64,
+            "width": 640,
+            "height": 480,
+            "frames": 750,
+            "shown": 700,
+            "doubtful": 48,
+            "grey": 2,
+            "undecodable": 2,
+            "reasons": {"damaged": 2},
+        },
+    },
     Suspension: _SUSPENSION,
     UploadStatus: {
         "id": _ID,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
@@ -22,7 +19,7 @@ from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.choose import choose
 from sfumato.agents.jobs.desk import Desk, RequestError
 from sfumato.agents.jobs.records import JobError, NoJobError
-from sfumato.agents.web import conditions, paging
+from sfumato.agents.web import conditions, paging, ranges
 from sfumato.agents.web.conditions import IfNoneMatch
 from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import Idempotent
@@ -231,18 +228,10 @@ def content(job: str, number: FileNumber, request: Request, caller: Reader, desk
         result, blob = desk.jobs.result(job, number, caller.id)
     except NoJobError as error:
         raise HTTPException(404, str(error)) from None
-    tag = f'"{result.sha256}"'
-    digest = base64.b64encode(bytes.fromhex(result.sha256)).decode()
-    headers = {
-        "ETag": tag,
-        "Repr-Digest": f"sha-256=:{digest}:",
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": _disposition(result.name),
-        "Cache-Control": "private, no-cache",
-    }
-    if tag in [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]:
+    headers = ranges.headers(result.sha256, result.name)
+    if ranges.known(request, result.sha256):
         return Response(status_code=304, headers=headers)
-    start, end = _range(request, tag, result.bytes)
+    start, end = ranges.part(request, result.sha256, result.bytes)
     status = 200
     if (start, end) != (0, result.bytes):
         status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{result.bytes}"
@@ -291,25 +280,3 @@ async def _gone(socket: WebSocket) -> None:
             await socket.receive_text()
     except (WebSocketDisconnect, KeyError, RuntimeError):
         return
-
-
-def _range(request: Request, tag: str, size: int) -> tuple[int, int]:
-    """First byte, and the first one after it; all where nothing, something unknown or another version is asked for."""
-    wanted = request.headers.get("range", "")
-    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", wanted.replace(" ", ""))
-    if found is None or found.groups() == ("", "") or request.headers.get("if-range", tag) != tag:
-        return 0, size
-    first, last = found.groups()
-    start = int(first) if first else max(0, size - int(last))
-    end = min(size, int(last) + 1) if first and last else size
-    if first and last and int(last) < int(first):
-        return 0, size  # not valid, so ignored (RFC 9110, 14.1.1)
-    if start >= size or start >= end:
-        raise HTTPException(416, f"Range: the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
-    return start, end
-
-
-def _disposition(name: str) -> str:
-    """RFC 6266, with the name in ASCII for those who know no other."""
-    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

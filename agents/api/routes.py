@@ -18,6 +18,7 @@ from sfumato.agents.api import (
     policies,
     pseudonyms,
     session,
+    subject_requests,
     uploads,
     usage,
 )
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     detections.router,
     analyses.router,
     pseudonyms.router,
+    subject_requests.router,
 )
 
 ROUTES: tuple[formats.Negotiated, ...] = tuple(
