@@ -72,8 +72,9 @@ def test_the_bridge_does_not_import_it_even_by_others():
 
 
 def test_raw_frames_are_consumed_by_these_alone():
-    """Besides those that create and check topics."""
+    """Besides those that create and check topics, give access to them, or look how long they are kept."""
     topic = "sfumato.schemas.topics.FRAMES_RAW"
     others = {"agents/ingest.py", "agents/app.py", "agents/provision.py", "agents/reveal_commands.py"}
+    others |= {"agents/acls.py", "agents/dossier/measures.py", "agents/ledger/account.py"}
     assert using(topic) - others <= OPENERS
     assert "agents/footage/reveal.py" in using(topic)
