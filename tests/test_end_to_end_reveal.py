@@ -36,7 +36,7 @@ from tests.test_bridge import Bridge
 from tests.test_end_to_end import EPOCH, ended, send, settle
 from tests.test_guide import blocks
 
-COUNT, CHOSEN, FIRST, LAST = 12, 7, 4, 9
+COUNT, CHOSEN, FIRST, LAST = 8, 5, 2, 6
 """Frames sent; the one that is clicked on; the first and the last of the clip. A keyframe lies before the first."""
 LEFT, RIGHT = (60, 72), (460, 72)
 SIDE = (176, 144)
@@ -64,7 +64,7 @@ def cut(box: tuple[float, ...]) -> tuple[slice, slice]:
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_path: Path) -> None:
-    units = encode(scenes(), H264, {"preset": "veryfast", "g": "6", "bf": "2", "sc_threshold": "0", "crf": "10"})
+    units = encode(scenes(), H264, {"preset": "veryfast", "g": "4", "bf": "2", "sc_threshold": "0", "crf": "10"})
     originals = decode(H264, units)
     began = datetime.now(UTC) - timedelta(seconds=5)
     frames = [
