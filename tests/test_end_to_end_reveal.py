@@ -21,7 +21,7 @@ from sqlalchemy import select, update
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.footage import stores
-from sfumato.agents.footage.requests import RequestRow
+from sfumato.agents.footage.request_rows import RequestRow
 from sfumato.agents.reconcile import TopicReader
 from sfumato.models.images import GREY
 from sfumato.schemas.cloudevent import FrameId
@@ -37,7 +37,8 @@ from tests.test_end_to_end import EPOCH, ended, send, settle
 from tests.test_guide import blocks
 
 COUNT, CHOSEN, FIRST, LAST = 8, 5, 2, 6
-"""Frames sent; the one that is clicked on; the first and the last of the clip. A keyframe lies before the first."""
+"""Frames sent; the one that is clicked on, the first and the last of the clip, in order of presentation. A keyframe
+lies before the first."""
 LEFT, RIGHT = (60, 72), (460, 72)
 SIDE = (176, 144)
 
@@ -88,22 +89,22 @@ def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_pat
     assert stack.stop("anonymize") == 0
 
     with Bridge(stack.settings) as bridge:
-        chosen = next(frame for frame in frames if frame.id.sequence == CHOSEN)
+        shown = sorted(frames, key=lambda frame: frame.captured_at)
+        chosen = shown[CHOSEN]
         events = bridge.get("/v1/audit?camera=north").json()["items"]
-        found = next(event for event in events if event["sequence"] == CHOSEN)["detections"]
+        found = next(event for event in events if event["sequence"] == chosen.id.sequence)["detections"]
         left, right = sorted(detection["box"] for detection in found)
-        times = sorted(frame.captured_at for frame in frames)
         variables = {
             "SFUMATO": f"http://{bridge.address}",
             "ADMIN": bridge.key,
             "CAMERA": "north",
             "EPOCH": str(EPOCH),
-            "SEQUENCE": str(CHOSEN),
+            "SEQUENCE": str(chosen.id.sequence),
             "CAPTURED_AT": chosen.captured_at.isoformat(),
             "X": str((left[0] + left[2]) / 2),
             "Y": str((left[1] + left[3]) / 2),
-            "SINCE": times[FIRST].isoformat(),
-            "UNTIL": times[LAST].isoformat(),
+            "SINCE": shown[FIRST].captured_at.isoformat(),
+            "UNTIL": shown[LAST].captured_at.isoformat(),
         }
         make_keys, ask, approve, fetch, withdraw = blocks("subject-requests.md")
         known = read_out(tmp_path, variables, make_keys, ask, 'echo; echo "$ASKS $FIRST $REQUEST"').split()[-3:]
@@ -140,10 +141,9 @@ def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_pat
         assert film[:100] == part.content
         with av.open(str(tmp_path / "clip.mp4")) as container:
             pictures = [picture.to_ndarray(format="bgr24").astype(int) for picture in container.decode(video=0)]
-        shown = [frame.id.sequence for frame in sorted(frames, key=lambda frame: frame.captured_at)][FIRST : LAST + 1]
-        assert len(pictures) == len(shown)
+        wanted = [frame.id.sequence for frame in shown[FIRST : LAST + 1]]
         face = cut((left[0] + 6, left[1] + 6, left[2] - 6, left[3] - 6))  # it moves by a little
-        for number, picture in zip(shown, pictures, strict=True):
+        for number, picture in zip(wanted, pictures, strict=True):
             original = originals[number].astype(int)
             assert abs(picture[face] - original[face]).mean() < 6
             for others in (cut(right), (slice(130, 210), slice(500, 600))):  # the other's face, and body
