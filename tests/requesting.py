@@ -15,7 +15,8 @@ from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.sealing import MasterKeys
 from sfumato.agents.files.uploads import Uploads, fill
 from sfumato.agents.footage.disclosures import UntoldError
-from sfumato.agents.footage.requests import Choice, Claim, Person, RequestRow, Requests
+from sfumato.agents.footage.request_rows import RequestRow
+from sfumato.agents.footage.requests import Choice, Claim, Person, Requests
 from sfumato.agents.settings import Settings
 from sfumato.schemas.anonymization import Rectangle
 from sfumato.schemas.audit import Origin

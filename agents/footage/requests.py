@@ -9,24 +9,23 @@ request in the one transaction that makes it ready, and is deleted with it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Integer, String, delete, or_, select
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
 
-from sfumato.agents.database import Base, Database, Instant
+from sfumato.agents.database import Database
 from sfumato.agents.files.uploads import Uploads
 from sfumato.agents.footage.disclosures import Disclosures, identity
+from sfumato.agents.footage.request_rows import OPEN, ApprovalRow, RequestRow, view
 from sfumato.agents.settings import Settings
 from sfumato.schemas.anonymization import Rectangle
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.detection import Target
 from sfumato.schemas.disclosure import Act, Disclosure
 from sfumato.schemas.subject_request import (
-    Approval,
     ApprovalDraft,
     Clip,
     SubjectDraft,
@@ -45,51 +44,6 @@ KEPT_DAYS = 400
 """After a request has ended it can be read for so long, as its messages can."""
 WORKER = "sfumato reveal"
 """Who makes clips and ends requests, as messages name it."""
-OPEN = (SubjectState.PENDING, SubjectState.APPROVED, SubjectState.READY)
-
-
-class RequestRow(Base):
-    """``draft``: as it was asked for. ``box``, ``target``, ``origin``: what was chosen, and where the frame lies on
-    ``frames.raw``. ``made_by``: who made the requester's key. ``upload``: the clip, or what the newest attempt has made
-    of it; it counts where ``clip`` is there."""
-
-    __tablename__ = "subject_requests"
-
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    requester: Mapped[str] = mapped_column(String(1000), index=True)
-    made_by: Mapped[str | None] = mapped_column(String(1000))
-    camera: Mapped[str] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(20), index=True)
-    version: Mapped[int] = mapped_column(Integer)
-    draft: Mapped[dict[str, Any]] = mapped_column(JSON)
-    target: Mapped[str | None] = mapped_column(String(20))
-    box: Mapped[dict[str, Any]] = mapped_column(JSON)
-    origin: Mapped[dict[str, Any]] = mapped_column(JSON)
-    needed: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
-    ended_at: Mapped[datetime | None] = mapped_column(Instant)
-    error: Mapped[str | None] = mapped_column(String(500))
-    gone_at: Mapped[datetime | None] = mapped_column(Instant)
-    upload: Mapped[str | None] = mapped_column(String(32))
-    clip: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    attempts: Mapped[int] = mapped_column(Integer)
-    leased_until: Mapped[datetime | None] = mapped_column(Instant)
-    worker: Mapped[str | None] = mapped_column(String(100))
-
-
-class ApprovalRow(Base):
-    """One caller's verdict. ``number``: in the order they came."""
-
-    __tablename__ = "subject_approvals"
-
-    request: Mapped[str] = mapped_column(ForeignKey("subject_requests.id", ondelete="CASCADE"), primary_key=True)
-    caller: Mapped[str] = mapped_column(String(1000), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer)
-    made_by: Mapped[str | None] = mapped_column(String(1000))
-    verdict: Mapped[str] = mapped_column(String(20))
-    note: Mapped[str] = mapped_column(String(500))
-    at: Mapped[datetime] = mapped_column(Instant)
 
 
 class NoRequestError(LookupError):
@@ -393,31 +347,6 @@ class Requests:
                 range=range,
             )
         )
-
-
-def view(row: RequestRow, approvals: Iterable[ApprovalRow]) -> SubjectRequest:
-    """As the API shows it; one over its time is expired, whether or not somebody has noticed."""
-    state = SubjectState(row.state)
-    if state in OPEN and row.expires_at <= datetime.now(UTC):
-        state = SubjectState.EXPIRED
-    draft = SubjectDraft.model_validate(row.draft)
-    return SubjectRequest(
-        **draft.model_dump(exclude={"point", "box"}),
-        id=row.id,
-        state=state,
-        version=row.version,
-        target=Target(row.target) if row.target else None,
-        box=Rectangle.model_validate(row.box),
-        requested_by=row.requester,
-        needed=row.needed,
-        approvals=tuple(Approval(by=a.caller, verdict=Verdict(a.verdict), note=a.note, at=a.at) for a in approvals),
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        ended_at=row.ended_at,
-        error=row.error,
-        gone_at=row.gone_at,
-        clip=Clip.model_validate(row.clip) if row.clip and state is SubjectState.READY else None,
-    )
 
 
 def _permit(row: RequestRow, given: list[ApprovalRow], person: Person) -> None:
