@@ -18,6 +18,8 @@ from drills.site import DrillError, Site
 from sfumato.agents import provision
 from sfumato.schemas.topics import POLICIES
 
+FAIR = 1 / 3
+"""How often the camera is shown that is shown least, of how often the one that is shown most, at least."""
 DELIVERY = 1.0
 """Seconds from the end of a batch to its publication, at most: it waits for the one before."""
 LASTING = 5.0
@@ -145,7 +147,7 @@ def overload(plan: Plan) -> Row:
             raise DrillError("nothing was skipped: there was no overload")
         if row.more["oldest_when_looked_at_s"] > max_age + DELIVERY:
             row.failed = f"a picture was {row.more['oldest_when_looked_at_s']} s old"
-        if row.more["fewest_of_most"] < 0.5:
+        if row.more["fewest_of_most"] < FAIR:
             row.failed = f"a camera starved: {shown}"
         return row
 
