@@ -10,11 +10,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from sfumato.agents.search import SearchError
 from sfumato.agents.files.uploads import fill
 from sfumato.agents.footage import picking, stores
 from sfumato.agents.footage.picking import NoFrameError, PickError, check
 from sfumato.agents.footage.requests import GoneError, Requests
+from sfumato.agents.search import SearchError
 from sfumato.agents.settings import Settings
 from sfumato.schemas.scope import Scope
 from tests.calling import app, client
