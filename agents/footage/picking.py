@@ -45,7 +45,7 @@ class NoFrameError(PickError):
 
 
 def pick(settings: Settings, draft: SubjectDraft) -> Choice:
-    """What the draft chose. :class:`PickError`, GoneError, and AuditError where the topic ``audit`` cannot be read."""
+    """What the draft chose. :class:`PickError`, GoneError, and SearchError where the topic ``audit`` cannot be read."""
     event = _event(settings, draft)
     check(settings, draft.camera, draft.captured_at, event)
     target, box = None, draft.box
