@@ -84,6 +84,6 @@ audited = keeper.topic(settings.topic(AUDIT), settings.topic(DISCLOSURES), value
 
 @keeper.agent(audited, name="ledger", concurrency=1)
 async def seal_events(stream: faust.Stream[bytes]) -> None:
-    from sfumato.agents.ledger import seal  # with cryptography, that the other workers do without
+    from sfumato.agents.ledger import seal
 
     await seal.run(keeper, stream, settings.keeping())

@@ -37,8 +37,6 @@ from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.sealing import MasterKeys
 from sfumato.agents.files.uploads import Uploads, sweep_regularly
-from sfumato.agents.footage.disclosures import Disclosures
-from sfumato.agents.footage.requests import Requests
 from sfumato.agents.jobs.desk import Desk
 from sfumato.agents.live import Live
 from sfumato.agents.lookers import Lookers
@@ -48,6 +46,8 @@ from sfumato.agents.settings import Settings
 from sfumato.agents.shelf import Shelf
 from sfumato.agents.standing import Standing
 from sfumato.agents.stills import Stills
+from sfumato.agents.subjects.disclosures import Disclosures
+from sfumato.agents.subjects.requests import Requests
 from sfumato.agents.web import openapi, problems, tls
 from sfumato.agents.web.bodies import Bodies
 from sfumato.agents.web.headers import SecurityHeaders

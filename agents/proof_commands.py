@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sfumato.agents.ledger.inventory import ExportError, read_file
+from sfumato.agents.evidence.inventory import ExportError, read_file
+from sfumato.agents.evidence.proof import verify_proof
+from sfumato.agents.evidence.verdict import Verdict, printable
+from sfumato.agents.evidence.verify import MAX_KEYS_BYTES, read_keys
+from sfumato.agents.evidence.verify import verify as verify_folder
 from sfumato.agents.ledger.note import NoteError, VerifierKey
-from sfumato.agents.ledger.proof import verify_proof
-from sfumato.agents.ledger.verdict import Verdict, printable
-from sfumato.agents.ledger.verify import MAX_KEYS_BYTES, read_keys
-from sfumato.agents.ledger.verify import verify as verify_folder
 from sfumato.schemas.cloudevent import CAMERA_ID, FrameId
 from sfumato.schemas.segment import LOG_NAME
 
@@ -84,8 +84,8 @@ def export(
 
     Prints a JSON summary. Exit status 1: published frames are gone from the topic, or policies are not known.
     """
-    from sfumato.agents.ledger.export import Wanted
-    from sfumato.agents.ledger.export import export as write
+    from sfumato.agents.evidence.export import Wanted
+    from sfumato.agents.evidence.export import export as write
     from sfumato.agents.settings import load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half written is left
@@ -102,7 +102,7 @@ def export(
 @KEY
 def prove(frame: FrameId, out: Path, given: tuple[str, ...]) -> None:
     """Write the proof that one frame's audit event is in its camera's log, without any other frame's event."""
-    from sfumato.agents.ledger.prove import prove as compose
+    from sfumato.agents.evidence.prove import prove as compose
     from sfumato.agents.settings import load
 
     settings = load()

@@ -19,12 +19,12 @@ def reveal() -> None:
     from sfumato.agents.files.blobs import Blobs
     from sfumato.agents.files.sealing import MasterKeys
     from sfumato.agents.files.uploads import SWEEP, Uploads
-    from sfumato.agents.footage.clerk import Clerk, sweep_regularly
-    from sfumato.agents.footage.disclosures import Disclosures
-    from sfumato.agents.footage.requests import Requests
     from sfumato.agents.footage.reveal import CLIENT
     from sfumato.agents.policies import PolicyStore
     from sfumato.agents.policy_files import read_floor
+    from sfumato.agents.subjects.clerk import Clerk, sweep_regularly
+    from sfumato.agents.subjects.disclosures import Disclosures
+    from sfumato.agents.subjects.requests import Requests
     from sfumato.agents.suspensions import SuspensionStore
     from sfumato.models import detectors
     from sfumato.models.ensemble import Ensemble

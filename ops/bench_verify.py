@@ -18,8 +18,8 @@ from pathlib import Path
 
 from exporting import event, seal, signer, write
 
-from sfumato.agents.ledger.inventory import digests, walk
-from sfumato.agents.ledger.verify import verify
+from sfumato.agents.evidence.inventory import digests, walk
+from sfumato.agents.evidence.verify import verify
 
 EVENTS = 20_000
 FRAMES, FRAME_BYTES = 3_000, 300_000

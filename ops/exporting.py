@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sfumato.agents.ledger.bundle import Bundle
+from sfumato.agents.evidence.bundle import Bundle
 from sfumato.agents.ledger.note import Checkpoint, Signer
 from sfumato.agents.ledger.tree import Range, leaf_hash
 from sfumato.models.weights import WEIGHTS
@@ -175,7 +175,7 @@ def write(
 
 def relist(folder: Path, **scope: object) -> None:
     """Write the manifest anew for what lies in the folder, as somebody would who changed something."""
-    from sfumato.agents.ledger.inventory import digests, walk, write_manifest
+    from sfumato.agents.evidence.inventory import digests, walk, write_manifest
 
     old = json.loads((folder / export.MANIFEST).read_text())
     del old["files"]

@@ -22,10 +22,10 @@ from fuzz import CANARY
 from joserfc import jwk, jwt
 from PIL import Image, PngImagePlugin
 
+from sfumato.agents.evidence import inventory
+from sfumato.agents.evidence.proof import Proof
 from sfumato.agents.footage.sealing import Sealer
-from sfumato.agents.ledger import inventory
 from sfumato.agents.ledger.note import Checkpoint, Signer
-from sfumato.agents.ledger.proof import Proof
 from sfumato.agents.web import formats, paging
 from sfumato.agents.web.paging import After
 from sfumato.models import images

@@ -24,17 +24,18 @@ from sfumato.agents.access.tokens import TokenError, Tokens
 from sfumato.agents.api import uploads
 from sfumato.agents.cameras import CameraError
 from sfumato.agents.dossier.controller import ControllerError, read_controller
+from sfumato.agents.evidence import inventory
+from sfumato.agents.evidence.inventory import ExportError
+from sfumato.agents.evidence.proof import Proof, verify_proof
+from sfumato.agents.evidence.verify import verify
 from sfumato.agents.files import sealing
 from sfumato.agents.files.sealing import SealError
 from sfumato.agents.footage import key_files
 from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.footage.stores import KeyStoreError, UnopenedError
-from sfumato.agents.ledger import inventory, keys, note
-from sfumato.agents.ledger.inventory import ExportError
+from sfumato.agents.ledger import keys, note
 from sfumato.agents.ledger.keys import KeyFileError
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
-from sfumato.agents.ledger.proof import Proof, verify_proof
-from sfumato.agents.ledger.verify import verify
 from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import FloorError, PolicyError
 from sfumato.agents.settings import Settings

@@ -14,10 +14,10 @@ from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
 from sfumato.agents.files.sealing import MasterKeys
 from sfumato.agents.files.uploads import Uploads, fill
-from sfumato.agents.footage.disclosures import UntoldError
-from sfumato.agents.footage.request_rows import RequestRow
-from sfumato.agents.footage.requests import Choice, Claim, Person, Requests
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.disclosures import UntoldError
+from sfumato.agents.subjects.requests import Choice, Claim, Person, Requests
+from sfumato.agents.subjects.rows import RequestRow
 from sfumato.schemas.anonymization import Rectangle
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.detection import Target

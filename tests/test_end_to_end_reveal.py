@@ -21,8 +21,8 @@ from sqlalchemy import select, update
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.footage import stores
-from sfumato.agents.footage.request_rows import RequestRow
 from sfumato.agents.reconcile import TopicReader
+from sfumato.agents.subjects.rows import RequestRow
 from sfumato.models.images import GREY
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.disclosure import Disclosure

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from stack import Stack, demonstration_policy
 
+from sfumato.agents.evidence.export import Account, Wanted
+from sfumato.agents.evidence.export import export as write
+from sfumato.agents.evidence.verdict import CHECKS
+from sfumato.agents.evidence.verify import verify
 from sfumato.agents.ledger import keys
-from sfumato.agents.ledger.export import Account, Wanted
-from sfumato.agents.ledger.export import export as write
-from sfumato.agents.ledger.verdict import CHECKS
-from sfumato.agents.ledger.verify import verify
 from sfumato.agents.reconcile import TopicReader
 from sfumato.schemas import export
 from sfumato.schemas.cloudevent import FrameId

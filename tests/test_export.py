@@ -14,13 +14,13 @@ import exporting
 import pytest
 from stack import demonstration_policy
 
-from sfumato.agents.ledger.bundle import Bundle
-from sfumato.agents.ledger.export import Account, Wanted, export
-from sfumato.agents.ledger.inventory import ExportError
-from sfumato.agents.ledger.proof import Proof, verify_proof
-from sfumato.agents.ledger.prove import prove
-from sfumato.agents.ledger.reading import ReadError
-from sfumato.agents.ledger.verify import verify
+from sfumato.agents.evidence.bundle import Bundle
+from sfumato.agents.evidence.export import Account, Wanted, export
+from sfumato.agents.evidence.inventory import ExportError
+from sfumato.agents.evidence.proof import Proof, verify_proof
+from sfumato.agents.evidence.prove import prove
+from sfumato.agents.evidence.reading import ReadError
+from sfumato.agents.evidence.verify import verify
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas import export as files

@@ -68,7 +68,7 @@ def test_the_bridge_does_not_import_it_even_by_others():
                     left.append(path)
                     break
     assert len(seen) > 50
-    assert not seen & {"agents/footage/reveal.py", "agents/footage/clerk.py", "agents/footage/sealing.py"}
+    assert not seen & {"agents/footage/reveal.py", "agents/subjects/clerk.py", "agents/footage/sealing.py"}
 
 
 def test_raw_frames_are_consumed_by_these_alone():

@@ -11,12 +11,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from sfumato.agents.footage import stores
-from sfumato.agents.footage.clerk import Clerk
 from sfumato.agents.footage.reveal import AFTER, BEFORE, FootageGoneError, Window
 from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.footage.stores import KeyStoreError
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.clerk import Clerk
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.subject import SubjectError
 from sfumato.models.task import NoPolicy

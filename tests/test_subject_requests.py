@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from sfumato.agents.files.uploads import NoUploadError
-from sfumato.agents.footage.disclosures import UntoldError, identity
-from sfumato.agents.footage.picking import PickError, held
-from sfumato.agents.footage.requests import (
+from sfumato.agents.subjects.disclosures import UntoldError, identity
+from sfumato.agents.subjects.picking import PickError, held
+from sfumato.agents.subjects.requests import (
     ATTEMPTS,
     KEPT_DAYS,
     ForbiddenError,

@@ -11,11 +11,12 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from sfumato.agents.files.uploads import fill
-from sfumato.agents.footage import picking, stores
-from sfumato.agents.footage.picking import NoFrameError, PickError, check
-from sfumato.agents.footage.requests import GoneError, Requests
+from sfumato.agents.footage import stores
 from sfumato.agents.search import SearchError
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects import picking
+from sfumato.agents.subjects.picking import NoFrameError, PickError, check
+from sfumato.agents.subjects.requests import GoneError, Requests
 from sfumato.schemas.scope import Scope
 from tests.calling import app, client
 from tests.requesting import CHOICE, Listener, clip, draft

@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.cli import main
+from sfumato.agents.evidence.inventory import ExportError, read_lines, walk
+from sfumato.agents.evidence.proof import Proof, verify_proof
+from sfumato.agents.evidence.tally import Frames
+from sfumato.agents.evidence.verdict import Verdict, printable
+from sfumato.agents.evidence.verify import digest_of, verify
 from sfumato.agents.ledger.account import Log
 from sfumato.agents.ledger.entries import Place, read_audit
-from sfumato.agents.ledger.inventory import ExportError, read_lines, walk
 from sfumato.agents.ledger.note import Checkpoint, NoteError
-from sfumato.agents.ledger.proof import Proof, verify_proof
-from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
-from sfumato.agents.ledger.verdict import Verdict, printable
-from sfumato.agents.ledger.verify import digest_of, verify
 from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent, DetectorRecord
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.access.keys import Keys
 from sfumato.agents.files.uploads import NoUploadError
-from sfumato.agents.footage import picking
-from sfumato.agents.footage.disclosures import UntoldError
-from sfumato.agents.footage.picking import NoFrameError, PickError
-from sfumato.agents.footage.requests import (
+from sfumato.agents.search import SearchError
+from sfumato.agents.subjects import picking
+from sfumato.agents.subjects.disclosures import UntoldError
+from sfumato.agents.subjects.picking import NoFrameError, PickError
+from sfumato.agents.subjects.requests import (
     ForbiddenError,
     GoneError,
     NoRequestError,
@@ -26,7 +27,6 @@ from sfumato.agents.footage.requests import (
     Requests,
     RequestStateError,
 )
-from sfumato.agents.search import SearchError
 from sfumato.agents.web import conditions, paging, ranges
 from sfumato.agents.web.conditions import IfNoneMatch
 from sfumato.agents.web.formats import Negotiated

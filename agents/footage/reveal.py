@@ -2,7 +2,7 @@
 
 Nothing here is written anywhere. It has a Kafka client of its own (``sfumato-reveal``), which is the only one besides
 the anonymizer's that may read ``frames.raw``, and only a request that enough people have approved leads here
-(:mod:`sfumato.agents.footage.clerk`). ``tests/test_reveal_path.py`` holds it to that.
+(:mod:`sfumato.agents.subjects.clerk`). ``tests/test_reveal_path.py`` holds it to that.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from sfumato.agents.ledger.inventory import ExportError, compare, read_file, read_lines, read_manifest
+from sfumato.agents.evidence.inventory import ExportError, compare, read_file, read_lines, read_manifest
+from sfumato.agents.evidence.replay import Replay, open_signed
+from sfumato.agents.evidence.tally import Frames
+from sfumato.agents.evidence.verdict import Verdict
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, Checkpoint, NoteError, VerifierKey
-from sfumato.agents.ledger.replay import Replay, open_signed
-from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.ledger.tree import consistent
-from sfumato.agents.ledger.verdict import Verdict
 from sfumato.models import weights
 from sfumato.schemas import export
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId

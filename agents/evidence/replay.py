@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sfumato.agents.ledger.inventory import ExportError, read_file, read_lines
+from sfumato.agents.evidence.inventory import ExportError, read_file, read_lines
+from sfumato.agents.evidence.tally import Frames, Tally
+from sfumato.agents.evidence.verdict import Verdict
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, Checkpoint, NoteError, VerifierKey, open_note
-from sfumato.agents.ledger.tally import Frames, Tally
 from sfumato.agents.ledger.tree import Range, cover, leaf_hash
-from sfumato.agents.ledger.verdict import Verdict
 from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError

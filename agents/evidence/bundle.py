@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from sfumato.agents.ledger.inventory import ExportError, write_manifest
+from sfumato.agents.evidence.inventory import ExportError, write_manifest
 from sfumato.schemas.export import File, Scope, dump
 
 

@@ -25,12 +25,12 @@ from confluent_kafka import KafkaException
 from sqlalchemy.exc import SQLAlchemyError
 
 from sfumato.agents.files.uploads import Uploads, fill
-from sfumato.agents.footage.disclosures import UntoldError
-from sfumato.agents.footage.requests import LEASE, Claim, LostError, Requests
 from sfumato.agents.footage.reveal import FootageGoneError, Window, source
 from sfumato.agents.footage.stores import KeyStoreError
 from sfumato.agents.mp4 import Film, Timeline
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.disclosures import UntoldError
+from sfumato.agents.subjects.requests import LEASE, Claim, LostError, Requests
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.reveal import Painted, Reveal, State, Wanted
 from sfumato.models.subject import SubjectError

@@ -12,12 +12,12 @@ from typing import Self
 
 from confluent_kafka import Message
 
+from sfumato.agents.evidence.reading import Offsets, ReadError, Reading, headers, to_bytes
+from sfumato.agents.evidence.replay import open_checkpoint
+from sfumato.agents.evidence.tally import Frames
 from sfumato.agents.ledger.account import REMEMBERED
 from sfumato.agents.ledger.entries import Entry, read_audit, read_disclosure
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
-from sfumato.agents.ledger.reading import Offsets, ReadError, Reading, headers, to_bytes
-from sfumato.agents.ledger.replay import open_checkpoint
-from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.agents.ledger.inventory import MAX_LINE_BYTES, ExportError, open_file, read_file
+from sfumato.agents.evidence.inventory import MAX_LINE_BYTES, ExportError, open_file, read_file
+from sfumato.agents.evidence.replay import open_checkpoint
+from sfumato.agents.evidence.verdict import Verdict
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, NoteError, VerifierKey
-from sfumato.agents.ledger.replay import open_checkpoint
 from sfumato.agents.ledger.tree import HASH_BYTES, included, leaf_hash
-from sfumato.agents.ledger.verdict import Verdict
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.outcome import Outcome

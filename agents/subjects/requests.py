@@ -1,7 +1,7 @@
 """Subject requests: asked for by one, approved by others, made by ``sfumato reveal``, fetched by who asked.
 
 The rows are the truth, and each act is on the topic ``disclosures`` before its row changes
-(:mod:`sfumato.agents.footage.disclosures`): a crash between the two leaves something told that did not happen, never
+(:mod:`sfumato.agents.subjects.disclosures`): a crash between the two leaves something told that did not happen, never
 something that happened and was not told. A clip is sealed as uploads are, under a key of its own; it belongs to a
 request in the one transaction that makes it ready, and is deleted with it.
 """
@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
 from sfumato.agents.files.uploads import Uploads
-from sfumato.agents.footage.disclosures import Disclosures, identity
-from sfumato.agents.footage.request_rows import OPEN, ApprovalRow, RequestRow, view
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.disclosures import Disclosures, identity
+from sfumato.agents.subjects.rows import OPEN, ApprovalRow, RequestRow, view
 from sfumato.schemas.anonymization import Rectangle
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.detection import Target

@@ -8,10 +8,10 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from sfumato.agents.footage import stores
-from sfumato.agents.footage.requests import Choice, GoneError
 from sfumato.agents.queries import AuditQuery
 from sfumato.agents.search import Search
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.requests import Choice, GoneError
 from sfumato.models import boxes
 from sfumato.models.boxes import Box
 from sfumato.schemas.anonymization import Rectangle

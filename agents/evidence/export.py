@@ -17,13 +17,13 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from sfumato.agents.ledger.bundle import Bundle
-from sfumato.agents.ledger.chain import Chain, Leaves, Sealed
-from sfumato.agents.ledger.inventory import ExportError, read_file
+from sfumato.agents.evidence.bundle import Bundle
+from sfumato.agents.evidence.chain import Chain, Leaves, Sealed
+from sfumato.agents.evidence.inventory import ExportError, read_file
+from sfumato.agents.evidence.reading import Reading, headers, to_bytes
+from sfumato.agents.evidence.replay import open_signed
+from sfumato.agents.evidence.tally import Frames
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, NoteError, VerifierKey
-from sfumato.agents.ledger.reading import Reading, headers, to_bytes
-from sfumato.agents.ledger.replay import open_signed
-from sfumato.agents.ledger.tally import Frames
 from sfumato.agents.settings import Settings
 from sfumato.models import weights
 from sfumato.schemas import export as files

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sfumato.agents.ledger.chain import Chain, Leaves, find
+from sfumato.agents.evidence.chain import Chain, Leaves, find
+from sfumato.agents.evidence.proof import Proof
+from sfumato.agents.evidence.reading import ReadError
 from sfumato.agents.ledger.note import VerifierKey
-from sfumato.agents.ledger.proof import Proof
-from sfumato.agents.ledger.reading import ReadError
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent

@@ -1,0 +1,1 @@
+"""What a stranger needs to check the ledger: exports, proofs, and the check itself, offline."""
