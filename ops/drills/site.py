@@ -93,8 +93,10 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.witness.close()
-        self.stack.__exit__(kind, error, trace)
+        try:
+            self.witness.close()
+        finally:  # no process may be left behind, whatever interrupts the drill
+            self.stack.__exit__(kind, error, trace)
         if self._sound:
             shutil.rmtree(self.folder, ignore_errors=True)  # else its logs are wanted
 
