@@ -95,7 +95,7 @@ def seal(
     tree, sealed, root = Range(), [], Range().root()
     for size in sizes:
         leaves = events[tree.end : size]
-        own, first = Range(tree.end), tree.end
+        own, first, frontier = Range(tree.end), tree.end, tree.hashes
         for each in leaves:
             own.append(leaf_hash(each.to_message().value))
         tree = tree.joined(own)
@@ -105,6 +105,7 @@ def seal(
             size=size,
             root=tree.root().hex(),
             previous_root=root.hex(),
+            frontier=tuple(hash.hex() for hash in frontier),
             subtrees=tuple(hash.hex() for hash in own.hashes),
             sealed_at=leaves[-1].audited_at + lag,
             source=Source(
@@ -149,11 +150,8 @@ def write(
     """An export of the segments after the first ``skip``; ``frames`` by sequence."""
     first = sealed[skip - 1][1].size if skip else 0
     size = sealed[-1][1].size
-    frontier = Range()
-    for _, segment in sealed[:skip]:
-        frontier = frontier.joined(Range(segment.first, segment.size, map(bytes.fromhex, segment.subtrees)))
     with Bundle(folder) as bundle:
-        for note, segment in sealed[max(0, skip - 1) :]:
+        for note, segment in sealed[skip:]:
             bundle.put(export.checkpoint_path(segment.size), note)
         with bundle.lines(export.AUDIT) as lines:
             for each in events[first:size]:
@@ -161,8 +159,6 @@ def write(
         for each in events[first:size]:
             if with_frames and each.frame is not None and each.output_sha256 is not None:
                 bundle.put(export.frame_path(each.frame, ".jpg"), frames[each.frame.sequence])
-        hashes = tuple(hash.hex() for hash in frontier.hashes)
-        bundle.put_record(export.FRONTIER, export.Frontier(size=first, hashes=hashes))
         with bundle.lines(export.POLICIES) as lines:
             for key in sorted({key for _, segment in sealed[skip:] for key in segment.policies}):
                 lines.put(export.dump(export.PolicyVersion(key=key, value=POLICY)))

@@ -314,7 +314,7 @@ def manifest(data: bytes) -> object:
 def export_line(data: bytes) -> object:
     """A line is spelt in one way alone."""
     found = None
-    for type_ in (export.Frontier, export.Consistency, export.File, export.Scope):
+    for type_ in (export.Consistency, export.File, export.Scope):
         try:
             found = export.parse(type_, data)
         except EnvelopeError as error:

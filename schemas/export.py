@@ -18,7 +18,7 @@ from sfumato.schemas.segment import LOG_NAME, Count
 
 FORMAT: Literal["sfumato.export.v1"] = "sfumato.export.v1"
 MANIFEST, AUDIT, POLICIES, WEIGHTS = "manifest.json", "audit.jsonl", "policies.jsonl", "weights.json"
-KEY, FRONTIER, COPIES = "verifier.key", "frontier.json", "copies.jsonl"
+KEY, COPIES = "verifier.key", "copies.jsonl"
 CHECKPOINTS, CONSISTENCY, FRAMES = "checkpoints", "consistency", "frames"
 SUFFIXES = {"image/jpeg": ".jpg"}
 """Of a frame's file, by content type; an access unit of H.264 is ``.h264``."""
@@ -51,13 +51,6 @@ class File(_Record):
     path: str
     size: Count
     sha256: Sha256
-
-
-class Frontier(_Record):
-    """The hashes that cover the log's first ``size`` leaves (RFC 9162; ``agents/ledger/tree.py``)."""
-
-    size: Count
-    hashes: tuple[Sha256, ...]
 
 
 class Consistency(_Record):

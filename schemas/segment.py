@@ -68,8 +68,9 @@ class Source(_Record):
 
 class Segment(_Record):
     """``first``: the index of its first leaf; ``size``: how many leaves the log has with it. ``root``: the head of the
-    tree of these; ``previous_root``: of the first ``first`` leaves. ``subtrees``: the hashes that cover the leaves from
-    ``first`` on (RFC 9162; ``agents/ledger/tree.py``). ``runs``: the sequences of its leaves, in order per epoch.
+    tree of these; ``previous_root``: of the first ``first`` leaves. ``frontier``: the hashes that cover those, so that
+    a segment can be checked without the ones before it; ``subtrees``: those that cover its own leaves (RFC 9162;
+    ``agents/ledger/tree.py``). ``runs``: the sequences of its leaves, in order per epoch.
 
     What follows was found since the segment before. ``missing``: sequences without an audit event that are overdue;
     ``found_late``: leaves that such a segment had called missing. ``duplicates`` and ``conflicting`` count events that
@@ -83,6 +84,7 @@ class Segment(_Record):
     size: Count
     root: Sha256
     previous_root: Sha256
+    frontier: tuple[Sha256, ...] = ()
     subtrees: tuple[Sha256, ...]
     sealed_at: datetime
     source: Source

@@ -122,6 +122,6 @@ def test_every_line_of_the_verdict_is_explained(name: str, line: str) -> None:
 
 
 def test_every_file_and_figure_is_explained() -> None:
-    names = [export.MANIFEST, export.AUDIT, export.POLICIES, export.WEIGHTS, export.KEY, export.FRONTIER, export.COPIES]
+    names = [export.MANIFEST, export.AUDIT, export.POLICIES, export.WEIGHTS, export.KEY, export.COPIES]
     folders = [f"{name}/" for name in (export.CHECKPOINTS, export.CONSISTENCY, export.FRAMES)]
     assert [name for name in (*names, *folders, *Account().report()) if f"`{name}`" not in PAGE] == []

@@ -163,7 +163,7 @@ def test_a_log_is_exported_with_its_frames_and_passes(make: Callable[..., City],
 
 
 @embedded
-def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(make: Callable[..., City], tmp_path: Path) -> None:
+def test_a_range_stands_by_itself_and_proves_older_checkpoints(make: Callable[..., City], tmp_path: Path) -> None:
     city = make()
     sealed_at = [segment.sealed_at for _, segment in city.sealed]
     ((between, _),) = city.seal((3,))  # another ledger's, within a segment
@@ -172,7 +172,7 @@ def test_a_range_has_the_checkpoint_before_it_and_proves_older_ones(make: Callab
     kept = [tmp_path / "old.txt", tmp_path / "between.txt"]
     account = city.export(tmp_path / "last", since=sealed_at[1] + timedelta(microseconds=1), kept=kept)
     assert (account.first, account.size, account.segments) == (7, 12, 1)
-    assert len(list((tmp_path / "last" / files.CHECKPOINTS).iterdir())) == 2
+    assert len(list((tmp_path / "last" / files.CHECKPOINTS).iterdir())) == 1
     verdict = verify(tmp_path / "last", KEYS, kept)
     assert verdict.passed, "\n".join(verdict.table())
     account = city.export(tmp_path / "first", until=sealed_at[0], frames=False)
@@ -260,6 +260,32 @@ def test_ledgers_that_cut_at_different_places_make_one_chain(make: Callable[...,
     account = city.export(tmp_path / "north")
     assert (account.size, account.segments) == (12, 3)
     assert verify(tmp_path / "north", KEYS).passed
+
+
+@embedded
+def test_a_log_whose_oldest_segments_are_deleted_is_exported_from_the_next_on(
+    make: Callable[..., City], tmp_path: Path
+) -> None:
+    city = make(NONE)
+    sealed = city.seal((4, 7, 12))
+    city.send(*(checkpoint(note) for note, _ in sealed[1:]))
+    account = city.export(tmp_path / "north")
+    assert (account.first, account.size) == (4, 12)
+    assert verify(tmp_path / "north", KEYS).passed
+    (tmp_path / "proof").write_text(prove(city.settings, FrameId("north", exporting.EPOCH, 9), KEYS).text(), newline="")
+    assert verify_proof(tmp_path / "proof", KEYS).passed
+    (tmp_path / "old.txt").write_bytes(sealed[0][0])
+    with pytest.raises(ReadError, match="no longer holds the segment that ends with leaf 3"):
+        city.export(tmp_path / "since", since=sealed[-1][1].sealed_at, kept=[tmp_path / "old.txt"])
+
+
+@embedded
+def test_a_hole_between_segments_is_named(make: Callable[..., City], tmp_path: Path) -> None:
+    city = make(NONE)
+    first, _, last = city.seal((4, 7, 12))
+    city.send(checkpoint(first[0]), checkpoint(last[0]))
+    with pytest.raises(ReadError, match="leaves 4 to 6 are in no segment"):
+        city.export(tmp_path / "north")
 
 
 @embedded

@@ -315,10 +315,6 @@ def drop_checkpoint(folder: Path) -> None:
     (folder / export.checkpoint_path(9)).unlink()
 
 
-def drop_first_checkpoint(folder: Path) -> None:
-    (folder / export.checkpoint_path(4)).unlink()
-
-
 def drop_last_segment(folder: Path) -> None:
     (folder / export.checkpoint_path(15)).unlink()
     (folder / export.AUDIT).write_text("\n".join(lines_of(folder)[:5]) + "\n")
@@ -384,7 +380,6 @@ CHANGES: list[tuple[Callable[[Path], None], tuple[str, str]]] = [
     (drop_event, ("heads", export.AUDIT)),
     (add_event, ("heads", export.AUDIT)),
     (drop_checkpoint, ("heads", export.checkpoint_path(15))),
-    (drop_first_checkpoint, ("heads", export.checkpoint_path(9))),
     (drop_last_segment, ("heads", export.MANIFEST)),
     (change_policy, ("policies", "north@3")),
     (drop_policy, ("policies", "north@3")),
@@ -478,13 +473,24 @@ def test_a_leaf_that_is_no_event_is_named(tmp_path: Path, leaf: bytes) -> None:
     assert not [failure for failure in verdict.failures if failure.check in ("heads", "signatures", "manifest")]
 
 
+@pytest.mark.parametrize("hashes", [(), ("00" * 32,), ("00" * 32, "00" * 32)])
+def test_a_frontier_that_does_not_go_with_the_root_before_it_is_named(tmp_path: Path, hashes: tuple[str, ...]) -> None:
+    """Signed all the same: whoever has the key may lie about what came before."""
+    _, (_, segment) = exporting.seal(SIGNER, EVENTS, [4, 9])
+    lying = segment.model_copy(update={"frontier": hashes})
+    text = Checkpoint(f"{SIGNER.name}/north", 9, bytes.fromhex(segment.root), (lying.model_dump_json(),)).text()
+    sealed = [exporting.seal(SIGNER, EVENTS, [4])[0], (SIGNER.sign(text).encode(), lying)]
+    exporting.write(tmp_path / "north", SIGNER, sealed, EVENTS, FRAMES, skip=1)
+    failures = {(failure.check, failure.where) for failure in verify(tmp_path / "north", KEYS).failures}
+    assert ("heads", export.checkpoint_path(9)) in failures
+
+
 @pytest.mark.parametrize(
     "name",
     sorted(
         {
             export.MANIFEST,
             export.AUDIT,
-            export.FRONTIER,
             export.POLICIES,
             export.WEIGHTS,
             export.KEY,

@@ -6,14 +6,14 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from confluent_kafka import Message
 
 from sfumato.agents.evidence.reading import Offsets, ReadError, Reading, headers, to_bytes
-from sfumato.agents.evidence.replay import open_checkpoint
+from sfumato.agents.evidence.replay import frontier, open_checkpoint
 from sfumato.agents.evidence.tally import Frames
 from sfumato.agents.ledger.account import REMEMBERED
 from sfumato.agents.ledger.entries import Entry, read_audit, read_disclosure
@@ -23,6 +23,9 @@ from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
 from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER
+
+CLOCKS = timedelta(minutes=10)
+"""By how much the clocks of an ingestor, the ledger and Kafka may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,16 @@ class Sealed:
 
 
 class Chain:
-    """The segments of one log, each following the one before, from its first leaf on. A context manager.
+    """The segments of one log, each following the one before, from the oldest that is there. A context manager.
 
     Two ledgers at once may have cut the log at different places; of what they sealed one way through is taken.
     """
 
-    def __init__(self, settings: Settings, log: str, keys: Sequence[VerifierKey]) -> None:
-        """Reads the topic ``ledger``. Raises :class:`ReadError` where the log is not there from its beginning, or was
-        forked."""
+    def __init__(
+        self, settings: Settings, log: str, keys: Sequence[VerifierKey], since: datetime | None = None
+    ) -> None:
+        """Reads the topic ``ledger``, from somewhat before ``since`` on. Raises :class:`ReadError` where nothing of the
+        log is there, segments are missing in between, or it was forked."""
         self.log = log
         self.ignored = 0
         """Messages under the log's key that none of the keys signed."""
@@ -54,7 +59,7 @@ class Chain:
         )
         try:
             with Reading(settings, LEDGER) as reading:
-                for message in reading.messages():
+                for message in reading.messages(None if since is None else reading.offsets_at(since - CLOCKS)):
                     if to_bytes(message.key()) == log.encode():
                         self._take(to_bytes(message.value()))
             self._path = self._way()
@@ -81,11 +86,6 @@ class Chain:
             if begin >= first and (size is None or end <= size):
                 yield self._open(begin, end)
 
-    def ending_at(self, size: int) -> Sealed:
-        """The segment that ends there."""
-        (found,) = (begin for begin, end in self._path if end == size)
-        return self._open(found, size)
-
     def times(self) -> Iterator[tuple[int, int, datetime]]:
         """Each segment's first leaf, its end, and when it was sealed."""
         for first, size in self._path:
@@ -110,8 +110,12 @@ class Chain:
         return covered
 
     def consistency(self, first: int, second: int, leaves: Leaves) -> list[bytes]:
-        """The proof that the tree of ``first`` leaves is a beginning of that of ``second``."""
-        known = Subtrees((self.covering(0, first, leaves), self.covering(first, second, leaves)))
+        """The proof that the tree of ``first`` leaves is a beginning of that of ``second``. Raises :class:`ReadError`
+        where the segments from ``first`` on are not there."""
+        if first <= self._path[0][0]:
+            raise ReadError(f"{self.log}: the topic ledger no longer holds the segment that ends with leaf {first - 1}")
+        before = frontier(next(self._between(first - 1, first)).segment)
+        known = Subtrees((before, self.covering(before.end, first, leaves), self.covering(first, second, leaves)))
         return known.consistency(first, second)
 
     def _between(self, begin: int, end: int) -> Iterator[Sealed]:
@@ -142,20 +146,26 @@ class Chain:
         self._notes.execute("INSERT OR IGNORE INTO notes VALUES (?, ?, ?, ?, ?)", row)
 
     def _way(self) -> list[tuple[int, int]]:
-        """From leaf 0 to the furthest that can be reached, segment by segment."""
-        reached: dict[int, int] = {0: 0}
-        for first, size in self._notes.execute("SELECT first, size FROM notes ORDER BY size, first"):
-            if first in reached:
-                reached.setdefault(size, first)
-        if len(reached) == 1:
+        """To the furthest leaf, segment by segment, from as early as there is a way."""
+        notes = self._notes.execute("SELECT first, size FROM notes ORDER BY size, first").fetchall()
+        if not notes:
             raise ReadError(
-                f"{self.log}: the topic ledger holds no segment of the log's beginning that the key signed; "
-                "does `sfumato ledger` run, and is it its key?"
+                f"{self.log}: the topic ledger holds no segment of it that the key signed; does `sfumato ledger` run, "
+                "and is it its key?"
             )
-        way, end = [], max(reached)
-        while end:
-            way.append((reached[end], end))
-            end = reached[end]
+        earliest: dict[int, tuple[int, int]] = {}
+        for first, size in notes:  # by size: the earliest beginning of a way to it, and its last segment's
+            begin = earliest[first][0] if first in earliest else first
+            earliest[size] = min(earliest.get(size, (begin, first)), (begin, first))
+        end = max(earliest)
+        begin = earliest[end][0]
+        if any(first < begin and size < begin for first, size in notes):
+            before = max(size for first, size in notes if size < begin)
+            raise ReadError(f"{self.log}: leaves {before} to {begin - 1} are in no segment of the topic ledger")
+        way = []
+        while end > begin:
+            way.append((earliest[end][1], end))
+            end = earliest[end][1]
         return way[::-1]
 
 

@@ -91,13 +91,18 @@ class Account:
 def export(settings: Settings, wanted: Wanted, keys: Sequence[VerifierKey], folder: Path) -> Account:
     """Write the folder. Raises :class:`ExportError` or ReadError where something that is needed is not there."""
     with (
-        Chain(settings, wanted.camera, keys) as chain,
+        Chain(settings, wanted.camera, keys, _from(wanted)) as chain,
         Leaves(settings, wanted.camera) as leaves,
         Bundle(folder) as bundle,
         closing(Export(settings, wanted, chain, leaves, bundle)) as running,
     ):
         running.write(keys)
         return running.account
+
+
+def _from(wanted: Wanted) -> datetime | None:
+    """When the ledger's oldest segment that is needed was sealed; None: it is read from its beginning."""
+    return None if wanted.kept or not has_frames(wanted.camera) else wanted.since
 
 
 class Export:
@@ -129,7 +134,7 @@ class Export:
     def write(self, keys: Sequence[VerifierKey]) -> None:
         first = self._begin()
         self._write_log(first)
-        self._write_frontier(keys)
+        self._write_consistency(keys)
         self._write_policies()
         self._write_weights()
         self._write_frames()
@@ -149,8 +154,6 @@ class Export:
     def _write_log(self, first: int) -> None:
         account, until = self.account, self._wanted.until
         account.first = account.size = first
-        if first:
-            self._put_checkpoint(self._chain.ending_at(first))
         over = False
         with self._bundle.lines(files.AUDIT) as lines:
             # Of a log without frames only all that came before says what is a duplicate.
@@ -201,11 +204,8 @@ class Export:
             row = (event.epoch, event.sequence, event.output_sha256)
             self._frames.execute("INSERT OR IGNORE INTO frames VALUES (?, ?, ?, 0)", row)
 
-    def _write_frontier(self, keys: Sequence[VerifierKey]) -> None:
+    def _write_consistency(self, keys: Sequence[VerifierKey]) -> None:
         first = self.account.first
-        frontier = self._chain.covering(0, first, self._leaves)
-        hashes = tuple(hash.hex() for hash in frontier.hashes)
-        self._bundle.put_record(files.FRONTIER, files.Frontier(size=first, hashes=hashes))
         for path in self._wanted.kept:
             try:
                 checkpoint, key = open_signed(read_file(path, path.name, MAX_NOTE_BYTES).decode(errors="replace"), keys)

@@ -16,7 +16,7 @@ from sfumato.agents.ledger.tree import Range, cover, leaf_hash
 from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError
-from sfumato.schemas.export import AUDIT, CHECKPOINTS, FRONTIER, MANIFEST, Scope
+from sfumato.schemas.export import AUDIT, CHECKPOINTS, MANIFEST, Scope
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.segment import Run, Segment, has_frames
 
@@ -54,6 +54,11 @@ def open_checkpoint(note: bytes, keys: Sequence[VerifierKey]) -> tuple[Checkpoin
     if segment.first >= segment.size:
         raise NoteError("segment: without leaves")
     return checkpoint, segment, key
+
+
+def frontier(segment: Segment) -> Range:
+    """The leaves before a segment's. Raises ValueError where it does not cover exactly these."""
+    return Range(0, segment.first, map(bytes.fromhex, segment.frontier))
 
 
 class Replay:
@@ -120,19 +125,17 @@ class Replay:
     def run(self, wanted: set[int]) -> None:
         """Read the log; ``wanted``: the sizes whose heads are kept in :attr:`roots`."""
         verdict, scope = self.verdict, self._scope
-        tree = self._frontier()
-        if tree is None:
-            return
-        self.roots[tree.end] = tree.root()
-        checkpoints = self._checkpoints()
-        if scope.first:
-            path, before, _ = next(checkpoints, (CHECKPOINTS, None, None))
-            if before is None or before.size != scope.first or before.root != tree.root():
-                verdict.fail("heads", path, f"not the checkpoint of the {scope.first} leaves before the export's")
+        tree = Range(scope.first)
         events = _Events(self._folder)
         sealed = ""
-        for path, checkpoint, segment in checkpoints:
-            if segment.first != tree.end or segment.previous_root != tree.root().hex():
+        for path, checkpoint, segment in self._checkpoints():
+            before = self._before(segment, path)
+            if before is None:
+                break
+            if not sealed and before.end == scope.first:
+                tree = before
+                self.roots[tree.end] = tree.root()
+            if before.end != tree.end or before.hashes != tree.hashes:
                 verdict.fail("heads", path, f"does not follow the checkpoint of {tree.end} leaves")
                 break
             following = self._segment(tree, segment, events, path, wanted)
@@ -150,7 +153,7 @@ class Replay:
             verdict.fail("events", AUDIT, events.problem)
         self._keep(flush=True)
         signers = ", ".join(f"{count} by {signer}" for signer, count in self._signers.items())
-        verdict.facts.update(root=tree.root().hex(), events=tree.end - scope.first)
+        verdict.facts.update(root=tree.root().hex() if sealed else None, events=tree.end - scope.first)
         verdict.say("signatures", signers)
         verdict.say("heads", f"leaves {scope.first} to {tree.end - 1}, the last ones sealed {sealed}")
         verdict.say("events", f"{tree.end - scope.first}, each the only one of its frame")
@@ -161,16 +164,17 @@ class Replay:
         if conflicting := verdict.facts.get("conflicting"):
             verdict.note("events", f"{conflicting} later events say otherwise than the first, which counts")
 
-    def _frontier(self) -> Range | None:
+    def _before(self, segment: Segment, path: str) -> Range | None:
+        """The leaves before a segment, as it covers them; None where it says two things."""
         try:
-            line = read_file(self._folder / FRONTIER, FRONTIER)
-            frontier = export.parse(export.Frontier, line.removesuffix(b"\n"))
-            if frontier.size != self._scope.first or not line.endswith(b"\n"):
-                raise ValueError("not of the leaves before the export's first")
-            return Range(0, frontier.size, map(bytes.fromhex, frontier.hashes))
-        except (ExportError, ValueError) as error:
-            self.verdict.fail("heads", FRONTIER, str(error))
+            before = frontier(segment)
+        except ValueError as error:
+            self.verdict.fail("heads", path, str(error))
             return None
+        if before.root().hex() != segment.previous_root:
+            self.verdict.fail("heads", path, "its frontier is not that of the root before it")
+            return None
+        return before
 
     def _segment(self, tree: Range, segment: Segment, events: _Events, path: str, wanted: set[int]) -> Range | None:
         """The tree with the segment's leaves as they were signed; None where they are not all there."""

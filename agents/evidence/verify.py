@@ -20,7 +20,7 @@ from sfumato.agents.ledger.tree import consistent
 from sfumato.models import weights
 from sfumato.schemas import export
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId
-from sfumato.schemas.export import AUDIT, CHECKPOINTS, COPIES, FRONTIER, KEY, MANIFEST, POLICIES, WEIGHTS, Scope
+from sfumato.schemas.export import AUDIT, CHECKPOINTS, COPIES, KEY, MANIFEST, POLICIES, WEIGHTS, Scope
 from sfumato.schemas.segment import Run
 
 MAX_KEYS_BYTES = 100_000
@@ -255,7 +255,7 @@ class Verification:
             self.verdict.fail("frames", str(frame), "published, and its file is not here as it was exported")
 
     def _expected(self, path: str) -> None:
-        known = path in {AUDIT, POLICIES, WEIGHTS, KEY, FRONTIER, COPIES} or path.startswith(f"{CHECKPOINTS}/")
+        known = path in {AUDIT, POLICIES, WEIGHTS, KEY, COPIES} or path.startswith(f"{CHECKPOINTS}/")
         if path.startswith(f"{export.CONSISTENCY}/"):
             proof = self._proof(path)
             known = proof is not None and export.consistency_path(proof.first) == path

@@ -183,6 +183,7 @@ class Log:
             size=tree.end,
             root=tree.root().hex(),
             previous_root=self.tree.root().hex(),
+            frontier=tuple(hash.hex() for hash in self.tree.hashes),
             subtrees=tuple(hash.hex() for hash in segment.hashes),
             sealed_at=at,
             source=Source(
