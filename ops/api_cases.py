@@ -33,7 +33,7 @@ ANSWERED = ["2xx", "304", "401", "403", "404", "409", "410", "412", "428"]
 REFUSED = ["400", "401", "403", "404", "405", "406", "409", "412", "415", "422", "428", "429", "460"]
 BEYOND = {
     # `from` not after `to`, versions that rise, roles or scopes.
-    ("putPolicy", "validatePolicy", "searchAudit", "exportAudit", "createKey", "getUsage"): ["422"],
+    ("putPolicy", "validatePolicy", "searchAudit", "exportAudit", "searchCalls", "createKey", "getUsage"): ["422"],
     # Either a point or a box, times in order and past; another Idempotency-Key.
     ("createSubjectRequest", "decideSubjectRequest"): ["422"],
     # Files, addresses and policies that are there, a pseudonym that was made.

@@ -32,9 +32,15 @@ from sfumato.schemas.topics import AUDIT, EPOCHS, FINDS, LEDGER, SUSPENSIONS, To
 from tests.test_api_audit import event
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+"""Of what is published."""
 DAY = timedelta(days=1)
 SIGNER = Signer("city.example/ledger", Ed25519PrivateKey.generate())
 HOSTILE = "Traffic <script>alert(1)</script> | **bold** [x](javascript:alert(1)) <img src=x onerror=alert(1)> &amp; `x`"
+
+
+def soon() -> datetime:
+    """After whatever is on Kafka by now, whose broker says when it came."""
+    return datetime.now(UTC) + timedelta(minutes=1)
 
 
 def send(settings: Settings, *messages: tuple[Topic, Message]) -> None:

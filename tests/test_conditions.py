@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from sfumato.agents.access.gate import Gate
 from sfumato.agents.access.keys import Keys
-from sfumato.agents.access.limits import Limits
+from sfumato.agents.access.limits import Limits, Underway
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.database import Database
 from sfumato.agents.settings import Settings
@@ -44,6 +44,7 @@ def app(tmp_path):
     app.state.keys = Keys(app.state.database)
     app.state.limits = Limits(settings)
     app.state.usage = Usage(app.state.database)
+    app.state.underway = Underway(settings.caller_connections)
     app.add_middleware(Gate)
     app.state.secret = secret(settings)
     app.state.other = secret(settings)

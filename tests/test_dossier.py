@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
-from datetime import timedelta
 
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
@@ -40,6 +39,7 @@ from tests.dossiers import (
     sealed,
     segment,
     send,
+    soon,
     table,
     tables,
 )
@@ -53,7 +53,7 @@ def running(topics: Settings) -> Settings:
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_a_dossier_says_what_the_system_is_and_did(running, tmp_path):
-    record, annex = made(collect(running, NOW + timedelta(minutes=1), DAY), tmp_path)
+    record, annex = made(collect(running, soon(), DAY), tmp_path)
     assert letters(record) == [*"abcdefg"]
     assert letters(annex) == [*"abcd"]
     assert table(annex, "Camera", "Frames") == {
@@ -92,7 +92,7 @@ def test_apache_kafka_says_what_it_really_keeps(topics, tmp_path):
     change = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
     admin.incremental_alter_configs([change])[change].result(20)
     policies.publish(topics, [policy("north", retention_hours=2), policy("south", retention_hours=3)])
-    record, _ = made(collect(topics, NOW, DAY), tmp_path)
+    record, _ = made(collect(topics, soon(), DAY), tmp_path)
     assert table(record, "Topic")["frames.anonymized"][1:] == ["3 hours", "1 day"]
     judged = listed(record, JUDGE)
     assert [each for each in judged if "the broker keeps" in each] == [
@@ -104,7 +104,7 @@ def test_apache_kafka_says_what_it_really_keeps(topics, tmp_path):
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_what_is_not_there_is_said_and_nothing_is_made_up(settings, tmp_path):
     provision.create(settings, tuple(topic for topic in TOPICS if topic not in (LEDGER, FINDS)))
-    record, annex = made(collect(settings, NOW, DAY), tmp_path)
+    record, annex = made(collect(settings, soon(), DAY), tmp_path)
     missing = listed(annex, "What is missing")
     assert "finds of the second look: the topic finds is missing" in missing
     assert "the figures: the topic audit holds no event of this span" in missing
@@ -132,10 +132,10 @@ def test_the_same_facts_make_the_same_files_and_no_secret_is_in_them(running, tm
         }
     )
     broken = secretive.model_copy(update={"database_url": "postgresql://sfumato:hunter6@127.0.0.1:1/none"})
-    facts = collect(secretive, NOW, DAY)
+    facts = collect(secretive, soon(), DAY)
     first = write(facts, Controller(), tmp_path / "a")
     write(facts, Controller(), tmp_path / "b")
-    write(collect(broken, NOW, DAY), Controller(), tmp_path / "c")
+    write(collect(broken, soon(), DAY), Controller(), tmp_path / "c")
     assert [path.name for path in first] == ["record.md", "record.html", "assessment.md", "assessment.html"]
     for path in first:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -154,13 +154,13 @@ def test_figures_come_from_the_ledger_where_there_is_one(running, tmp_path):
     later = segment("north", 5, 9, found_late=1, invalid=1, outcomes={Outcome.MASKED: 3}, detectors={"clp": ["9" * 64]})
     send(running, note(begun), note(begun), note(later), note(segment("_disclosures", 0, 3, invalid=3, outcomes={})))
     key = SIGNER.verifier
-    _, annex = made(collect(running, NOW, DAY, [key]), tmp_path)
+    _, annex = made(collect(running, soon(), DAY, [key]), tmp_path)
     assert table(annex, "Camera", "Frames")["all"] == ["10", "8", "0", "0", "1", "1", "0", "0"]
     assert f"signature was checked with the key {key}" in annex.replace("\\", "")
     assert f"Frames were looked at by clp with the weight {'9' * 64}, which is none of these. Is it known?" in listed(
         annex, JUDGE
     )
-    _, annex = made(collect(running, NOW, DAY), tmp_path)
+    _, annex = made(collect(running, soon(), DAY), tmp_path)
     assert "Their signatures were not checked" in annex
 
 

@@ -26,7 +26,7 @@ from sfumato.agents.ledger import keys
 from sfumato.agents.ledger.note import Signer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.controller import Assessment, Controller, Party, Processor, Recipient, Risk, Transfer
-from tests.dossiers import DAY, HOSTILE, NOW, listed, made, populate
+from tests.dossiers import DAY, HOSTILE, listed, made, populate, soon
 from tests.viewing import chromium
 
 
@@ -99,7 +99,7 @@ def test_no_text_begins_a_list_a_heading_or_a_rule(text):
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
 def test_in_a_browser_nothing_runs_and_nothing_is_fetched(running, tmp_path):
-    made(collect(running, NOW, DAY), tmp_path)
+    made(collect(running, soon(), DAY), tmp_path)
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 1200})
         problems: list[str] = []
@@ -167,7 +167,7 @@ def test_what_the_controller_says_is_shown_and_none_is_not_missing(running, tmp_
             necessity="Counting needs sight.", risks=(Risk(risk="r", likelihood="l", severity="s", measures="m"),)
         ),
     )
-    facts = collect(running, NOW, DAY)
+    facts = collect(running, soon(), DAY)
     text, annex = made(facts, tmp_path, own)
     missing = listed(text, "What is missing")
     assert "Data protection officer: contact" in missing

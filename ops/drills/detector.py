@@ -92,6 +92,7 @@ async def _deliver(*arguments: Any) -> None:
 
 
 make, weights = detectors.DETECTORS[DetectorName.CENTERFACE]
-detectors.DETECTORS[DetectorName.CENTERFACE] = (_centerface, weights)
 deliver = anonymize.deliver
-anonymize.deliver = _deliver
+if "DRILL_FAULT" in os.environ:  # not where somebody only wants to know the names
+    detectors.DETECTORS[DetectorName.CENTERFACE] = (_centerface, weights)
+    anonymize.deliver = _deliver
