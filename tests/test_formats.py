@@ -35,7 +35,7 @@ from sfumato.schemas.suspension import Suspension
 from tests.documents import documents
 
 NAMESPACE = xml_form.NAMESPACE
-ANY = hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ANY = hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Square(Part):

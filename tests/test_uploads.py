@@ -366,8 +366,8 @@ def test_a_store_that_fails_while_an_upload_is_looked_at_costs_nothing(uploads, 
     """FFmpeg takes what cannot be read for a damaged film."""
     id = uploads.create(OWNER, None).id
     data, writer = film(), uploads.writer(id, 0)
-    for start in range(0, len(data), 200):
-        writer.take(data[start : start + 200])
+    for start in range(0, len(data), 1000):
+        writer.take(data[start : start + 1000])
         writer.flush(all=True)
     uploads.set_length(id, len(data))
     get, left = uploads._blobs.get, 0
