@@ -51,6 +51,7 @@ export class SubjectRequest {
     this.clip.replaceChildren(...(clip && mine(request) && may("subjects:request") ? [
       element("a", { href: clip.href, download: `${request.id}.mp4`, "aria-label": `Download the clip of ${this.title.toLowerCase()}` }, "Download the clip"),
       ` ${clip.frames} pictures: ${clip.shown} certain, ${clip.doubtful} doubtful, ${clip.grey} grey. Look at it before you hand it out.`] : []));
+    this.clip.hidden = !this.clip.hasChildNodes();
     if (focused && !document.activeElement?.checkVisibility()) this.heading.focus(); // what had the focus is gone
   }
 

@@ -24,7 +24,8 @@ export class RequestForm {
     form.replaceChildren(element("fieldset", {}, element("legend", {}, "New request"),
       element("div", { class: "buttons" }, field("Camera", this.camera, "camera"), this.newer),
       this.people.root,
-      element("div", { class: "fields" }, field("The clip", this.kind, "kind"),
+      element("div", { class: "buttons" }, field("The clip", this.kind, "kind")),
+      element("div", { class: "fields" },
         field("Seconds before the picture", this.before, "since"), field("Seconds after it", this.after, "until"),
         field("Reason, for the record", this.reason, "reason"), field("Case number (no names)", this.case, "case")),
       this.fault, element("p", { class: "buttons" }, element("button", { class: "primary" }, "Send the request"), this.said)));
