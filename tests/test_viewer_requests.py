@@ -78,9 +78,23 @@ def click(page: Page, x: float, y: float) -> None:
     page.mouse.click(box["x"] + x / 640 * box["width"], box["y"] + y / 360 * box["height"])
 
 
+def outlined(page: Page) -> tuple[float, ...]:
+    """Where the chosen one's box is drawn, in pixels of the picture."""
+    found: list[float] = page.evaluate("""() => {
+      const picture = document.querySelector(".still img").getBoundingClientRect();
+      const box = document.querySelector(".boxes .picked").getBoundingClientRect();
+      const [across, down] = [640 / picture.width, 360 / picture.height];
+      return [across * (box.left - picture.left), down * (box.top - picture.top),
+        across * (box.right - picture.left), down * (box.bottom - picture.top)];
+    }""")
+    return tuple(found)
+
+
 def ask(page: Page) -> Locator:
     """For the person who stands alone; the request on the page."""
     click(page, 420, 140)
+    expect(page.get_by_role("radio", name="person 2, right")).to_be_checked()
+    assert outlined(page) == pytest.approx(BOXES["person, alone"][1], abs=1)
     page.get_by_label("Reason, for the record").fill("request under Article 15 GDPR")
     page.get_by_label("Case number").fill("2026-0815")
     page.get_by_role("button", name="Send the request").click()
@@ -153,7 +167,7 @@ def test_with_the_keyboard_alone(page, bridge):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
     expect(page.get_by_role("radio", name="person 1, left")).to_be_checked()
-    assert page.locator(".boxes .chosen").get_attribute("title") == "person 1, left"
+    assert page.locator(".boxes .picked").get_attribute("title") == "person 1, left"
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")  # the kind
     for text in ("2", "3", "complaint", "2026-0816"):

@@ -76,13 +76,13 @@ export class People {
   person(detection, index, name, aimed) {
     const radio = element("input", { type: "radio", name: this.name, disabled: aimed === null, onchange: () => this.choose() });
     const outline = element("span", { "data-person": index, title: name });
-    const label = element("label", {}, radio, ` ${name}`, aimed === null ? " (others stand in front; take a newer picture)" : null);
+    const label = element("label", {}, radio, ` ${name}`, aimed === null ? " (too close to another; take a newer picture)" : null);
     return { box: detection.box, aim: aimed, radio, outline, label };
   }
 
   choose() {
     setFault(this.list, "");
-    for (const { radio, outline } of this.people) outline.classList.toggle("chosen", radio.checked);
+    for (const { radio, outline } of this.people) outline.classList.toggle("picked", radio.checked);
   }
 
   clear() {

@@ -4,7 +4,7 @@ import { all, call, message, newKey, Problem } from "./api.js";
 import { element, field, say, setFault } from "./elements.js";
 import { People } from "./people.js";
 
-const KINDS = { access: "shows this person alone", removal: "masks this person besides the others" };
+const KINDS = { access: "shows this person alone", removal: "masks this person, besides what is masked anyway" };
 
 export class RequestForm {
   // created(request): after each.
