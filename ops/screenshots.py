@@ -59,6 +59,7 @@ def main() -> int:
         live(page, table["ids"])
         policy(page, table["ids"][0])
         jobs(page)
+        requests(page, table["ids"][1])
         browser.close()
     return 0
 
@@ -93,6 +94,20 @@ def jobs(page: Page) -> None:
     page.set_viewport_size({"width": 1000, "height": 900})
     page.evaluate("scrollTo(0, 0)")
     keep(page, "jobs")
+
+
+def requests(page: Page, camera: str) -> None:
+    page.get_by_role("link", name="Requests").click()
+    page.get_by_label("Camera", exact=True).select_option(camera)
+    page.get_by_role("radio").first.check(timeout=PATIENCE)
+    page.get_by_label("Seconds after it").fill("0")  # the newest picture has none yet
+    page.get_by_label("Reason, for the record").fill("request under Article 15 GDPR")
+    page.get_by_label("Case number").fill("2026-0815")
+    page.get_by_role("button", name="Send the request").click()
+    expect(page.get_by_role("list", name="Requests").get_by_text("pending")).to_be_visible()
+    page.set_viewport_size({"width": 1000, "height": 1040})
+    page.evaluate("scrollTo(0, 0)")
+    keep(page, "requests")
 
 
 def first_picture(name: str) -> bytes:

@@ -51,7 +51,7 @@ def _ours(services: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_services(services: dict[str, Any]) -> None:
     ours = {name for name, _ in _ours(services)}
-    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "ledger", "archive", "bridge"}
+    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "ledger", "archive", "reveal", "bridge"}
     assert set(services) == ours | {"kafka", "prometheus"}
 
 
@@ -81,11 +81,11 @@ def test_the_keys_of_raw_footage_are_shared_by_those_who_seal_and_open(services:
         for name, service in services.items()
     }
     found = {name: mount for name, (mount, *_) in ((n, m) for n, m in mounts.items() if m)}
-    assert set(found) == {"ingest", "anonymize"}
+    assert set(found) == {"ingest", "anonymize", "reveal"}
     for name, mount in found.items():
         assert services[name]["environment"]["SFUMATO_KEYS_DIR"] == folder
         read_only = mount.endswith(":ro") if isinstance(mount, str) else mount.get("read_only", False)
-        assert read_only is (name == "anonymize")
+        assert read_only is (name != "ingest")
     assert f"install -d -o 10001 -m 700 {folder}" in DOCKERFILE.read_text()
 
 
@@ -104,7 +104,7 @@ def test_every_service_is_confined(services: dict[str, Any]) -> None:
         assert not service.get("privileged"), name
         lasting = service["restart"] != "no"
         assert lasting is (name not in {"topics", "policies"}), name
-        assert ("healthcheck" in service) is lasting, name
+        assert ("healthcheck" in service) is (lasting and name != "reveal"), name  # it serves nothing
 
 
 def test_images_are_pinned_and_agree(services: dict[str, Any]) -> None:

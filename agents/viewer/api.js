@@ -38,13 +38,12 @@ export async function call(path, { method = "GET", json, headers = {}, ...option
   return { body, etag: response.headers.get("ETag"), response };
 }
 
-// Every item of a resource that comes in pages.
-export async function all(path) {
+// Every item of a resource that comes in pages; `query`: its filters.
+export async function all(path, query = {}) {
   const items = [];
   let next = null;
   do {
-    const cursor = next === null ? "" : `&cursor=${encodeURIComponent(next)}`;
-    const { body } = await call(`${path}?limit=${PAGE}${cursor}`);
+    const { body } = await call(`${path}?${new URLSearchParams({ ...query, limit: PAGE, ...(next === null ? {} : { cursor: next }) })}`);
     items.push(...body.items);
     next = body.next ?? null;
   } while (next !== null);

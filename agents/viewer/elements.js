@@ -52,6 +52,11 @@ export function bytes(count) {
   return `${unit && count < 10 ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
 }
 
+// A moment of the API, in local time.
+export function moment(text, timeStyle = "short") {
+  return new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle });
+}
+
 // Say it only when it changes: it is read aloud.
 export function say(place, text) {
   if (place.textContent !== text) place.textContent = text;

@@ -1,7 +1,8 @@
 // One job on the page: its progress, its files before and after, and what was made of them.
 
 import { call, message } from "./api.js";
-import { bytes, byId, element, say } from "./elements.js";
+import { confirmed } from "./confirm.js";
+import { bytes, element, moment, say } from "./elements.js";
 import { show } from "./preview.js";
 import { may } from "./session.js";
 
@@ -113,12 +114,8 @@ export class Job {
   }
 
   async ask() {
-    const dialog = byId("confirm");
-    byId("confirm-text").textContent = `Cancel job ${this.job.id.slice(0, 8)}? Files that are not masked yet will not be.`;
-    dialog.returnValue = "";
-    dialog.showModal();
-    await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-    if (dialog.returnValue !== "yes") return;
+    const text = `Cancel job ${this.job.id.slice(0, 8)}? Files that are not masked yet will not be.`;
+    if (!(await confirmed(text, "Keep it running", "Cancel the job"))) return;
     this.cancel.disabled = true;
     try {
       await call(`/v1/jobs/${this.job.id}:cancel`, { method: "POST" });
@@ -144,8 +141,4 @@ function sum(files, name) {
 function accounted({ frames, masked, fully_masked: fully, dropped }) {
   const rest = [fully ? `${fully} fully` : "", dropped ? `${dropped} dropped` : ""].filter(Boolean).join(", ");
   return `${masked + fully} of ${frames}${rest ? ` (${rest})` : ""}`;
-}
-
-function moment(text) {
-  return new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }

@@ -11,6 +11,11 @@ export function may(scope) {
   return session !== null && session.scopes.includes(scope);
 }
 
+// The caller's id, as the API names it.
+export function caller() {
+  return session.caller;
+}
+
 export function purpose() {
   return session.purpose;
 }

@@ -5,6 +5,7 @@ import { byId } from "./elements.js";
 import * as jobs from "./jobs.js";
 import * as live from "./live.js";
 import * as policies from "./policies.js";
+import * as requests from "./requests.js";
 import { forget, may, resume, signIn, signOut } from "./session.js";
 
 // In the order of the navigation. Each has enter(rest of the address) and leave().
@@ -12,6 +13,7 @@ const PLACES = {
   live: { scope: "cameras:read", ...live },
   jobs: { scope: "jobs:read", ...jobs },
   policies: { scope: "policies:read", ...policies },
+  requests: { scope: "subjects:read", ...requests },
 };
 
 let here = null;
@@ -46,6 +48,7 @@ function showSession(session) {
 function showSignIn() {
   if (here in PLACES) PLACES[here].leave();
   jobs.forget();
+  requests.forget();
   here = "sign-in";
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== here;
