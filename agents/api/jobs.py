@@ -121,11 +121,7 @@ def get(
     job: str, request: Request, response: Response, caller: Reader, desk: TheDesk, _: IfNoneMatch = None
 ) -> Job | Response:
     found = _found(desk, job, caller)
-    tag = {"ETag": conditions.etag(request, f"{found.id}/{found.version}")}
-    if conditions.unchanged(request, f"{found.id}/{found.version}"):
-        return Response(status_code=304, headers=tag)
-    response.headers.update(tag)
-    return found
+    return conditions.answer(request, response, f"{found.id}/{found.version}", found)
 
 
 @router.post(

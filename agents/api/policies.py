@@ -102,15 +102,13 @@ def get_policy(
     entry = standing.policies.look(lambda register: register.in_force.get(name))
     if entry is None or not covers(caller.cameras, name):
         raise HTTPException(404, NONE)
-    headers = {"ETag": conditions.etag(request, _state(entry) or "")}
+    state = _state(entry) or ""
     if isinstance(entry, NoPolicy):
+        headers = {"ETag": conditions.etag(request, state)}
         raise HTTPException(
             409, f"it is not valid, so frames are fully masked: {entry.detail}; PUT a valid one", headers
         )
-    if conditions.unchanged(request, _state(entry) or ""):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return entry.policy
+    return conditions.answer(request, response, state, entry.policy)
 
 
 @router.put(

@@ -133,12 +133,7 @@ def get(
     id: str, request: Request, response: Response, caller: Reading, requests: Known, _: IfNoneMatch = None
 ) -> SubjectRequest | Response:
     found = _found(requests, id, caller)
-    state = f"{found.id}/{found.version}/{found.state}"
-    tag = {"ETag": conditions.etag(request, state)}
-    if conditions.unchanged(request, state):
-        return Response(status_code=304, headers=tag)
-    response.headers.update(tag)
-    return found
+    return conditions.answer(request, response, f"{found.id}/{found.version}/{found.state}", found)
 
 
 @router.post(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from fastapi import Header, Request
+from fastapi import Header, Request, Response
 from starlette.exceptions import HTTPException
 
 from sfumato.agents.web import formats
+
+T = TypeVar("T")
 
 IfMatch = Annotated[str | None, Header(description="The ETag of the version that this changes", max_length=1000)]
 IfNoneMatch = Annotated[
@@ -33,6 +35,15 @@ def unchanged(request: Request, state: str) -> bool:
     """Whether the caller has this already: answer 304 with the ETag."""
     given = request.headers.get("if-none-match")
     return given is not None and (given.strip() == "*" or _digest(state) in _digests(given, weak=True))
+
+
+def answer(request: Request, response: Response, state: str, found: T) -> T | Response:
+    """What was read, with its ETag; 304 alone where the caller has it already."""
+    headers = {"ETag": etag(request, state)}
+    if unchanged(request, state):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return found
 
 
 def permit_change(request: Request, state: str | None) -> None:
