@@ -16,9 +16,8 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
@@ -29,6 +28,9 @@ from sfumato.agents.database import Database
 from sfumato.agents.settings import Settings
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
+
+if TYPE_CHECKING:
+    import psutil
 
 STOP_TIMEOUT = 40.0
 
@@ -140,6 +142,8 @@ class Stack:
 
     def workers(self, verb: str) -> list[int]:
         """The pids of a supervisor's workers."""
+        import psutil  # `make demo` does without what only tests and benches need
+
         return [process.pid for process in psutil.Process(self.pid(verb)).children()]
 
     def check(self, *expected_to_end: str) -> None:
@@ -175,6 +179,8 @@ class Stack:
         return sum(sum(process.cpu_times()[:2]) for process in self._family(verb))
 
     def _family(self, verb: str) -> list[psutil.Process]:
+        import psutil
+
         process = psutil.Process(self.pid(verb))
         return [process, *process.children(recursive=True)]
 
