@@ -71,11 +71,14 @@ class Settings(BaseSettings):
     detector_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for detection; 0: the cores of the machine."""
     detector_provider: Provider = Provider.OPENVINO
-    """What runs the detectors on the CPU; ``onnxruntime`` needs the extra ``onnx`` and reads ONNX graphs only."""
+    """What runs the detectors; ``onnxruntime`` and ``cuda`` need the extra ``onnx`` or ``cuda``."""
+    detector_streams: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pictures of a batch that a detector looks at at once; more pays on a GPU."""
     detector_long_side: Annotated[int, Field(ge=32, le=8192)] = 1280
     """Pictures are shrunk to this long side, in pixels, before detection; never enlarged."""
     detector_device: str = "auto"
-    """For the ultralytics detector: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: cuda where present, else cpu."""
+    """For the provider ``cuda``: ``cuda``, ``cuda:N``, or ``auto``: the first. For the ultralytics detector also
+    ``cpu``; there ``auto`` is cuda where present, else cpu."""
     detector_model: str = ""
     """For the ultralytics detector: path of a .pt, .onnx or .engine file."""
     detector_timeout: Seconds = 30.0
@@ -330,6 +333,7 @@ class Settings(BaseSettings):
     def detector_options(self) -> DetectorOptions:
         return DetectorOptions(
             threads=self.detector_threads,
+            streams=self.detector_streams,
             provider=self.detector_provider,
             long_side=self.detector_long_side,
             device=self.detector_device,

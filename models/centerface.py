@@ -7,7 +7,6 @@ Method: Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from math import ceil
 
 import cv2
@@ -18,6 +17,7 @@ from sfumato.models import tiles, weights
 from sfumato.models.boxes import Box
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
+from sfumato.models.streams import Streams
 from sfumato.models.tiles import Boxes, Scores, View
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
@@ -51,10 +51,11 @@ class CenterFace:
         self.weights_sha256 = weights.WEIGHTS["centerface"].sha256
         self._long_side = options.long_side
         self._runtime = Runtime(path, options)
+        self._streams = Streams(options.streams)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
-        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
+        return self._streams.look(self._detect, pictures, smallest)
 
     def points(self, picture: Image, box: Box) -> Points:
         """Eyes, nose tip and corners of the mouth of the face in a box, in pixels of the picture, shape (5, 2): those

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from sfumato.models import scales, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.scales import Corners
+from sfumato.models.streams import Streams
 from sfumato.models.tiles import Boxes, Scores
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
@@ -47,10 +47,11 @@ class Clp:
         self.weights_sha256 = weights.WEIGHTS["clp"].sha256
         self._long_side = options.long_side
         self._runtime = Runtime(path, options, ("loc", "conf", "landms"))
+        self._streams = Streams(options.streams)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
-        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
+        return self._streams.look(self._detect, pictures, smallest)
 
     def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
         finest = scales.finest(picture, smallest, SEEN, self._long_side)

@@ -61,20 +61,24 @@ LOWEST_SCORE = 0.05
 
 
 class Provider(StrEnum):
-    """What runs the graphs of the detectors on a CPU; ``sfumato.models.runtime`` holds one function for each."""
+    """What runs the graphs of the detectors; ``sfumato.models.runtime`` holds one function for each."""
 
     OPENVINO = "openvino"
     OPENVINO_BF16 = "openvino_bf16"
     """Computes in bfloat16: about twice as fast on CPUs that can, and other scores."""
     ONNXRUNTIME = "onnxruntime"
+    CUDA = "cuda"
+    """ONNX Runtime on an NVIDIA GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorOptions:
-    """``threads`` 0: all cores. ``long_side``: pictures are shrunk to it, in pixels, never enlarged.
-    ``provider`` is a :class:`Provider`. ``device`` and ``model`` are for detectors that let the user choose them."""
+    """``threads`` 0: all cores. ``streams``: pictures of a batch looked at at once. ``long_side``: pictures are shrunk
+    to it, in pixels, never enlarged. ``provider`` is a :class:`Provider`. ``device``: the GPU. ``model`` is for
+    detectors that let the user choose it."""
 
     threads: int = 0
+    streams: int = 1
     provider: str = Provider.OPENVINO
     long_side: int = 1280
     device: str = "auto"

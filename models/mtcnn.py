@@ -8,7 +8,6 @@ Weights: ``weights.toml``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from sfumato.models import images, tiles, weights
 from sfumato.models.detectors import DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
+from sfumato.models.streams import Streams
 from sfumato.models.tiles import Boxes, Scores
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
@@ -50,9 +50,10 @@ class Mtcnn:
         runtimes = [Runtime(weights.locate(name, options.weights_dir), options) for name in NETWORKS]
         self._propose, self._refine, self._output = runtimes
         self.weights_sha256 = weights.WEIGHTS[NETWORKS[-1]].sha256
+        self._streams = Streams(options.streams)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
-        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
+        return self._streams.look(self._detect, pictures, smallest)
 
     def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
         boxes, scores = self._proposals(picture, SEEN / (smallest or SMALLEST))

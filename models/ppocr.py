@@ -9,7 +9,6 @@ grown back. Each is taken as its rectangle of least area, which a plate is. Weig
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from sfumato.models import scales, weights
 from sfumato.models.detectors import DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
 from sfumato.models.scales import Corners
+from sfumato.models.streams import Streams
 from sfumato.models.tiles import Boxes, Scores
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
@@ -56,10 +56,11 @@ class PpOcr:
         self.weights_sha256 = weights.WEIGHTS["ppocr"].sha256
         self._long_side = options.long_side
         self._runtime = Runtime(path, options)
+        self._streams = Streams(options.streams)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
-        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
+        return self._streams.look(self._detect, pictures, smallest)
 
     def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
         finest = scales.finest(picture, smallest, SEEN, self._long_side)

@@ -1,26 +1,32 @@
-"""Runs a graph on the CPU by one of the providers; the only place that knows OpenVINO or ONNX Runtime.
+"""Runs a graph by one of the providers; the only place that knows OpenVINO or ONNX Runtime.
 
-Which is the faster one, and by how much: ``docs/decisions/0006-openvino.md``.
+Which is the faster one on a CPU, and by how much: ``docs/decisions/0006-openvino.md``; on a GPU: ``docs/gpu.md``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.models import devices
 from sfumato.models.detectors import DetectorError, DetectorOptions, Provider
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Call = Callable[[Array], list[Array]]
+Load = Callable[[], Call]
 
 COMPILED_SHAPES = 16
 """Input shapes whose compiled model OpenVINO keeps, per graph. Callers keep their shapes few: sides in steps, tiles of
@@ -34,6 +40,7 @@ SIDE = 32
 
 class Runtime:
     """One graph with one input. It is read when first called, so that a detector no policy wants costs no memory.
+    ``options.streams`` threads may call it at once.
 
     ``outputs``: the names of those wanted, in order; none: all, in the graph's order.
     Raises :class:`DetectorError` where the provider is unknown or absent, or cannot read such a graph.
@@ -45,8 +52,7 @@ class Runtime:
         except ValueError:
             known = ", ".join(Provider)
             raise DetectorError(f"SFUMATO_DETECTOR_PROVIDER: unknown {options.provider!r}; one of: {known}") from None
-        threads = options.threads or os.cpu_count() or 1
-        self._load = provider(path, threads, tuple(outputs))
+        self._load = provider(path, options, tuple(outputs))
         self._lock = Lock()
         self._call: Call | None = None
 
@@ -58,7 +64,7 @@ class Runtime:
         return self._call(batch)
 
 
-def _openvino(path: Path, threads: int, outputs: tuple[str, ...], *, precision: str = "f32") -> Callable[[], Call]:
+def _openvino(path: Path, options: DetectorOptions, outputs: tuple[str, ...], *, precision: str = "f32") -> Load:
     """Reads ONNX and TensorFlow's frozen graphs."""
     # By itself it takes one thread per physical core, which on a virtual machine may be half of them; and other
     # processes share the cores, so threads are not pinned to them. On CPUs that can it computes in bfloat16; here the
@@ -66,7 +72,8 @@ def _openvino(path: Path, threads: int, outputs: tuple[str, ...], *, precision: 
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": "NO",
-        "INFERENCE_NUM_THREADS": str(threads),
+        "INFERENCE_NUM_THREADS": str(_threads(options)),
+        "NUM_STREAMS": str(options.streams),
         "INFERENCE_PRECISION_HINT": precision,
     }
 
@@ -76,17 +83,27 @@ def _openvino(path: Path, threads: int, outputs: tuple[str, ...], *, precision: 
         seen: Counter[tuple[int, ...]] = Counter()
 
         @lru_cache(COMPILED_SHAPES)
-        def compiled(shape: tuple[int, ...]) -> Any:
+        def compiled(shape: tuple[int, ...]) -> SimpleQueue[Any]:
+            """A request for each stream; one takes one picture at a time."""
             model = graph.clone()
             model.reshape(list(shape))
-            return core.compile_model(model, "CPU", config)
+            runnable = core.compile_model(model, "CPU", config)
+            idle: SimpleQueue[Any] = SimpleQueue()
+            for _ in range(options.streams):
+                idle.put(runnable.create_infer_request())
+            return idle
 
-        def fit(shape: tuple[int, ...]) -> Any:
+        def fit(shape: tuple[int, ...]) -> SimpleQueue[Any]:
             seen[shape] += 1
             return compiled(shape if seen[shape] > SELDOM else tuple(side if side < SIDE else -1 for side in shape))
 
         def call(batch: Array) -> list[Array]:
-            result = fit(batch.shape)(batch)
+            idle = fit(batch.shape)
+            request = idle.get()
+            try:
+                result = request.infer(batch, share_inputs=True)
+            finally:
+                idle.put(request)
             return [np.asarray(result[key]) for key in outputs or range(len(result))]
 
         return call
@@ -94,13 +111,13 @@ def _openvino(path: Path, threads: int, outputs: tuple[str, ...], *, precision: 
     return load
 
 
-def _openvino_bf16(path: Path, threads: int, outputs: tuple[str, ...]) -> Callable[[], Call]:
+def _openvino_bf16(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Load:
     if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise DetectorError(
             "SFUMATO_DETECTOR_PROVIDER: this CPU does not compute in bfloat16, so openvino_bf16 would be no faster; "
             "set it to openvino"
         )
-    return _openvino(path, threads, outputs, precision="bf16")
+    return _openvino(path, options, outputs, precision="bf16")
 
 
 @cache
@@ -110,29 +127,71 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _onnxruntime(path: Path, threads: int, outputs: tuple[str, ...]) -> Callable[[], Call]:
+def _onnxruntime(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Load:
     if path.suffix != ".onnx":
         raise DetectorError(
             f"SFUMATO_DETECTOR_PROVIDER: onnxruntime cannot read {path.name}, which is no ONNX graph; "
             "set it to openvino, or leave that detector out of SFUMATO_DETECTORS"
         )
+    modules = _onnx("onnxruntime", "onnx")
+    return lambda: _call(_session(modules, path, options, ["CPUExecutionProvider"]), outputs)
+
+
+CUDA = "CUDAExecutionProvider"
+
+
+def _cuda(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Load:
+    """ONNX graphs on a GPU, in float32 as on the CPU. OpenVINO runs those of TensorFlow, which ONNX Runtime cannot
+    read, on the CPU: to leave out what they find would be worse."""
+    if path.suffix != ".onnx":
+        log.info("%s is no ONNX graph: OpenVINO runs it on the CPU", path.name)
+        return _openvino(path, options, outputs)
+    modules = _onnx("cuda", "cuda")
+    onnxruntime = modules[1]
+    if CUDA not in onnxruntime.get_available_providers():
+        raise DetectorError(
+            "SFUMATO_DETECTOR_PROVIDER: cuda needs onnxruntime-gpu, and onnxruntime is installed: pip uninstall "
+            "onnxruntime, then pip install 'sfumato[cuda]'"
+        )
+    onnxruntime.preload_dlls()  # CUDA's libraries, from the packages that pip installed
+    index = devices.cuda_index(options.device)
+    # TF32, on by default, rounds to 10 bits. Heuristics choose an algorithm without trying all of them at each size.
+    exact = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    session = _session(modules, path, options, [(CUDA, exact)])
+    if CUDA not in session.get_providers():  # it has turned to the CPU
+        raise DetectorError(
+            f"SFUMATO_DETECTOR_PROVIDER: cuda cannot use GPU {index}: check `nvidia-smi`, that the container is given "
+            "the GPU, and that its driver fits CUDA and cuDNN (docs/gpu.md); or set it to openvino"
+        )
+    return lambda: _call(session, outputs)
+
+
+def _onnx(provider: str, extra: str) -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime."""
     try:
-        onnx, onnxruntime = import_module("onnx"), import_module("onnxruntime")
+        return import_module("onnx"), import_module("onnxruntime")
     except ImportError as error:
         raise DetectorError(
-            f"SFUMATO_DETECTOR_PROVIDER: onnxruntime needs pip install 'sfumato[onnx]' ({error})"
+            f"SFUMATO_DETECTOR_PROVIDER: {provider} needs pip install 'sfumato[{extra}]' ({error})"
         ) from error
 
-    def load() -> Call:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        graph = _any_size(onnx.load(str(path)))
-        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        (source,) = session.get_inputs()
-        return lambda batch: [np.asarray(array) for array in session.run(list(outputs) or None, {source.name: batch})]
 
-    return load
+def _session(modules: tuple[Any, Any], path: Path, options: DetectorOptions, providers: Sequence[Any]) -> Any:
+    onnx, onnxruntime = modules
+    how = onnxruntime.SessionOptions()
+    how.intra_op_num_threads = _threads(options)
+    how.log_severity_level = 3
+    graph = _any_size(onnx.load(str(path)))
+    return onnxruntime.InferenceSession(graph.SerializeToString(), how, providers=providers)
+
+
+def _call(session: Any, outputs: tuple[str, ...]) -> Call:
+    (source,) = session.get_inputs()
+    return lambda batch: [np.asarray(array) for array in session.run(list(outputs) or None, {source.name: batch})]
+
+
+def _threads(options: DetectorOptions) -> int:
+    return options.threads or os.cpu_count() or 1
 
 
 def _any_size(graph: Any) -> Any:
@@ -145,9 +204,10 @@ def _any_size(graph: Any) -> Any:
     return graph
 
 
-PROVIDERS: dict[Provider, Callable[[Path, int, tuple[str, ...]], Callable[[], Call]]] = {
+PROVIDERS: dict[Provider, Callable[[Path, DetectorOptions, tuple[str, ...]], Load]] = {
     Provider.OPENVINO: _openvino,
     Provider.OPENVINO_BF16: _openvino_bf16,
     Provider.ONNXRUNTIME: _onnxruntime,
+    Provider.CUDA: _cuda,
 }
 """Each checks at once what it needs and reads the graph later."""

@@ -7,7 +7,6 @@ Weight: ``weights.toml``; a frozen graph of TensorFlow with one class, which Ope
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from math import ceil, log
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from sfumato.models import tiles, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorOptions, Image, Smallest, Threshold
 from sfumato.models.runtime import Runtime
+from sfumato.models.streams import Streams
 from sfumato.models.tiles import Boxes, Scores, View
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
@@ -43,10 +43,11 @@ class Ssdlite:
         path = weights.locate("ssdlite", options.weights_dir)
         self.weights_sha256 = weights.WEIGHTS["ssdlite"].sha256
         self._runtime = Runtime(path, options, outputs=("detection_boxes:0", "detection_scores:0"))
+        self._streams = Streams(options.streams)
 
     def detect(self, pictures: Sequence[Image], smallest: Smallest = None) -> list[tuple[Detection, ...]]:
         """Raises :class:`~sfumato.models.tiles.TooManyViews`."""
-        return [self._detect(*asked) for asked in zip(pictures, smallest or repeat(None), strict=False)]
+        return self._streams.look(self._detect, pictures, smallest)
 
     def _detect(self, picture: Image, smallest: int | None) -> tuple[Detection, ...]:
         height, width = picture.shape[:2]

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sfumato.models import weights
+from sfumato.models import devices, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorError, DetectorOptions, Image, Smallest, Threshold
 from sfumato.schemas.detection import Detection, DetectorName, Target
 
@@ -59,7 +59,7 @@ class Yolo:
         """:class:`DetectorError` where the model, the device or the extra will not do; nothing is downloaded."""
         path = _model_file(options.model)
         ultralytics, torch = _ultralytics()
-        device = choose_device(options.device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        device = devices.choose(options.device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
         _check_runtime(path, device)
         self.weights_sha256 = weights.sha256(path)
         self._long_side = options.long_side
@@ -137,24 +137,6 @@ def map_classes(names: Mapping[int, str]) -> dict[int, Target]:
             "give a model with class names that docs/gpu.md lists"
         )
     return found
-
-
-def choose_device(asked: str, gpus: int) -> str:
-    """``cpu`` or ``cuda:N`` for ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` where so many GPUs are present."""
-    if asked == "auto":
-        return "cuda:0" if gpus else "cpu"
-    if asked == "cpu":
-        return asked
-    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", asked)
-    if not match:
-        raise DetectorError(f"SFUMATO_DETECTOR_DEVICE: {asked!r} is not auto, cpu, cuda or cuda:N")
-    index = int(match[1] or 0)
-    if index >= gpus:
-        raise DetectorError(
-            f"SFUMATO_DETECTOR_DEVICE: {asked} asked for, but {gpus} CUDA device(s) found: check `nvidia-smi` and that "
-            "the container is given the GPU, or set it to cpu"
-        )
-    return f"cuda:{index}"
 
 
 def _model_file(model: str) -> Path:

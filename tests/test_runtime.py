@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import Settings, load
-from sfumato.models import runtime
+from sfumato.models import devices, runtime
 from sfumato.models.detectors import DetectorError, DetectorOptions, Provider
 from sfumato.models.runtime import Runtime
 from sfumato.models.weights import WEIGHTS
@@ -107,3 +108,77 @@ def test_an_absent_provider_says_what_to_install(graph, monkeypatch, absent):
 def test_onnxruntime_refuses_a_graph_of_tensorflow(tmp_path):
     with pytest.raises(DetectorError, match=r"cannot read graph\.pb.*set it to openvino"):
         Runtime(tmp_path / "graph.pb", options(provider="onnxruntime"))
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """The GPU's provider as on a machine without one: its lines run, and ONNX Runtime computes on the CPU."""
+    import onnxruntime
+
+    asked = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, graph, how, providers):
+            asked.extend(providers)
+            super().__init__(graph, how, providers=[name for name, _ in providers])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(runtime, "CUDA", "CPUExecutionProvider")
+    return asked
+
+
+def test_a_gpu_gives_the_same_maps_in_float32(graph, on_cpu):
+    picture = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
+    run = Runtime(graph, options(provider="cuda", device="cuda:1"))
+    ((_, how),) = on_cpu  # asked for before the first picture: a worker without a GPU does not start
+    assert (how["device_id"], how["use_tf32"]) == ("1", "0")
+    for a, b in zip(run(picture), Runtime(graph, options())(picture), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
+    with pytest.raises(DetectorError, match=r"cuda needs onnxruntime-gpu.*pip install 'sfumato\[cuda\]'"):
+        Runtime(graph, options(provider="cuda"))
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [runtime.CUDA])
+    with pytest.raises(DetectorError, match=r"cuda cannot use GPU 2: check `nvidia-smi`"):
+        Runtime(graph, options(provider="cuda", device="cuda:2"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DetectorError, match=r"cuda needs pip install 'sfumato\[cuda\]'"):
+        Runtime(graph, options(provider="cuda"))
+
+
+def test_graphs_of_tensorflow_stay_on_the_cpu(caplog):
+    caplog.set_level("INFO")
+    path = fetch(WEIGHTS["ssdlite"], load().weights_dir)
+    scores = ("detection_scores:0",)
+    picture = np.random.default_rng(0).integers(0, 255, (1, 300, 300, 3), np.uint8)
+    (found,), (same,) = (Runtime(path, options(provider=name), scores)(picture) for name in ("cuda", "openvino"))
+    np.testing.assert_array_equal(found, same)
+    assert "is no ONNX graph: OpenVINO runs it on the CPU" in caplog.text
+
+
+def test_the_device_is_the_one_asked_for():
+    assert devices.choose("auto", 0) == devices.choose("cpu", 0) == devices.choose("cpu", 2) == "cpu"
+    assert devices.choose("auto", 2) == devices.choose("cuda", 2) == "cuda:0"
+    assert devices.choose("cuda:1", 2) == "cuda:1"
+    assert (devices.cuda_index("auto"), devices.cuda_index("cuda"), devices.cuda_index("cuda:3")) == (0, 0, 3)
+    for asked, gpus in (("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)):
+        with pytest.raises(DetectorError, match=rf"{asked} asked for, but {gpus} CUDA device.*set it to cpu"):
+            devices.choose(asked, gpus)
+    for asked in ("", "gpu", "cuda:", "cuda:-1", "0", "mps", "CUDA"):
+        with pytest.raises(DetectorError, match="is not auto, cuda or cuda:N"):
+            devices.choose(asked, 2)
+    with pytest.raises(DetectorError, match="'cpu' is not"):
+        devices.cuda_index("cpu")
+
+
+@pytest.mark.parametrize("provider", EXACT)
+def test_several_threads_at_once_get_each_their_own_maps(graph, provider):
+    run = Runtime(graph, options(provider=provider, streams=4))
+    pictures = [np.full((1, 3, 64, 64), value, np.float32) for value in range(0, 256, 8)]
+    alone = [run(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, pictures * 4))
+    for one, other in zip(alone * 4, together, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)

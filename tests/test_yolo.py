@@ -14,7 +14,7 @@ import pytest
 
 from sfumato.models import detectors, weights
 from sfumato.models.detectors import LOWEST_SCORE, DetectorError, DetectorOptions
-from sfumato.models.yolo import CLASSES, MOST_BOXES, Yolo, choose_device, map_classes
+from sfumato.models.yolo import CLASSES, MOST_BOXES, Yolo, map_classes
 from sfumato.schemas.detection import Target
 
 pytestmark = pytest.mark.skipif(find_spec("ultralytics") is None, reason="the extra gpu is not installed")
@@ -250,18 +250,6 @@ def test_a_tensorrt_engine_needs_a_gpu_and_its_package(tmp_path, monkeypatch):
         yolo._check_runtime(tmp_path / "model.onnx", "cuda:0")
     with pytest.raises(DetectorError, match=r"pip install onnxruntime$"):
         yolo._check_runtime(tmp_path / "model.onnx", "cpu")
-
-
-def test_the_device_is_the_one_asked_for():
-    assert choose_device("auto", 0) == choose_device("cpu", 0) == choose_device("cpu", 2) == "cpu"
-    assert choose_device("auto", 2) == choose_device("cuda", 2) == "cuda:0"
-    assert choose_device("cuda:1", 2) == "cuda:1"
-    for asked, gpus in (("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)):
-        with pytest.raises(DetectorError, match=rf"{asked} asked for, but {gpus} CUDA device.*set it to cpu"):
-            choose_device(asked, gpus)
-    for asked in ("", "gpu", "cuda:", "cuda:-1", "0", "mps", "CUDA"):
-        with pytest.raises(DetectorError, match="is not auto, cpu, cuda or cuda:N"):
-            choose_device(asked, 2)
 
 
 def test_cuda_is_refused_where_there_is_none(model_file, monkeypatch):
