@@ -29,7 +29,7 @@ Call = Callable[[Array], list[Array]]
 Load = Callable[[], Call]
 
 COMPILED_SHAPES = 16
-"""Input shapes whose compiled model OpenVINO keeps, per graph. Callers keep their shapes few: sides in steps, tiles of
+"""Input shapes whose compiled model is kept, per graph. Callers keep their shapes few: sides in steps, tiles of
 one size."""
 SELDOM = 8
 """So often a shape goes through a model for any height and width, before it gets a compiled model of its own: that one
@@ -57,11 +57,15 @@ class Runtime:
         self._call: Call | None = None
 
     def __call__(self, batch: Array) -> list[Array]:
-        """``batch`` in the type and layout of the graph's input, of any size that the graph allows."""
+        """``batch`` in the type and layout of the graph's input, of any size that the graph allows. Raises RuntimeError
+        where what comes out is not finite: a detector would take it for a picture without objects."""
         with self._lock:
             if self._call is None:
                 self._call = self._load()
-        return self._call(batch)
+        found = self._call(batch)
+        if not all(np.isfinite(array).all() for array in found):
+            raise RuntimeError("the network's output is not finite")
+        return found
 
 
 def _openvino(path: Path, options: DetectorOptions, outputs: tuple[str, ...], *, precision: str = "f32") -> Load:
@@ -138,6 +142,14 @@ def _onnxruntime(path: Path, options: DetectorOptions, outputs: tuple[str, ...])
 
 
 CUDA = "CUDAExecutionProvider"
+EXACT = {
+    "use_tf32": "0",  # on by default: it rounds what is multiplied to 10 bits
+    "cudnn_conv_algo_search": "HEURISTIC",  # does not try all of them for each shape
+    "arena_extend_strategy": "kSameAsRequested",  # takes less memory, for every shape has a session of its own
+}
+"""As exact as the CPU. ``fuse_conv_bias``, which would plan sooner, gave wrong maps (``docs/gpu.md``)."""
+TOLERANCE = 0.01
+"""By so much, absolute or relative, what the GPU gives may differ from what the CPU gives."""
 
 
 def _cuda(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Load:
@@ -154,16 +166,36 @@ def _cuda(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Loa
             "onnxruntime, then pip install 'sfumato[cuda]'"
         )
     onnxruntime.preload_dlls()  # CUDA's libraries, from the packages that pip installed
+    _cuda_session(modules, path, options)  # a worker that cannot use its GPU does not start
+    on_cpu = cache(lambda: _session(modules, path, options, ["CPUExecutionProvider"]))
+
+    # A session plans its convolutions anew whenever the shape of its input changes, CenterFace's in more than a second.
+    @lru_cache(COMPILED_SHAPES)
+    def session(shape: tuple[int, ...]) -> Any:
+        made = _cuda_session(modules, path, options)
+        _check(made, on_cpu(), shape)
+        return made
+
+    return lambda: lambda batch: _call(session(batch.shape), outputs)(batch)
+
+
+def _check(on_gpu: Any, on_cpu: Any, shape: tuple[int, ...]) -> None:
+    """Whether a GPU's plan for inputs of this shape computes what the graph says: a wrong one would find no face."""
+    noise = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    for ours, theirs in zip(_call(on_gpu, ())(noise), _call(on_cpu, ())(noise), strict=True):
+        if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
+            raise DetectorError(f"the GPU does not give what the CPU gives for an input of shape {shape}")
+
+
+def _cuda_session(modules: tuple[Any, Any], path: Path, options: DetectorOptions) -> Any:
     index = devices.cuda_index(options.device)
-    # TF32, on by default, rounds to 10 bits. Heuristics choose an algorithm without trying all of them at each size.
-    exact = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    session = _session(modules, path, options, [(CUDA, exact)])
+    session = _session(modules, path, options, [(CUDA, {**EXACT, "device_id": str(index)})])
     if CUDA not in session.get_providers():  # it has turned to the CPU
         raise DetectorError(
             f"SFUMATO_DETECTOR_PROVIDER: cuda cannot use GPU {index}: check `nvidia-smi`, that the container is given "
             "the GPU, and that its driver fits CUDA and cuDNN (docs/gpu.md); or set it to openvino"
         )
-    return lambda: _call(session, outputs)
+    return session
 
 
 def _onnx(provider: str, extra: str) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,29 +112,51 @@ def test_onnxruntime_refuses_a_graph_of_tensorflow(tmp_path):
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    """The GPU's provider as on a machine without one: its lines run, and ONNX Runtime computes on the CPU."""
+def gpu(monkeypatch):
+    """The GPU's provider on a machine without one: its lines run, and ONNX Runtime computes on the CPU."""
     import onnxruntime
 
-    asked = []
+    made = SimpleNamespace(asked=[], wrong=0.0)
 
     class Session(onnxruntime.InferenceSession):
         def __init__(self, graph, how, providers):
-            asked.extend(providers)
-            super().__init__(graph, how, providers=[name for name, _ in providers])
+            self.is_gpu = not isinstance(providers[0], str)
+            if self.is_gpu:
+                made.asked.append(providers[0][1])
+            super().__init__(graph, how, providers=["CPUExecutionProvider"])
+
+        def run(self, *arguments):
+            return [array + (made.wrong if self.is_gpu else 0.0) for array in super().run(*arguments)]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(runtime, "CUDA", "CPUExecutionProvider")
-    return asked
+    return made
 
 
-def test_a_gpu_gives_the_same_maps_in_float32(graph, on_cpu):
+def test_a_gpu_gives_the_same_maps_in_float32(graph, gpu):
     picture = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 96)).astype(np.float32)
     run = Runtime(graph, options(provider="cuda", device="cuda:1"))
-    ((_, how),) = on_cpu  # asked for before the first picture: a worker without a GPU does not start
+    (how,) = gpu.asked  # asked for before the first picture: a worker that cannot use its GPU does not start
     assert (how["device_id"], how["use_tf32"]) == ("1", "0")
     for a, b in zip(run(picture), Runtime(graph, options())(picture), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3)
+    run(picture)
+    assert len(gpu.asked) == 2
+    run(picture[:, :, :32])  # another shape has a session of its own: one whose shape changes is slow
+    run(picture)
+    assert len(gpu.asked) == 3
+
+
+def test_a_gpu_that_computes_something_else_is_not_believed(graph, gpu):
+    """Seen with an option of ONNX Runtime: maps without faces."""
+    run = Runtime(graph, options(provider="cuda"))
+    gpu.wrong = 0.1
+    for _ in range(2):
+        with pytest.raises(DetectorError, match=r"does not give what the CPU gives .* \(1, 3, 32, 64\)"):
+            run(np.zeros((1, 3, 32, 64), np.float32))
+    gpu.wrong = np.nan
+    with pytest.raises(DetectorError, match="does not give"):
+        run(np.zeros((1, 3, 32, 64), np.float32))
 
 
 def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
