@@ -14,14 +14,12 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from faust.types import TP
 
-from sfumato.agents import anonymize, metrics
-from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
+from sfumato.agents import exits, metrics
 from sfumato.agents.ledger.book import Book, Rules
 from sfumato.agents.ledger.bulk import BulkReader
 from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
@@ -104,7 +102,7 @@ class Sealer:
     async def run(self, app: Any, stream: Any, reports: ReportStore) -> None:
         self._reports = reports
         ticking = asyncio.create_task(self._tick(app))
-        ticking.add_done_callback(_leave_on_failure)
+        ticking.add_done_callback(exits.restart_on_failure)
         async for events in stream.noack_take(CHUNK, within=self._settings.batch_wait):
             async with self._busy:
                 try:
@@ -277,11 +275,6 @@ def _assigned(app: Any) -> set[Place]:
     return {Place(tp.topic, tp.partition) for tp in app.consumer.assignment()}
 
 
-def _leave_on_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        anonymize.leave(repr(task.exception()), EXIT_RESTART)
-
-
 def known_policies(store: PolicyStore) -> Any:
     """A function that gives the SHA-256 of a policy as it was set, by name and version; None where nobody set it."""
 
@@ -300,7 +293,7 @@ def make_book(settings: Settings, keys: Keys, policies: PolicyStore) -> Book:
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
-    try:
+    with exits.starting(KeyFileError, HeadError):
         keys = load(settings)
         policies, heads = PolicyStore(settings, keep_history=True), HeadStore(settings, keys)
         await asyncio.to_thread(policies.start)
@@ -309,11 +302,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         reports = ReportStore(settings, newest and min(newest, datetime.now(UTC)) - REPORTS_BEFORE)
         await asyncio.to_thread(reports.start)
         metrics.serve(settings)
-    except (KeyFileError, HeadError) as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
-        anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
-    try:
+    with exits.working(HeadError):
         producer = Producer(settings, client_id="sfumato-ledger")
         sealer = Sealer(settings, keys, make_book(settings, keys, policies), producer, heads)
         # A segment may stay open, and its events unacknowledged, for so long.
@@ -323,7 +312,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         Watchdog(
             app,
             patient,
-            partial(anonymize.leave, status=EXIT_RESTART),
+            exits.restart,
             assigned=metrics.LEDGER_ASSIGNED,
             lag=metrics.LEDGER_LAG,
             progress=lambda: sealer.taken,
@@ -335,10 +324,3 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
 
         app.on_before_shutdown.connect(finish, weak=False)  # before Faust stops streams and consumer
         await sealer.run(app, stream, reports)
-    except asyncio.CancelledError:
-        anonymize.end_within(SHUTDOWN_TIMEOUT)
-        raise
-    except HeadError as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
-        anonymize.leave(repr(error), EXIT_RESTART)
