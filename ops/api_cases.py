@@ -20,7 +20,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import events, from_schema
 
-from sfumato.agents.api import jobs, subject_requests, uploads, usage
+from sfumato.agents.api import uploads, usage
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import ROUTES
 from sfumato.agents.search import Positions
@@ -167,15 +167,13 @@ def _teach(client: httpx.Client) -> None:
         known.tidy(case, response)
 
     names, ids = st.text("abcxyz", max_size=5), st.text("0123456789abcdef", min_size=32, max_size=32)
+    moments = st.datetimes(timezones=st.just(UTC))
     offsets = st.dictionaries(st.integers(0, 3), st.integers(0, 9), max_size=4)
     places = {
         "cursor": st.builds(paging.After, after=names),
         "search-cursor": st.builds(Positions, offsets=offsets),
         "usage-cursor": st.builds(usage.Place, day=st.dates(), caller=names),
-        "subject-request-cursor": st.builds(
-            subject_requests.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids
-        ),
-        "job-cursor": st.builds(jobs.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids),
+        **dict.fromkeys(("job-cursor", "subject-request-cursor"), st.builds(paging.Before, created_at=moments, id=ids)),
     }
     for name, strategy in places.items():
         schemathesis.openapi.format(name, strategy.map(paging.write))
