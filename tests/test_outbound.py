@@ -15,11 +15,7 @@ import trustme
 
 from sfumato.agents.files import outbound as outbound_module
 from sfumato.agents.files.outbound import FailedError, Outbound, OutboundError, RefusedError, public
-from sfumato.agents.files.uploads import import_url
 from sfumato.agents.settings import Settings, SettingsError
-from sfumato.models.content import ContentError
-from tests.test_uploads import blobs
-from tests.uploading import film, make_uploads
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 LOOPBACK = ["127.0.0.0/8"]
@@ -467,25 +463,3 @@ def test_public_is_what_the_registries_say():
     import ipaddress
 
     assert not any(public(ipaddress.ip_address(text)) for text in PRIVATE)
-
-
-def test_a_source_url_becomes_an_upload(server, ca, tmp_path):
-    settings = Settings(state_dir=tmp_path / "state")
-    uploads, data = make_uploads(settings), film()
-    server.answers["/media/Stra%C3%9Fe.mp4"] = plain(data)
-    server.answers["/page"] = plain(b"<html>not found")
-    guard, url = outbound(ca, resolve=resolver("127.0.0.1")), f"https://dam.example:{server.port}"
-    seen: list[int] = []
-    id = import_url(uploads, guard, f"{url}/media/Stra%C3%9Fe.mp4", "key:1", most=len(data), arrived=seen.append)
-    state = uploads.get(id, "key:1")
-    assert (state.kind, state.length, state.details) == ("video/mp4", len(data), {"filename": "Straße.mp4"})
-    assert seen[-1] == len(data)
-    with uploads.open(id) as file:
-        assert file.readall() == data
-    uploads.delete(id)
-    with pytest.raises(ContentError):
-        import_url(uploads, guard, f"{url}/page", "key:1", most=1000)
-    with pytest.raises(FailedError):
-        import_url(uploads, guard, f"{url}/media/Stra%C3%9Fe.mp4", "key:1", most=len(data) - 1)
-    assert not blobs(settings)
-    uploads._database.close()
