@@ -20,11 +20,11 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import events, from_schema
 
-from sfumato.agents.api import uploads, usage
+from sfumato.agents.api import usage
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import ROUTES
 from sfumato.agents.search import Positions
-from sfumato.agents.web import formats, openapi, paging
+from sfumato.agents.web import formats, openapi, paging, tus
 from sfumato.models import images
 from sfumato.schemas.job import JobRequest
 
@@ -153,7 +153,7 @@ def _teach(client: httpx.Client) -> None:
     schemathesis.hooks.unregister_all()
     pictures = _pictures()
     known = _Known(client, pictures)
-    for kind in (*RESOURCE, uploads.BODY, *pictures):
+    for kind in (*RESOURCE, tus.BODY, *pictures):
         schemathesis.openapi.media_type(kind, st.just(pictures.get(kind, b"")))
         # As it is sent: a body that is put into a case would be held against the schema of a text, and found wrong.
         schemathesis.serializer(kind)(lambda context, value: known.body(context.case))
@@ -199,7 +199,7 @@ class _Known:
         """The case with what is there in it."""
         operation, parameters, turn = _name(case), case.path_parameters or {}, next(self._turn)
         positive = case.meta is not None and case.meta.generation.mode.is_positive
-        if case.media_type == uploads.BODY and _wants_wrong_body(case):
+        if case.media_type == tus.BODY and _wants_wrong_body(case):
             case.headers["Upload-Checksum"] = CHECKSUM
         if positive and turn % 3 == 0 and operation == "createJob" and case.media_type == formats.JSON:
             case.body = self._job_request()
@@ -231,7 +231,7 @@ class _Known:
 
     def _job_request(self) -> dict[str, Any]:
         picture = self._pictures["image/png"]
-        headers = {"Tus-Resumable": uploads.VERSION, "Upload-Length": str(len(picture)), "Content-Type": uploads.BODY}
+        headers = {"Tus-Resumable": tus.VERSION, "Upload-Length": str(len(picture)), "Content-Type": tus.BODY}
         upload = self._post("/v1/uploads", headers=headers, content=picture).headers["location"].rpartition("/")[2]
         return {"files": [{"upload": upload}], "purpose": "made-up requests"}
 

@@ -22,7 +22,6 @@ from starlette.requests import Request
 from sfumato.agents import cameras, policy_files, reader, shares
 from sfumato.agents.access import tokens
 from sfumato.agents.access.tokens import TokenError, Tokens
-from sfumato.agents.api import uploads
 from sfumato.agents.cameras import CameraError
 from sfumato.agents.dossier.controller import ControllerError, read_controller
 from sfumato.agents.evidence import inventory
@@ -41,7 +40,7 @@ from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import FloorError, PolicyError
 from sfumato.agents.settings import Settings
 from sfumato.agents.shares import ShareError
-from sfumato.agents.web import formats, paging, receive
+from sfumato.agents.web import formats, paging, receive, tus
 from sfumato.agents.web.paging import After
 from sfumato.models import bitstream, content, disguise, film_index, film_metadata, images, picture_metadata, xmp
 from sfumato.models.bitstream import BitstreamError, ParameterSets
@@ -220,9 +219,9 @@ def tus_headers(data: bytes) -> object:
     names = (b"upload-checksum", b"upload-metadata", b"upload-length", b"upload-offset", b"upload-defer-length")
     given = [(name, value) for name, value in zip(names, data.split(b"\n"), strict=False) if value]
     request = Request({"type": "http", "headers": given})
-    uploads._checksum(request)
-    uploads._said(request.headers.get("upload-metadata", ""))
-    return [uploads._number(request, header) for header in ("upload-length", "upload-offset")]
+    tus.checksum(request)
+    tus.metadata(request.headers.get("upload-metadata", ""))
+    return [tus.number(request, header) for header in ("upload-length", "upload-offset")]
 
 
 def form(data: bytes) -> object:

@@ -24,6 +24,7 @@ from tusclient.exceptions import TusCommunicationError
 from sfumato.agents.api import uploads as api
 from sfumato.agents.files.sealing import SEGMENT
 from sfumato.agents.settings import Settings
+from sfumato.agents.web.tus import EXTENSIONS
 from sfumato.schemas.scope import Scope
 from tests.calling import bearer, secret
 from tests.test_bridge import Bridge
@@ -101,7 +102,7 @@ def test_options_say_what_there_is(client, settings):
         assert response.status_code == 204
         assert response.headers["tus-version"] == "1.0.0"
         assert response.headers["tus-max-size"] == str(settings.upload_max_bytes)
-        assert response.headers["tus-extension"] == api.EXTENSIONS
+        assert response.headers["tus-extension"] == EXTENSIONS
         assert response.headers["tus-checksum-algorithm"] == "sha1,sha256"
 
 
