@@ -19,7 +19,7 @@ from typing import Any
 
 from faust.types import TP
 
-from sfumato.agents import exits, metrics
+from sfumato.agents import exits, messages, metrics
 from sfumato.agents.ledger.book import Book, Rules
 from sfumato.agents.ledger.bulk import BulkReader
 from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
@@ -32,6 +32,7 @@ from sfumato.agents.produce import Producer, deliver
 from sfumato.agents.settings import Settings
 from sfumato.agents.transport import UNREADABLE
 from sfumato.agents.watch import Watchdog
+from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import Message
 from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER, LEDGER_HEADS, Topic
 
@@ -264,10 +265,10 @@ def _checkpoint(note: str) -> Message:
     return Message(origin.rpartition("/")[2].encode(), note.encode(), [("content-type", b"text/plain; charset=utf-8")])
 
 
-def _headers(message: Any) -> list[tuple[str, bytes | None]]:
+def _headers(message: Any) -> Headers:
     try:
-        return list(message.headers() or ())
-    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
+        return messages.headers(message)
+    except EnvelopeError:
         return []
 
 
