@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -15,6 +17,7 @@ from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import Topic
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Take = Callable[[bytes | None, bytes | None, datetime], None]
 """Is given each message's key and value, and when it was written, in order."""
@@ -78,3 +81,13 @@ class Follower(threading.Thread):
             self._take(messages.key(message), messages.value(message), at)
         except Exception:  # the thread must go on: a later message may suspend a camera
             log.exception("a message of %s was not taken", self._topic)
+
+
+def drain(queue: SimpleQueue[T]) -> list[T]:
+    """What lies in a queue that a follower fills."""
+    found = []
+    while True:
+        try:
+            found.append(queue.get_nowait())
+        except Empty:
+            return found
