@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from sfumato.agents import metrics, provision
+from sfumato.agents import exits, metrics, provision
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.sealing import Opener
@@ -46,10 +44,6 @@ from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED, FRAMES_RAW, MAX_MES
 
 log = logging.getLogger(__name__)
 
-EXIT_CONFIGURATION = 78
-"""Exit status for what a restart cannot mend (sysexits.h: EX_CONFIG); the supervisor then stops."""
-EXIT_RESTART = 75
-"""Exit status that asks the supervisor for a fresh process (sysexits.h: EX_TEMPFAIL)."""
 UNMENDED = (
     FloorError,
     detectors.DetectorError,
@@ -58,7 +52,6 @@ UNMENDED = (
     stores.KeySettingsError,
 )
 """What a restart does not mend."""
-SHUTDOWN_TIMEOUT = 10.0
 ENVELOPE_BYTES = 512 * 1024
 """Room left in a message for headers, in bytes."""
 
@@ -245,7 +238,7 @@ class Worker:
             for service in (self._deliver_all(stream), self._close_idle(), self._release_due())
         ]
         for service in (delivering, *computing):
-            service.add_done_callback(_leave_on_failure)
+            service.add_done_callback(exits.restart_on_failure)
         try:
             async for events in stream.noack_take(self._settings.batch_size, within=self._settings.batch_wait):
                 metrics.BATCH_SIZE.observe(len(events))
@@ -323,32 +316,13 @@ class Worker:
             metrics.HELD.set(self.acknowledger.held)
             if timed_out:
                 await stream.app.consumer.commit()
-                leave("a detection hung", EXIT_RESTART)
+                exits.restart("a detection hung")
 
 
 def _record(event: Any) -> Record:
     message = event.message
     origin = Origin(topic=message.topic, partition=message.partition, offset=message.offset)
     return Record(message.key, message.value, list(message.headers or ()), origin)
-
-
-def _leave_on_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        leave(repr(task.exception()), EXIT_RESTART)
-
-
-def leave(why: str, status: int) -> NoReturn:
-    """End the process at once: what was not acknowledged is replayed by the next one."""
-    log.critical("leaving: %s", why)
-    logging.shutdown()
-    os._exit(status)
-
-
-def end_within(seconds: float) -> None:
-    """End the process even where a thread of a library would keep it from ending."""
-    timer = threading.Timer(seconds, leave, ("shutdown took too long", 0))
-    timer.daemon = True
-    timer.start()
 
 
 def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStore) -> Anonymizer:
@@ -372,24 +346,15 @@ def build(settings: Settings, policies: PolicyStore, suspensions: SuspensionStor
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
-    try:
+    with exits.starting(*UNMENDED):
         policies, suspensions = PolicyStore(settings, read_floor(settings)), SuspensionStore(settings)
         await asyncio.to_thread(policies.start)
         await asyncio.to_thread(suspensions.start)
         await asyncio.to_thread(provision.check, settings, (FRAMES_RAW,))
         anonymizer = await asyncio.to_thread(build, settings, policies, suspensions)
         metrics.serve(settings)
-        Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()
-    except UNMENDED as error:
-        leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
-        leave(f"cannot start: {error!r}", EXIT_RESTART)
-    try:
+        Watchdog(app, settings, exits.restart).start()
+    with exits.working():
         worker = Worker(settings, anonymizer, Producer(settings, client_id="sfumato-anonymize"))
         app.on_partitions_revoked.connect(lambda *_, **__: worker.acknowledger.clear(), weak=False)
         await worker.run(stream)
-    except asyncio.CancelledError:
-        end_within(SHUTDOWN_TIMEOUT)
-        raise
-    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
-        leave(repr(error), EXIT_RESTART)

@@ -18,12 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
-from sfumato.agents import anonymize, metrics
+from sfumato.agents import exits, metrics
 from sfumato.agents.access.usage import Usage
-from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
 from sfumato.agents.credentials import Credentials, CredentialsError
 from sfumato.agents.database import Database, DatabaseError
 from sfumato.agents.files.blobs import BlobError, Blobs
@@ -53,6 +51,17 @@ SLOWEST = 100_000.0
 """and the bytes a second that it must send: a worker does nothing else meanwhile."""
 LEFTOVER = 86_400.0
 """Seconds after which a folder of masked, unfinished files belongs to a worker that died."""
+UNMENDED = (
+    FloorError,
+    DatabaseError,
+    BlobError,
+    SealError,
+    SettingsError,
+    CredentialsError,
+    detectors.DetectorError,
+    weights.WeightError,
+)
+"""What a restart does not mend."""
 
 
 class Archivist:
@@ -147,7 +156,7 @@ class Worker:
 
     async def run(self, stream: Any) -> None:
         working = asyncio.create_task(self._work(stream))
-        working.add_done_callback(_leave_on_failure)
+        working.add_done_callback(exits.restart_on_failure)
         try:
             async for events in stream.noack_take(TAKEN, within=0.02):
                 self._held += [(self.revoked, event) for event in events]
@@ -167,11 +176,6 @@ class Worker:
             for revoked, event in held:
                 if revoked == self.revoked:
                     await stream.ack(event)
-
-
-def _leave_on_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        anonymize.leave(repr(task.exception())[:500], EXIT_RESTART)
 
 
 def build(settings: Settings) -> tuple[Archivist, Desk]:
@@ -197,7 +201,7 @@ def tidy(settings: Settings) -> None:
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
-    try:
+    with exits.starting(*UNMENDED):
         archivist, desk = await asyncio.to_thread(build, settings)
         desk.start("sfumato-archive")
         archivist.announce = desk.announce
@@ -205,18 +209,12 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         Watchdog(
             app,
             settings,
-            partial(anonymize.leave, status=EXIT_RESTART),
+            exits.restart,
             assigned=metrics.ARCHIVE_ASSIGNED,
             lag=metrics.ARCHIVE_LAG,
             progress=lambda: archivist.progress,
         ).start()
-    except (FloorError, DatabaseError, BlobError, SealError, SettingsError, CredentialsError) as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except (detectors.DetectorError, weights.WeightError) as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
-        anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
-    try:
+    with exits.working():
         worker = Worker(archivist)
 
         def revoked(*_: Any, **__: Any) -> None:
@@ -224,9 +222,3 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
 
         app.on_partitions_revoked.connect(revoked, weak=False)
         await worker.run(stream)
-    except asyncio.CancelledError:
-        archivist.stopping.set()
-        anonymize.end_within(SHUTDOWN_TIMEOUT)
-        raise
-    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
-        anonymize.leave(repr(error), EXIT_RESTART)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sfumato.agents import toml_files
 from sfumato.agents.sources import LOCAL_SCHEMES, SOURCES
+from sfumato.agents.toml_files import TomlFileError
 from sfumato.schemas.audit import summary
 from sfumato.schemas.cloudevent import CAMERA_ID
 from sfumato.schemas.fault import Fault
@@ -76,23 +77,10 @@ class Camera(BaseModel):
 def read_file(path: Path) -> list[Camera]:
     """The cameras of a TOML file with one ``[[camera]]`` table each; :class:`CameraError` names what is wrong."""
     try:
-        text = path.read_text()
-        document: dict[str, Any] = tomllib.loads(text)
-    except UnicodeDecodeError:
-        raise CameraError(f"{path}: not UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        tables = toml_files.tables(path, "camera")
+    except TomlFileError as error:
         raise CameraError(f"{path}: {error}") from None
-    except OSError as error:
-        raise CameraError(f"{path}: {error.strerror}") from None
-    if unknown := document.keys() - {"camera"}:
-        raise CameraError(f"{path}: unknown key {', '.join(sorted(unknown))}; known: [[camera]]")
-    rows = document.get("camera")
-    if not isinstance(rows, list) or not rows:
-        raise CameraError(f"{path}: holds no [[camera]]")
-    starts = [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*camera\s*\]\]", line)]
-    places = [f", line {n}" for n in starts] if len(starts) == len(rows) else [""] * len(rows)
-    numbered = enumerate(zip(rows, places, strict=True), 1)
-    return _distinct([_read_row(f"{path}{place}: camera {number}", row) for number, (row, place) in numbered])
+    return _distinct([_read_row(where, table) for where, table in tables])
 
 
 def read_pairs(pairs: Sequence[str]) -> list[Camera]:

@@ -6,14 +6,18 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents import messages
 from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import Topic
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Take = Callable[[bytes | None, bytes | None, datetime], None]
 """Is given each message's key and value, and when it was written, in order."""
@@ -74,10 +78,16 @@ class Follower(threading.Thread):
     def _hand_over(self, message: Message) -> None:
         try:
             at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
-            self._take(_bytes(message.key()), _bytes(message.value()), at)
+            self._take(messages.key(message), messages.value(message), at)
         except Exception:  # the thread must go on: a later message may suspend a camera
             log.exception("a message of %s was not taken", self._topic)
 
 
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+def drain(queue: SimpleQueue[T]) -> list[T]:
+    """What lies in a queue that a follower fills."""
+    found = []
+    while True:
+        try:
+            found.append(queue.get_nowait())
+        except Empty:
+            return found

@@ -13,13 +13,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sfumato.agents import anonymize, metrics, reader
-from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
+from sfumato.agents import exits, metrics, reader
 from sfumato.agents.decoding import UndecodableError, UnitDecoder
 from sfumato.agents.finds import FindStore, Ledger
 from sfumato.agents.policies import PolicyStore
@@ -223,7 +221,7 @@ class Worker:
                     await stream.ack(event)
             if self._hung:
                 await stream.app.consumer.commit()
-                anonymize.leave("a second look hung", EXIT_RESTART)
+                exits.restart("a second look hung")
 
     async def _take(self, events: list[Any]) -> int:
         """How many are done with: all, or those up to one on which a detector hung."""
@@ -269,25 +267,15 @@ def build(settings: Settings) -> Inspector:
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
-    try:
+    with exits.starting(FloorError, detectors.DetectorError, weights.WeightError):
         policies = PolicyStore(settings, read_floor(settings))
         suspensions, finds = SuspensionStore(settings), FindStore(settings)
         for store in (policies, suspensions, finds):
             await asyncio.to_thread(store.start)
         inspector = await asyncio.to_thread(build, settings)
         metrics.serve(settings)
-        Watchdog(
-            app,
-            settings,
-            partial(anonymize.leave, status=EXIT_RESTART),
-            assigned=metrics.INSPECT_ASSIGNED,
-            lag=metrics.INSPECT_LAG,
-        ).start()
-    except (FloorError, detectors.DetectorError, weights.WeightError) as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
-        anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
-    try:
+        Watchdog(app, settings, exits.restart, assigned=metrics.INSPECT_ASSIGNED, lag=metrics.INSPECT_LAG).start()
+    with exits.working():
         budget = Budget(settings.inspect_budget)
         second_look = SecondLook(inspector, policies, suspensions, finds, budget, settings.max_pixels)
         worker = Worker(settings, second_look, Producer(settings, client_id="sfumato-inspect"))
@@ -297,8 +285,3 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
 
         app.on_partitions_revoked.connect(revoked, weak=False)
         await worker.run(stream, finds.cameras())
-    except asyncio.CancelledError:
-        anonymize.end_within(SHUTDOWN_TIMEOUT)
-        raise
-    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
-        anonymize.leave(repr(error), EXIT_RESTART)

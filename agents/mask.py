@@ -16,6 +16,7 @@ from typing import Any
 from av.error import FFmpegError
 
 from sfumato.agents.credentials import Credentials, CredentialsError
+from sfumato.agents.disk import sync
 from sfumato.agents.rules import MaskError, Rules
 from sfumato.models import images, still
 from sfumato.models.ensemble import Ensemble
@@ -257,19 +258,11 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".sfumato-{os.getpid()}.part")
     try:
         yield part
-        _sync(part)
+        sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_report(report: Report, path: Path) -> None:

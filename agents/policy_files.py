@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sfumato.agents import toml_files
 from sfumato.agents.settings import Settings
+from sfumato.agents.toml_files import TomlFileError
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.floor import Floor
@@ -32,12 +34,10 @@ def read_floor(settings: Settings) -> Floor:
     if path is None:
         return Floor()
     try:
-        return Floor.model_validate_json(_as_json(tomllib.loads(path.read_text())))
+        return Floor.model_validate_json(_as_json(toml_files.load(path)))
     except ValidationError as error:
         problem = remedies(error)
-    except OSError as error:
-        problem = error.strerror or type(error).__name__
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except TomlFileError as error:
         problem = str(error)
     raise FloorError(f"SFUMATO_POLICY_FLOOR {path}: {problem}")
 
@@ -67,12 +67,10 @@ def read_file(path: Path, floor: Floor | None = None) -> list[Policy]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = toml_files.read(path)
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except UnicodeDecodeError:
-        raise PolicyError(f"{path}: not UTF-8") from None
-    except OSError as error:
-        raise PolicyError(f"{path}: {error.strerror}") from None
+    except TomlFileError as error:
+        raise PolicyError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML (JSON wants a name that ends in .json)"
         raise PolicyError(f"{path}: not {kind}: {error}") from None

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from sfumato.agents.disk import sync
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.metadata import NAMES, Metadata, MetadataField, Period
@@ -107,7 +108,7 @@ class Pseudonyms:
             self._path(period).unlink()
         except FileNotFoundError:
             raise UnknownPseudonymError("period: has no secret here; it never had one, or it was destroyed") from None
-        _sync(self._folder)
+        sync(self._folder)
 
     def _path(self, period: str) -> Path:
         if PERIOD.fullmatch(period) is None:
@@ -139,7 +140,7 @@ class Pseudonyms:
                 os.link(part, self._path(period))
         finally:
             part.unlink()
-        _sync(self._folder)
+        sync(self._folder)
         made = self._read(period)
         if made is None:
             raise UnknownPseudonymError("period: its secret was destroyed while it was made")
@@ -160,11 +161,3 @@ def _cipher(secret: bytes, recipient: str, period: str) -> AESSIV:
     period's name opens nothing."""
     told = b"sfumato pseudonym 1\0" + period.encode() + b"\0" + recipient.encode()
     return AESSIV(HKDF(SHA256(), length=64, salt=None, info=told).derive(secret))
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ import threading
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from sfumato.agents import metrics
+from sfumato.agents import messages, metrics
 from sfumato.agents.connection import client_config, diagnose
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
@@ -128,13 +128,8 @@ class Reader(threading.Thread):
 
 def parse(message: Message) -> AnonymizedFrame:
     """The frame that may be shown; :class:`EnvelopeError` where there is any doubt."""
-    try:
-        headers = message.headers() or []
-    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
-        raise EnvelopeError("headers", "a name is not UTF-8") from None
-    key, value = message.key(), message.value()
-    pairs = list(headers.items()) if isinstance(headers, dict) else headers
-    frame = AnonymizedFrame.from_message(_bytes(key), _bytes(value), pairs)
+    headers = messages.headers(message)
+    frame = AnonymizedFrame.from_message(messages.key(message), messages.value(message), headers)
     check(frame)
     return frame
 
@@ -162,7 +157,3 @@ def _check_unit(payload: bytes, keyframe: bool) -> None:
         raise EnvelopeError("ce_keyframe", "at odds with the value")
     if keyframe and not sets.complete:
         raise EnvelopeError("value", "a keyframe without its parameter sets")
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

@@ -15,11 +15,12 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents import messages
 from sfumato.agents.connection import client_config
 from sfumato.agents.sequences import Sequences
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
-from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, Headers
+from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.topics import AUDIT, EPOCHS, FRAMES_ANONYMIZED
@@ -223,7 +224,7 @@ class TopicReader:
             self.account.add_audit(event)
             self.on_audit(event)
         else:
-            envelope = CloudEvent.from_headers(_pairs(message))
+            envelope = CloudEvent.from_headers(messages.headers(message))
             published_at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
             self.account.add_published(envelope.frame_id(message.key()), envelope.time, published_at)
 
@@ -235,11 +236,3 @@ def reconcile(settings: Settings, follow: float) -> Account:
         if follow:
             reader.settle(follow)
         return reader.account
-
-
-def _pairs(message: Message) -> Headers:
-    try:
-        headers = message.headers() or []
-    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
-        raise EnvelopeError("headers", "a name is not UTF-8") from None
-    return list(headers.items()) if isinstance(headers, dict) else headers

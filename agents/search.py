@@ -16,6 +16,7 @@ from typing import Annotated, Generic, Protocol, TypeVar
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pydantic import Field
 
+from sfumato.agents import messages
 from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
@@ -201,10 +202,6 @@ class Search(Generic[R]):
 
     def _read(self, message: Message) -> R | None:
         try:
-            return self._query.read(_bytes(message.key()), _bytes(message.value()))
+            return self._query.read(messages.key(message), messages.value(message))
         except EnvelopeError:
             return None
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

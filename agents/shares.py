@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sfumato.agents import toml_files
+from sfumato.agents.toml_files import TomlFileError
 from sfumato.schemas.audit import summary
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.policy import CAMERAS
@@ -53,25 +54,16 @@ class Vendor(BaseModel):
 def read_file(path: Path) -> list[Vendor]:
     """The vendors of a TOML file with one ``[[vendor]]`` table each; :class:`ShareError` names what is wrong."""
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text())
-    except UnicodeDecodeError:
-        raise ShareError(f"{path}: not UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        tables = toml_files.tables(path, "vendor")
+    except TomlFileError as error:
         raise ShareError(f"{path}: {error}") from None
-    except OSError as error:
-        raise ShareError(f"{path}: {error.strerror}") from None
-    if unknown := document.keys() - {"vendor"}:
-        raise ShareError(f"{path}: unknown key {', '.join(sorted(unknown))}; known: [[vendor]]")
-    rows = document.get("vendor")
-    if not isinstance(rows, list) or not rows:
-        raise ShareError(f"{path}: holds no [[vendor]]")
     vendors: dict[str, Vendor] = {}
-    for number, row in enumerate(rows, 1):
+    for where, table in tables:
         try:
-            vendor = Vendor.model_validate(row)
+            vendor = Vendor.model_validate(table)
         except ValidationError as error:
-            raise ShareError(f"{path}: vendor {number}: {summary(error)}") from None
+            raise ShareError(f"{where}: {summary(error)}") from None
         if vendor.name in vendors:
-            raise ShareError(f"{path}: vendor {number}: name: {vendor.name!r} is given twice")
+            raise ShareError(f"{where}: name: {vendor.name!r} is given twice")
         vendors[vendor.name] = vendor
     return list(vendors.values())

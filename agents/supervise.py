@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from sfumato.agents.exits import EXIT_CONFIGURATION
+
 log = logging.getLogger(__name__)
 
-EXIT_CONFIGURATION = 78
 SHORTEST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 STEADY = 10.0

@@ -20,11 +20,11 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import events, from_schema
 
-from sfumato.agents.api import jobs, subject_requests, uploads, usage
+from sfumato.agents.api import usage
 from sfumato.agents.api.examples import example
 from sfumato.agents.api.routes import ROUTES
 from sfumato.agents.search import Positions
-from sfumato.agents.web import formats, openapi, paging
+from sfumato.agents.web import formats, openapi, paging, tus
 from sfumato.models import images
 from sfumato.schemas.job import JobRequest
 
@@ -153,7 +153,7 @@ def _teach(client: httpx.Client) -> None:
     schemathesis.hooks.unregister_all()
     pictures = _pictures()
     known = _Known(client, pictures)
-    for kind in (*RESOURCE, uploads.BODY, *pictures):
+    for kind in (*RESOURCE, tus.BODY, *pictures):
         schemathesis.openapi.media_type(kind, st.just(pictures.get(kind, b"")))
         # As it is sent: a body that is put into a case would be held against the schema of a text, and found wrong.
         schemathesis.serializer(kind)(lambda context, value: known.body(context.case))
@@ -167,15 +167,13 @@ def _teach(client: httpx.Client) -> None:
         known.tidy(case, response)
 
     names, ids = st.text("abcxyz", max_size=5), st.text("0123456789abcdef", min_size=32, max_size=32)
+    moments = st.datetimes(timezones=st.just(UTC))
     offsets = st.dictionaries(st.integers(0, 3), st.integers(0, 9), max_size=4)
     places = {
         "cursor": st.builds(paging.After, after=names),
         "search-cursor": st.builds(Positions, offsets=offsets),
         "usage-cursor": st.builds(usage.Place, day=st.dates(), caller=names),
-        "subject-request-cursor": st.builds(
-            subject_requests.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids
-        ),
-        "job-cursor": st.builds(jobs.Place, created_at=st.datetimes(timezones=st.just(UTC)), id=ids),
+        **dict.fromkeys(("job-cursor", "subject-request-cursor"), st.builds(paging.Before, created_at=moments, id=ids)),
     }
     for name, strategy in places.items():
         schemathesis.openapi.format(name, strategy.map(paging.write))
@@ -201,7 +199,7 @@ class _Known:
         """The case with what is there in it."""
         operation, parameters, turn = _name(case), case.path_parameters or {}, next(self._turn)
         positive = case.meta is not None and case.meta.generation.mode.is_positive
-        if case.media_type == uploads.BODY and _wants_wrong_body(case):
+        if case.media_type == tus.BODY and _wants_wrong_body(case):
             case.headers["Upload-Checksum"] = CHECKSUM
         if positive and turn % 3 == 0 and operation == "createJob" and case.media_type == formats.JSON:
             case.body = self._job_request()
@@ -233,7 +231,7 @@ class _Known:
 
     def _job_request(self) -> dict[str, Any]:
         picture = self._pictures["image/png"]
-        headers = {"Tus-Resumable": uploads.VERSION, "Upload-Length": str(len(picture)), "Content-Type": uploads.BODY}
+        headers = {"Tus-Resumable": tus.VERSION, "Upload-Length": str(len(picture)), "Content-Type": tus.BODY}
         upload = self._post("/v1/uploads", headers=headers, content=picture).headers["location"].rpartition("/")[2]
         return {"files": [{"upload": upload}], "purpose": "made-up requests"}
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import fuzz_media as media
 import fuzz_seeds as seeds
 from fuzz import Target
 from pydantic import ValidationError
@@ -21,7 +22,6 @@ from starlette.requests import Request
 from sfumato.agents import cameras, policy_files, reader, shares
 from sfumato.agents.access import tokens
 from sfumato.agents.access.tokens import TokenError, Tokens
-from sfumato.agents.api import uploads
 from sfumato.agents.cameras import CameraError
 from sfumato.agents.dossier.controller import ControllerError, read_controller
 from sfumato.agents.evidence import inventory
@@ -40,7 +40,7 @@ from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import FloorError, PolicyError
 from sfumato.agents.settings import Settings
 from sfumato.agents.shares import ShareError
-from sfumato.agents.web import formats, paging, receive
+from sfumato.agents.web import formats, paging, receive, tus
 from sfumato.agents.web.paging import After
 from sfumato.models import bitstream, content, disguise, film_index, film_metadata, images, picture_metadata, xmp
 from sfumato.models.bitstream import BitstreamError, ParameterSets
@@ -124,7 +124,7 @@ def unit(data: bytes) -> object:
 
 def decoder(data: bytes) -> object:
     """Two units through a camera's decoder, which never raises for what they hold."""
-    frames = seeds.raw_units()[: 2 if data[:1] != b"5" else 4][-2:]
+    frames = media.raw_units()[: 2 if data[:1] != b"5" else 4][-2:]
     decoding, half = Decoder(MAX_PIXELS), len(data) // 2
     settled = []
     for frame, payload in zip(frames, (data[1:half], data[half:]), strict=True):
@@ -219,9 +219,9 @@ def tus_headers(data: bytes) -> object:
     names = (b"upload-checksum", b"upload-metadata", b"upload-length", b"upload-offset", b"upload-defer-length")
     given = [(name, value) for name, value in zip(names, data.split(b"\n"), strict=False) if value]
     request = Request({"type": "http", "headers": given})
-    uploads._checksum(request)
-    uploads._said(request.headers.get("upload-metadata", ""))
-    return [uploads._number(request, header) for header in ("upload-length", "upload-offset")]
+    tus.checksum(request)
+    tus.metadata(request.headers.get("upload-metadata", ""))
+    return [tus.number(request, header) for header in ("upload-length", "upload-offset")]
 
 
 def form(data: bytes) -> object:
@@ -286,7 +286,7 @@ def sealed_frame(data: bytes) -> object:
     key, value, headers = message(data)
     frame = RawFrame.from_message(key, value, headers)
     opened = Opener(seeds.OneKey()).open(frame)  # type: ignore[arg-type]
-    assert opened.payload == seeds.CANARY.encode() * 3 or opened.payload == seeds.raw_units()[0].payload
+    assert opened.payload == seeds.CANARY.encode() * 3 or opened.payload == media.raw_units()[0].payload
     return opened
 
 
@@ -341,16 +341,16 @@ TARGETS = {
     "anonymized_frame": Target(anonymized_frame, (EnvelopeError,), seeds.anonymized_frames),
     "cloud_event": Target(cloud_event, (EnvelopeError,), seeds.raw_frames),
     "boxes": Target(lambda data: load_boxes(text(data)), (EnvelopeError,), seeds.boxes),
-    "unit": Target(unit, (BitstreamError,), seeds.units, binary=True),
-    "decoder": Target(decoder, (), seeds.unit_pairs, 256, binary=True),
-    "picture": Target(picture, (ImageError,), seeds.pictures, 256, binary=True),
-    "picture_metadata": Target(metadata_of_picture, (ImageError,), seeds.pictures, 128, binary=True),
+    "unit": Target(unit, (BitstreamError,), media.units, binary=True),
+    "decoder": Target(decoder, (), media.unit_pairs, 256, binary=True),
+    "picture": Target(picture, (ImageError,), media.pictures, 256, binary=True),
+    "picture_metadata": Target(metadata_of_picture, (ImageError,), media.pictures, 128, binary=True),
     "xmp": Target(
-        lambda data: picture_metadata._guarded(Found(), "xmp", lambda: xmp.read(data, Found())), (), seeds.xmp
+        lambda data: picture_metadata._guarded(Found(), "xmp", lambda: xmp.read(data, Found())), (), media.xmp
     ),
-    "moment": Target(moment, (), seeds.moments),
-    "upload": Target(upload, (ContentError,), seeds.files, 256, binary=True),
-    "film": Target(film, (FilmError,), seeds.films, 256, binary=True),
+    "moment": Target(moment, (), media.moments),
+    "upload": Target(upload, (ContentError,), media.files, 256, binary=True),
+    "film": Target(film, (FilmError,), media.films, 256, binary=True),
     "policy": Target(Policy.from_value, (EnvelopeError,), seeds.policies),
     "policy_topic": Target(policy_register, (), seeds.policy_messages),
     "policy_toml": Target(

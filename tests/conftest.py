@@ -17,7 +17,7 @@ from clips import clip
 from confluent_kafka.admin import AdminClient
 from stack import Stack
 
-from sfumato.agents import provision
+from sfumato.agents import exits, provision
 from sfumato.agents.broker import BrokerError, EmbeddedBroker, answers, free_port
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.settings import Settings
@@ -82,6 +82,23 @@ def stack(broker: Broker, tmp_path: Path) -> Iterator[Stack]:
     with Stack(broker.bootstrap_servers, tmp_path, partitions=2) as stack:
         list(fetch_weights(stack.settings))
         yield stack
+
+
+class Left(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Why a worker's process was left, with which status."""
+    calls: list[tuple[str, int]] = []
+
+    def leave(why: str, status: int) -> None:
+        calls.append((why, status))
+        raise Left
+
+    monkeypatch.setattr(exits, "leave", leave)
+    return calls
 
 
 def delete_topics(settings: Settings) -> None:

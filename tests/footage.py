@@ -16,10 +16,18 @@ from sfumato.agents.sources import Context, open_source
 from sfumato.models import images
 from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.outcome import Reason
-from sfumato.schemas.unit import CODECS
+from sfumato.schemas.unit import CODECS, RawUnit
 
 FPS = 10
 QUIET = {"libx265": {"x265-params": "log-level=none"}}
+MOVING = [number % 20 for number in range(50)]
+STREAMS = {
+    "h264": ("libx264", {"bf": "0", "g": "10", "sc_threshold": "0"}),
+    "h264 with B-frames": ("libx264", {"bf": "3", "g": "10", "sc_threshold": "0"}),
+    "h264 with an open GOP": ("libx264", {"x264-params": "open-gop=1:bframes=3:keyint=10:scenecut=0"}),
+    "h265": ("libx265", {"x265-params": "log-level=none:bframes=0:keyint=10:scenecut=0"}),
+    "h265 with an open GOP": ("libx265", {"x265-params": "log-level=none:open-gop=1:bframes=3:keyint=10:scenecut=0"}),
+}
 
 
 def numbered(number: int, width: int = 128, height: int = 96) -> np.ndarray:
@@ -52,6 +60,11 @@ def write_video(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number, width, height), format="bgr24")))
         container.mux(stream.encode())
     return path
+
+
+def film(path: Path, name: str, numbers: Iterable[int] = MOVING) -> Path:
+    codec, options = STREAMS[name]
+    return write_video(path, numbers, codec, **options)
 
 
 def packets(path: Path) -> list[av.Packet]:
@@ -126,3 +139,7 @@ def shown(items: Sequence[Picture | RawFrame]) -> list[np.ndarray]:
 
 def numbers_in(items: Sequence[Picture | RawFrame]) -> list[int]:
     return [number_in(image) for image in shown(items)]
+
+
+def units_of(items: Sequence[Picture | Loss]) -> list[RawUnit]:
+    return [item.unit for item in items if isinstance(item, Picture) and item.unit]

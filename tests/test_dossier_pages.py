@@ -149,7 +149,7 @@ def test_a_controllers_file_that_is_wrong_names_the_field(tmp_path):
     with pytest.raises(ControllerError, match="not TOML"):
         read_controller(path)
     path.write_bytes(b'requests = "\xff"')
-    with pytest.raises(ControllerError, match="not TOML"):
+    with pytest.raises(ControllerError, match="not UTF-8"):
         read_controller(path)
 
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from stack import Stack
 
-from sfumato.agents.anonymize import EXIT_CONFIGURATION
 from sfumato.agents.broker import free_port
+from sfumato.agents.exits import EXIT_CONFIGURATION
 from sfumato.agents.ledger import keys
 from sfumato.schemas.frame import Message
 from sfumato.schemas.outcome import Outcome, Reason

@@ -10,12 +10,9 @@ import logging
 import os
 import re
 import socket
-import struct
 import subprocess
 import threading
 import xml.etree.ElementTree as ElementTree
-import zipfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +33,7 @@ from sfumato.models.regions import regions
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.scope import Scope
 from tests.calling import bearer, secret
+from tests.hostile import SECRET, encoded, hostile
 from tests.serving import Api
 from tests.test_bridge import Bridge
 from tests.test_credentials import reader
@@ -52,7 +50,6 @@ POLICY = {
     "zones": [{"name": "window", "polygon": [[0.0, 0.0], [0.25, 0.0], [0.25, 0.25], [0.0, 0.25]]}],
 }
 NIGHT = {"name": "night", "from": "22:00", "to": "06:00", "full_mask": True}
-SECRET = b"planted-0451"
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +63,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def face(pictures: list[bytes]) -> np.ndarray:
     return images.decode(pictures[0], "image/jpeg", max_pixels=10**6)
-
-
-def encoded(image: np.ndarray, kind: str = "PNG", **keys: object) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image[:, :, ::-1] if image.ndim == 3 else image).save(file, kind, **keys)  # type: ignore[arg-type]
-    return file.getvalue()
 
 
 def anonymize(
@@ -263,63 +254,6 @@ def test_each_resource_has_its_own_scope(tmp_path, face):
             assert answer.status_code == 403
         assert api.client.get("/v1/images/x").status_code == 403
         assert httpx.post(f"http://{api.address}/v1/detections", content=b"x").status_code == 401
-
-
-def bomb() -> bytes:
-    """A PNG of few bytes that says 30000x30000."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(1_000_000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def archive() -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        made.writestr("a.txt", SECRET)
-    return file.getvalue()
-
-
-def hostile(face: np.ndarray) -> dict[str, tuple[bytes, str, int]]:
-    """By name: a body, its content type, and the status it is answered with."""
-    jpeg, png, webp = (encoded(face, kind) for kind in ("JPEG", "PNG", "WEBP"))
-    frames = [Image.fromarray(np.roll(face, n * 9, 1)) for n in range(3)]
-    animated = {}
-    for kind in ("WEBP", "PNG"):
-        file = io.BytesIO()
-        frames[0].save(file, kind, save_all=True, append_images=frames[1:])
-        animated[kind] = file.getvalue()
-    script = b"<script>" + SECRET + b"</script>"
-    comment = b"\xff\xfe" + struct.pack(">H", len(script) + 2) + script
-    return {
-        "nothing": (b"", "image/jpeg", 400),
-        "bomb": (bomb(), "image/png", 413),
-        "too many pixels": (encoded(np.zeros((1001, 1000, 3), np.uint8)), "image/png", 413),
-        "too many bytes": (jpeg + bytes(3_000_000), "image/jpeg", 413),
-        "cut short": (jpeg[: len(jpeg) // 2], "image/jpeg", 422),
-        "cut short png": (png[: len(png) // 2], "image/png", 422),
-        "cut short webp": (webp[: len(webp) // 2], "image/webp", 422),
-        "head alone": (jpeg[:30], "image/jpeg", 422),
-        "animated webp": (animated["WEBP"], "image/webp", 422),
-        "animated png": (animated["PNG"], "image/png", 422),
-        "page in a comment": (jpeg[:2] + comment + jpeg[2:], "image/jpeg", 422),
-        "page behind": (png + script, "image/png", 422),
-        "bytes behind": (png + SECRET, "image/png", 422),
-        "bytes behind webp": (webp + SECRET, "image/webp", 422),
-        "archive behind": (jpeg + archive(), "image/jpeg", 422),
-        "gif": (b"GIF89a" + bytes(40), "image/jpeg", 415),
-        "gif that is a page": (b"GIF89a=1;" + script, "image/png", 415),
-        "text": (SECRET * 50, "image/webp", 415),
-        "png called jpeg": (png, "image/jpeg", 415),
-        "another type": (jpeg, "image/gif", 415),
-        "no type": (jpeg, "", 415),
-        "many scans": (jpeg[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" * 300 + b"\xff\xd9", "image/jpeg", 422),
-        "no boundary": (jpeg, "multipart/form-data", 422),
-        "broken form": (b"--x\r\n\r\n", "multipart/form-data; boundary=x", 422),
-    }
 
 
 @pytest.mark.parametrize("path", ["images:anonymize", "detections", "analyses"])

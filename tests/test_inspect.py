@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sfumato.agents import anonymize
-from sfumato.agents.anonymize import EXIT_RESTART
+from sfumato.agents.exits import EXIT_RESTART
 from sfumato.agents.finds import Ledger
 from sfumato.agents.inspect import SecondLook, Skipped, Worker
 from sfumato.agents.sampling import Budget
@@ -30,8 +29,8 @@ from sfumato.schemas.policy import Policy
 from sfumato.schemas.suspension import Suspension, SuspensionState
 from sfumato.schemas.topics import FINDS, SUSPENSIONS
 from tests.filming import Encoder
+from tests.streaming import Broker, Stream, until
 from tests.test_anonymize import POLICY, Scripted, face, noise
-from tests.test_worker import Broker, Left, Stream, until
 
 POLICY = Policy.model_validate({**POLICY.model_dump(), "zones": [], "inspect": {"per_minute": 600, "leak_budget": 2}})
 NOW = datetime.now(UTC)
@@ -226,19 +225,6 @@ def test_a_record_that_cannot_be_read_suspends_the_camera_that_it_names(suspensi
     assert len(suspensions.states()) == 1
 
 
-@pytest.fixture
-def left(monkeypatch):
-    """Why the process was left, with which status."""
-    calls: list[tuple[str, int]] = []
-
-    def leave(why: str, status: int) -> None:
-        calls.append((why, status))
-        raise Left
-
-    monkeypatch.setattr(anonymize, "leave", leave)
-    return calls
-
-
 def event(offset):
     key, value, headers = frame(offset).to_message()
     return message_event(offset, key, value, headers)
@@ -279,7 +265,7 @@ def test_a_suspension_that_a_kill_cut_off_is_made_up_for(suspensions, left):
         ledger.add(found(number))
 
     async def scenario() -> None:
-        stream, broker = Stream(), Broker()
+        stream, broker = Stream(of=event), Broker()
         worker = Worker(Settings(), made(suspensions, ledger=ledger), broker)
         running = asyncio.create_task(worker.run(stream, ledger.cameras()))
         await until(lambda: [topic for topic, _ in broker.sent] == [SUSPENSIONS])

@@ -24,12 +24,12 @@ from sfumato.schemas.credential import LABEL, Statement
 from sfumato.schemas.job import Job, JobState, Result
 from sfumato.schemas.metadata import MetadataRecord
 from tests import films, tagging
+from tests.answering import Server, plain
 from tests.films import PLANTED, scene
 from tests.jobbing import Workshop, workshop
 from tests.tagging import SECRETS, tagged
 from tests.test_credentials import reader
 from tests.test_metadata import SAID, probed
-from tests.test_outbound import Server, plain
 
 KEPT = {
     "keep": {"make": "exact", "serial": "pseudonym", "captured_at": "coarsen", "coordinates": "coarsen"},

@@ -134,7 +134,7 @@ def limit(settings: Settings, vendor: Vendor, size: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[vendor]]\nname = "acme"\ncameras = ["*"]\nuntil = 2030\n', "vendor 1: until: Extra inputs"),
+        ('[[vendor]]\nname = "acme"\ncameras = ["*"]\nuntil = 2030\n', ", line 1: vendor 1: until: Extra inputs"),
         ('[[vendor]]\nname = "acme"\ncameras = []\n', "vendor 1: cameras"),
         ('[[vendor]]\nname = "../raw"\ncameras = ["*"]\n', "vendor 1: name"),
         ('[[vendor]]\nname = "acme"\ncameras = ["[a-z]"]\n', "vendor 1: cameras.0"),
@@ -146,6 +146,6 @@ def limit(settings: Settings, vendor: Vendor, size: str) -> None:
 )
 def test_a_table_with_a_mistake_is_refused(tmp_path, text, said):
     (tmp_path / "shares.toml").write_text(text)
-    with pytest.raises(ShareError, match=r"shares\.toml: ") as error:
+    with pytest.raises(ShareError, match=r"shares\.toml[:,] ") as error:
         shares.read_file(tmp_path / "shares.toml")
     assert said in str(error.value)

@@ -1,9 +1,9 @@
-"""Access units pass through ingest as they are: bit for bit, decodable from the first on, in times that run on."""
+"""Access units pass through ingest as they are: bit for bit, and decodable from the first on."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -18,47 +18,33 @@ from clips import clip
 
 from sfumato.agents.pictures import Loss, Picture
 from sfumato.agents.sources import SourceError
-from sfumato.agents.units import Gate, Timeline
+from sfumato.agents.units import Gate
 from sfumato.models import bitstream
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.unit import H264, H265, RawUnit
 from tests.footage import (
     FPS,
+    MOVING,
+    STREAMS,
     Reader,
     decoded,
+    film,
     kept,
     losses,
-    number_in,
     numbers_in,
     packets,
     pictures_in,
     shown,
+    units_of,
     write_video,
 )
 
-MOVING = [number % 20 for number in range(50)]
-STREAMS = {
-    "h264": ("libx264", {"bf": "0", "g": "10", "sc_threshold": "0"}),
-    "h264 with B-frames": ("libx264", {"bf": "3", "g": "10", "sc_threshold": "0"}),
-    "h264 with an open GOP": ("libx264", {"x264-params": "open-gop=1:bframes=3:keyint=10:scenecut=0"}),
-    "h265": ("libx265", {"x265-params": "log-level=none:bframes=0:keyint=10:scenecut=0"}),
-    "h265 with an open GOP": ("libx265", {"x265-params": "log-level=none:open-gop=1:bframes=3:keyint=10:scenecut=0"}),
-}
 OPEN_GOPS = [name for name in STREAMS if "open" in name]
-
-
-def film(path: Path, name: str, numbers: Iterable[int] = MOVING) -> Path:
-    codec, options = STREAMS[name]
-    return write_video(path, numbers, codec, **options)
 
 
 def read(path: Path, **keys: object) -> list[Picture | Loss]:
     return list(Reader(path.as_uri(), pace="fast", **keys))
-
-
-def units_of(items: Sequence[Picture | Loss]) -> list[RawUnit]:
-    return [item.unit for item in items if isinstance(item, Picture) and item.unit]
 
 
 def copy(packets: Iterable[av.Packet], template: Path, path: Path) -> Path:
@@ -321,106 +307,6 @@ def test_a_keyframe_that_no_decoder_takes_is_dropped(tmp_path: Path, monkeypatch
     found = read(tmp_path / "a.h264")
     assert losses(found) == [Reason.UNDECODABLE] * 10
     assert numbers_in(kept(found)) == list(range(10))
-
-
-# The cap
-
-
-def test_the_cap_marks_what_others_need(tmp_path: Path) -> None:
-    reader = Reader(film(tmp_path / "a.mp4", "h264").as_uri(), pace="fast", fps=5)
-    found = reader.pictures()
-    assert [unit.discard for unit in units_of(found)] == [False, True] * 25
-    assert reader.skipped == 0
-    assert numbers_in(found) == MOVING[::2]
-
-
-@pytest.mark.parametrize("name", ["h264 with B-frames", "h265 with an open GOP"])
-def test_the_cap_leaves_out_what_no_other_needs(tmp_path: Path, name: str) -> None:
-    path = film(tmp_path / "a.ts", name)
-    reader = Reader(path.as_uri(), pace="fast", fps=2)
-    found = reader.pictures()
-    assert reader.skipped >= 5
-    assert len(found) == 50 - reader.skipped
-    taken = [unit for unit in units_of(found) if not unit.discard]
-    assert 10 <= len(taken) <= 11
-    numbers = {packet.pts: n for n, packet in enumerate(sorted(packets(path), key=lambda packet: packet.pts))}
-    assert numbers_in(found) == [MOVING[numbers[pts]] for pts in sorted(unit.pts for unit in taken)]
-
-
-def test_a_loop_of_one_picture_under_the_cap(tmp_path: Path) -> None:
-    reader = Reader(write_video(tmp_path / "a.mp4", 1).as_uri(), loop=True, fps=12.5, pace="fast")
-    assert [unit.discard for unit in units_of(list(islice(reader, 4)))] == [False, True, False, True]
-
-
-# Times that run on
-
-
-@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "h264"])
-@pytest.mark.parametrize("name", ["h264", "h264 with B-frames", "h264 with an open GOP"])
-def test_the_rounds_of_a_loop_are_one_stream(tmp_path: Path, name: str, container: str) -> None:
-    path = film(tmp_path / f"a.{container}", name, MOVING[:20])
-    found = list(islice(Reader(path.as_uri(), pace="fast", loop=True), 60))
-    assert losses(found) == []
-    frames = decoded(found, strict=container != "h264")
-    assert [number_in(frame.to_ndarray(format="bgr24")) for frame in frames] == MOVING[:20] * 3
-    times = sorted(unit.pts for unit in units_of(found))
-    steps = {round(float((b - a) * units_of(found)[0].time_base), 2) for a, b in pairwise(times)}
-    assert steps == {0.1} if container != "h264" else {0.04, 0.1} >= steps
-    decode_times = [unit.pts if unit.dts is None else unit.dts for unit in units_of(found) if unit.dts is not None]
-    assert all(a < b for a, b in pairwise(decode_times))
-
-
-def test_another_time_base_joins_the_first() -> None:
-    timeline = Timeline()
-    assert timeline.place(1000, 1000, Fraction(1, 1000)).pts == 1000
-    timeline.join(live=False)
-    placed = timeline.place(0, 0, Fraction(1, 90_000))
-    assert (placed.pts, placed.time_base) == (1040, Fraction(1, 1000))
-    assert timeline.place(9000, 9000, Fraction(1, 90_000)).pts == 1140
-
-
-def test_a_live_camera_that_comes_back_has_missed_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("sfumato.agents.units.time.monotonic", lambda: now)
-    timeline = Timeline()
-    assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (500, 501)] == [500, 501]
-    now += 7
-    timeline.join(live=True)
-    assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (3, 4)] == [571, 572]
-
-
-def test_the_time_of_what_is_dropped_passes_too() -> None:
-    timeline = Timeline()
-    assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (0, 1)] == [0, 1]
-    for time in (2, 3, 4):
-        timeline.pass_over(time, time, Fraction(1, 10))
-    timeline.join(live=False)
-    timeline.pass_over(0, 0, Fraction(1, 10))  # before the first keyframe
-    assert [timeline.place(t, t, Fraction(1, 10)).pts for t in (1, 2)] == [5, 6]
-
-
-@pytest.mark.parametrize("jump", [-50_000, 2**61, -(2**61)])
-def test_a_jump_in_a_streams_time_is_one_frame(jump: int) -> None:
-    timeline = Timeline()
-    times = [0, 100, 200, 200 + jump, 300 + jump, 400 + jump]
-    placed = [timeline.place(t, t, Fraction(1, 1000)).pts for t in times]
-    assert placed == [0, 100, 200, 300, 400, 500]
-
-
-def test_no_time_is_given_twice() -> None:
-    timeline = Timeline()
-    placed = [timeline.place(t, t, Fraction(1, 1000)) for t in (0, 40, 40, 40, 80, 79)]
-    assert len({unit.pts for unit in placed}) == 6
-    decode_times = [unit.pts if unit.dts is None else unit.dts for unit in placed]
-    assert all(a < b for a, b in pairwise(decode_times))
-
-
-def test_capture_times_by_arrival_follow_the_presentation(tmp_path: Path) -> None:
-    path = film(tmp_path / "a.mp4", "h264 with B-frames", MOVING[:15])
-    found = Reader(path.as_uri()).pictures()
-    assert any(unit.dts is not None for unit in units_of(found))
-    by_presentation = [p.captured_at for p in sorted(found, key=lambda p: p.unit.pts)]
-    assert by_presentation == sorted(by_presentation)
 
 
 # The gate

@@ -16,8 +16,9 @@ from sqlalchemy import delete, select, update
 from sfumato.agents.database import Database
 from sfumato.agents.files import uploads as module
 from sfumato.agents.files.blobs import BlobError, Blobs
+from sfumato.agents.files.rows import Segment, Upload
 from sfumato.agents.files.sealing import KEY, SEGMENT, SealError
-from sfumato.agents.files.uploads import ConflictError, NoUploadError, Segment, TooLargeError, Upload, Uploads, fill
+from sfumato.agents.files.uploads import ConflictError, NoUploadError, TooLargeError, Uploads, fill
 from sfumato.agents.settings import Settings
 from sfumato.models.content import ContentError
 from tests.postgresql import PostgreSQL, postgresql

@@ -8,8 +8,6 @@ import io
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import threading
 import time
@@ -24,20 +22,15 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
 from sfumato.agents.api import uploads as api
-from sfumato.agents.broker import free_port
 from sfumato.agents.files.sealing import SEGMENT
 from sfumato.agents.settings import Settings
+from sfumato.agents.web.tus import EXTENSIONS
 from sfumato.schemas.scope import Scope
 from tests.calling import bearer, secret
 from tests.test_bridge import Bridge
-from tests.test_bridge_process import Process
 from tests.test_uploads import blobs, long_film
-from tests.uploading import film, make_uploads
-
-TUS = {"Tus-Resumable": "1.0.0"}
-BODY = {"Content-Type": "application/offset+octet-stream"}
-BROKER = f"127.0.0.1:{free_port()}"
-"""Nobody listens there: uploads need no Kafka."""
+from tests.tus import BODY, BROKER, TUS, Slow, create, offset, patch, read, tus_client
+from tests.uploading import film
 
 
 @pytest.fixture(scope="module")
@@ -66,43 +59,11 @@ def client(bridge: Bridge, settings: Settings) -> Iterator[httpx.Client]:
         yield client
 
 
-def create(client: httpx.Client, length: int | None, **headers: str) -> str:
-    said = {"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}
-    response = client.post("/v1/uploads", headers={**said, **headers})
-    assert response.status_code == 201, response.text
-    assert response.headers["tus-resumable"] == "1.0.0"
-    return response.headers["location"]
-
-
-def patch(client: httpx.Client, url: str, offset: int, content: object, **headers: str) -> httpx.Response:
-    return client.patch(url, content=content, headers={**BODY, "Upload-Offset": str(offset), **headers})  # type: ignore[arg-type]
-
-
-def offset(client: httpx.Client, url: str) -> int:
-    response = client.head(url)
-    assert response.status_code == 200
-    return int(response.headers["upload-offset"])
-
-
-def read(settings: Settings, url: str) -> bytes:
-    """What was uploaded, as a job reads it."""
-    uploads = make_uploads(settings)
-    with uploads.open(url.rpartition("/")[2]) as file:
-        found = file.readall()
-    uploads._database.close()
-    return found
-
-
 def problem(response: httpx.Response, status: int, text: str) -> None:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["tus-resumable"] == "1.0.0"
     assert text in response.json()["detail"]
-
-
-def tus_client(client: httpx.Client) -> TusClient:
-    address = str(client.base_url.join("/v1/uploads"))
-    return TusClient(address, headers={"Authorization": client.headers["Authorization"]})
 
 
 def test_tuspy_uploads_in_pieces_and_goes_on_where_it_stopped(client, settings):
@@ -141,7 +102,7 @@ def test_options_say_what_there_is(client, settings):
         assert response.status_code == 204
         assert response.headers["tus-version"] == "1.0.0"
         assert response.headers["tus-max-size"] == str(settings.upload_max_bytes)
-        assert response.headers["tus-extension"] == api.EXTENSIONS
+        assert response.headers["tus-extension"] == EXTENSIONS
         assert response.headers["tus-checksum-algorithm"] == "sha1,sha256"
 
 
@@ -333,35 +294,6 @@ def test_the_curl_lines_of_the_documents_upload_and_go_on(client, bridge, settin
     assert read(settings, url) == data
 
 
-class Slow:
-    """A PATCH whose body is sent as told, over a connection of its own."""
-
-    def __init__(self, client: httpx.Client, url: str, length: int, offset: int = 0, **headers: str) -> None:
-        self._socket = socket.create_connection((client.base_url.host, client.base_url.port), timeout=30)
-        said = {
-            "Host": client.base_url.netloc.decode(),
-            "Authorization": client.headers["Authorization"],
-            **TUS,
-            **BODY,
-            "Upload-Offset": str(offset),
-            "Content-Length": str(length),
-            **headers,
-        }
-        lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
-        self._socket.sendall(f"PATCH {url} HTTP/1.1\r\n{lines}\r\n".encode())
-
-    def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def status(self) -> int:
-        found = re.match(rb"HTTP/1.1 (\d+)", self._socket.recv(1000))
-        assert found is not None
-        return int(found[1])
-
-    def break_off(self) -> None:
-        self._socket.close()
-
-
 def test_a_patch_that_breaks_off_keeps_what_arrived(client, bridge, settings):
     data = long_film()
     url = create(client, len(data))
@@ -428,66 +360,6 @@ def test_a_body_that_stops_or_dribbles_is_ended(client, bridge, monkeypatch, dri
     assert slow.status() == 408
     ending.set()
     assert offset(client, url) >= 100
-
-
-def test_resumes_after_kill_9(tmp_path):
-    """The offset is exactly what is on the disk; a half-written blob is swept away; nothing is lost or doubled."""
-    settings = Settings(state_dir=tmp_path / "state", bootstrap_servers=BROKER)
-    headers = {**TUS, **bearer(secret(settings, Scope.UPLOADS_WRITE))}
-    data = long_film()
-    with Process(BROKER, "", tmp_path / "log") as first:
-        first.wait_for("/healthz", 200)
-        with httpx.Client(base_url=f"http://{first.address}", headers=headers) as client:
-            url = create(client, len(data))
-            slow = Slow(client, url, len(data))
-            slow.send(data[: SEGMENT + 5000])
-            while offset(client, url) < SEGMENT:
-                time.sleep(0.02)
-        first.process.send_signal(signal.SIGKILL)
-        first.process.wait()
-    id = url.rpartition("/")[2]
-    orphan = settings.state_dir / "files" / "uploads" / id / f"0-{'e' * 16}"
-    orphan.write_bytes(b"written, but its row was not")
-    with Process(BROKER, "", tmp_path / "log") as second:
-        second.wait_for("/healthz", 200)
-        with httpx.Client(base_url=f"http://{second.address}", headers=headers) as client:
-            reached = offset(client, url)
-            assert reached == SEGMENT
-            tus = tus_client(client)
-            tus.uploader(file_stream=io.BytesIO(data), chunk_size=SEGMENT, url=f"http://{second.address}{url}").upload()
-            assert client.get(url).json()["complete"]
-        deadline = time.monotonic() + 30
-        while orphan.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert second.end(signal.SIGTERM) == 0
-        assert "Traceback" not in second.log
-    assert read(settings, url) == data
-
-
-def test_what_expired_while_nothing_ran_is_deleted_at_the_start(tmp_path):
-    settings = Settings(state_dir=tmp_path / "state", bootstrap_servers=BROKER, upload_expiry=0.001)
-    uploads = make_uploads(settings)
-    id = uploads.create("key:1", 10).id
-    store = uploads._blobs
-    store.put(f"uploads/{id}/0-{'a' * 16}", b"sealed")
-    uploads._database.close()
-    with Process(BROKER, "", tmp_path / "log") as process:
-        process.wait_for("/healthz", 200)
-        deadline = time.monotonic() + 30
-        while blobs(settings):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-def test_a_key_file_that_cannot_be_used_ends_the_bridge_with_its_name(tmp_path):
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "sealing.key").write_text("nonsense")
-    (tmp_path / "state" / "sealing.key").chmod(0o600)
-    with Process(BROKER, "", tmp_path / "log") as process:
-        assert process.process.wait(60) == 1
-        assert "SFUMATO_SEALING_KEY_FILE: line 1" in process.log
-        assert "Traceback" not in process.log
 
 
 def test_the_resource_describes_itself():

@@ -8,65 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from sfumato.agents import anonymize
-from sfumato.agents.anonymize import EXIT_RESTART, Record, Worker
+from sfumato.agents.anonymize import Record, Worker
+from sfumato.agents.exits import EXIT_RESTART
 from sfumato.agents.settings import Settings
 from sfumato.models import images
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED
 from tests.encoding import keyframes, tasks_of
+from tests.streaming import Broker, Stream, until
 from tests.test_anonymize import POLICY, anonymizer, noise, record
-
-
-class Left(Exception):
-    """Stands for the end of the process."""
-
-
-class Stream:
-    """Faust's stream as the worker sees it: batches of events, acknowledged one by one."""
-
-    def __init__(self, *batches: int, of=lambda offset: event(offset)) -> None:  # type: ignore[no-untyped-def]
-        self._event = of
-        self.acknowledged: list[int] = []
-        self.done = asyncio.Event()
-        self.committed = False
-        self.app = SimpleNamespace(consumer=SimpleNamespace(commit=self._commit))
-        self._batches = batches
-
-    async def noack_take(self, size: int, within: float):  # type: ignore[no-untyped-def]
-        offset = 0
-        for count in self._batches:
-            yield [self._event(number) for number in range(offset, offset + count)]
-            offset += count
-        await self.done.wait()
-
-    async def ack(self, acknowledged) -> None:  # type: ignore[no-untyped-def]
-        self.acknowledged.append(acknowledged.message.offset)
-
-    async def _commit(self) -> None:
-        self.committed = True
-
-
-class Broker:
-    """A producer whose acknowledgements the test gives."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, object]] = []
-        self.waiting: list[object] = []
-        self.full_for = 0
-
-    def try_send(self, topic, message, on_delivery) -> bool:  # type: ignore[no-untyped-def]
-        if self.full_for:
-            self.full_for -= 1
-            return False
-        self.sent.append((topic, message))
-        self.waiting.append(on_delivery)
-        return True
-
-    def acknowledge(self, count: int, error=None) -> None:  # type: ignore[no-untyped-def]
-        for _ in range(count):
-            self.waiting.pop(0)(error)
 
 
 def video_event(offset: int):  # type: ignore[no-untyped-def]
@@ -83,28 +34,9 @@ def event(offset: int, taken: Record | None = None):  # type: ignore[no-untyped-
     return SimpleNamespace(message=message, value=taken.value)
 
 
-async def until(condition) -> None:  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-def left(monkeypatch):
-    """Why the process was left, with which status."""
-    calls: list[tuple[str, int]] = []
-
-    def leave(why: str, status: int) -> None:
-        calls.append((why, status))
-        raise Left
-
-    monkeypatch.setattr(anonymize, "leave", leave)
-    return calls
-
-
 def test_events_are_acknowledged_in_order_and_only_after_their_outputs(left):
     async def scenario() -> None:
-        stream, broker = Stream(2, 3), Broker()
+        stream, broker = Stream(2, 3, of=event), Broker()
         broker.full_for = 2  # the producer's queue is full at first
         immediate = anonymizer(policy=POLICY.model_copy(update={"lookahead": 0.0}))
         running = asyncio.create_task(Worker(Settings(), immediate, broker).run(stream))
@@ -157,7 +89,7 @@ def test_a_frame_that_waits_comes_out_on_time_though_no_other_comes(left, monkey
     monkeypatch.setattr(Worker, "_close_idle", never)
 
     async def scenario() -> None:
-        stream, broker = Stream(1), Broker()
+        stream, broker = Stream(1, of=event), Broker()
         policy = POLICY.model_copy(update={"lookahead": 0.3})
         worker = Worker(Settings(), anonymizer(policy=policy), broker)
         running = asyncio.create_task(worker.run(stream))
@@ -185,7 +117,7 @@ def test_after_its_end_nothing_comes_out_that_would_overtake_what_is_read_again(
         return [() for _ in pictures]
 
     async def scenario() -> None:
-        stream, broker = Stream(2, 2), Broker()
+        stream, broker = Stream(2, 2, of=event), Broker()
         waiting = anonymizer(block_late, POLICY.model_copy(update={"lookahead": 0.2}))
         running = asyncio.create_task(Worker(Settings(), waiting, broker).run(stream))
         assert await asyncio.to_thread(entered.wait, 30)
@@ -218,7 +150,7 @@ def test_a_detection_that_hangs_also_ends_the_frames_that_wait(left):
         return [() for _ in pictures]
 
     async def scenario() -> None:
-        stream, broker = Stream(2, 1), Broker()
+        stream, broker = Stream(2, 1, of=event), Broker()
         waiting = anonymizer(hang_late, POLICY.model_copy(update={"lookahead": 2.0}))
         running = asyncio.create_task(Worker(Settings(detector_timeout=0.5), waiting, broker).run(stream))
         await until(lambda: len(broker.sent) == 6)
@@ -240,7 +172,7 @@ def test_a_detection_that_hangs_also_ends_the_frames_that_wait(left):
 
 def test_a_refused_delivery_ends_the_process_and_acknowledges_nothing(left):
     async def scenario() -> None:
-        stream, broker = Stream(1), Broker()
+        stream, broker = Stream(1, of=event), Broker()
         running = asyncio.create_task(Worker(Settings(), anonymizer(), broker).run(stream))
         await until(lambda: len(broker.sent) == 2)
         broker.acknowledge(1, SimpleNamespace(str=lambda: "not authorized"))
@@ -294,7 +226,7 @@ def test_a_detection_that_hangs_ends_as_full_masks_and_a_restart(left):
         return [() for _ in pictures]
 
     async def scenario() -> None:
-        stream, broker = Stream(12), Broker()
+        stream, broker = Stream(12, of=event), Broker()
         running = asyncio.create_task(Worker(Settings(detector_timeout=0.2), anonymizer(hang), broker).run(stream))
         await until(lambda: len(broker.sent) == 24)
         frames = [dict(message.headers) for topic, message in broker.sent if topic is FRAMES_ANONYMIZED]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from itertools import chain
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from sfumato.agents.access.callers import Caller, needs
@@ -44,6 +43,26 @@ Reading = Annotated[Caller, needs(Scope.AUDIT_READ)]
 OneCamera = Annotated[str | None, Query(pattern=f"^{CAMERA_ID.pattern}$", description="A camera's id")]
 
 
+def _query(
+    caller: Reading,
+    camera: OneCamera = None,
+    since: Since = None,
+    until: Until = None,
+    outcome: Outcome | None = None,
+    reason: Reason | None = None,
+) -> AuditQuery:
+    searches.check(since, until)
+
+    def sees(camera: str | None) -> bool:
+        """What names no camera is for those who see all."""
+        return "*" in caller.cameras if camera is None else caller.sees(camera)
+
+    return AuditQuery(sees, camera, since, until, outcome, reason)
+
+
+Wanted = Annotated[AuditQuery, Depends(_query)]
+
+
 @router.get(
     "/audit",
     summary="Search the audit events",
@@ -52,18 +71,13 @@ OneCamera = Annotated[str | None, Query(pattern=f"^{CAMERA_ID.pattern}$", descri
 )
 def search(
     request: Request,
-    caller: Reading,
-    camera: OneCamera = None,
-    since: Since = None,
-    until: Until = None,
-    outcome: Outcome | None = None,
-    reason: Reason | None = None,
+    query: Wanted,
     limit: Limit = LIMIT,
     cursor: searches.Place = None,
 ) -> Page[AuditEvent]:
     """In the order of their time, those of the caller's cameras alone. A page looks at a bounded number of events, so
     it may hold few, or none, and yet have a `next`: go on until that is null. Send the same filters with it."""
-    return searches.page(request, _query(caller, camera, since, until, outcome, reason), limit, cursor)
+    return searches.page(request, query, limit, cursor)
 
 
 @router.get(
@@ -82,17 +96,8 @@ def search(
         503: {"description": "No broker"},
     },
 )
-def export(
-    request: Request,
-    caller: Reading,
-    camera: OneCamera = None,
-    since: Since = None,
-    until: Until = None,
-    outcome: Outcome | None = None,
-    reason: Reason | None = None,
-) -> StreamingResponse:
+def export(request: Request, query: Wanted) -> StreamingResponse:
     """JSON lines, or CSV with what is not nested, as `Accept` says."""
-    query = _query(caller, camera, since, until, outcome, reason)
     events = _events(request, query)
     first = next(events)  # what goes wrong at once can still be said
     kind = chosen(request)
@@ -100,23 +105,6 @@ def export(
     name = "audit.csv" if kind == CSV else "audit.jsonl"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
     return StreamingResponse(write(first, events), media_type=kind, headers=headers)
-
-
-def _query(
-    caller: Caller,
-    camera: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    outcome: Outcome | None,
-    reason: Reason | None,
-) -> AuditQuery:
-    searches.check(since, until)
-
-    def sees(camera: str | None) -> bool:
-        """What names no camera is for those who see all."""
-        return "*" in caller.cameras if camera is None else caller.sees(camera)
-
-    return AuditQuery(sees, camera, since, until, outcome, reason)
 
 
 def _events(request: Request, query: AuditQuery) -> Iterator[list[AuditEvent]]:

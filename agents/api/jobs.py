@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -25,9 +24,8 @@ from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import Idempotent
 from sfumato.agents.web.paging import LIMIT, Limit
 from sfumato.models.reading import ENDINGS
-from sfumato.schemas.job import MOST_FILES, Job, JobId, JobReport, JobRequest, JobState, Progress, Step
+from sfumato.schemas.job import MOST_FILES, Job, JobReport, JobRequest, JobState, Progress, Step
 from sfumato.schemas.page import Page
-from sfumato.schemas.part import Part
 from sfumato.schemas.scope import Scope
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Negotiated)
@@ -42,16 +40,7 @@ PING = 15
 """Seconds after which a silent stream of events says that it is there."""
 
 
-class Place(Part):
-    """Where a page goes on: after this job."""
-
-    created_at: AwareDatetime
-    id: JobId
-
-
 JobCursor = Annotated[str | None, paging.cursor("job-cursor")]
-
-
 MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such job of yours"}}
 
 
@@ -102,12 +91,7 @@ def listed(
     state: JobState | None = None,
 ) -> Page[Job]:
     """A page of jobs with many files may hold fewer than `limit`, and yet have a `next`."""
-    place = paging.read(cursor, Place)
-    before = (place.created_at, place.id) if place is not None else None
-    jobs, more = desk.jobs.page(caller.id, limit, before, state)
-    last = jobs[-1] if more and jobs else None
-    following = paging.write(Place(created_at=last.created_at, id=last.id)) if last is not None else None
-    return Page(items=tuple(jobs), next=following)
+    return paging.newest(cursor, lambda before: desk.jobs.page(caller.id, limit, before, state))
 
 
 @router.get(
@@ -224,17 +208,7 @@ def content(job: str, number: FileNumber, request: Request, caller: Reader, desk
         result, blob = desk.jobs.result(job, number, caller.id)
     except NoJobError as error:
         raise HTTPException(404, str(error)) from None
-    headers = ranges.headers(result.sha256, result.name)
-    if ranges.known(request, result.sha256):
-        return Response(status_code=304, headers=headers)
-    start, end = ranges.part(request, result.sha256, result.bytes)
-    status = 200
-    if (start, end) != (0, result.bytes):
-        status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{result.bytes}"
-    headers["Content-Length"] = str(end - start)
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=result.content_type)
-    return StreamingResponse(desk.blobs.read(blob, start, end), status, headers, result.content_type)
+    return ranges.answer(request, result, result.name, lambda start, end: desk.blobs.read(blob, start, end))
 
 
 def _found(desk: Desk, job: str, caller: Caller) -> Job:

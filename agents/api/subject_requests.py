@@ -9,7 +9,6 @@ from typing import Annotated, Any, NoReturn
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 from starlette.exceptions import HTTPException
 
 from sfumato.agents.access.callers import Caller, needs
@@ -34,10 +33,9 @@ from sfumato.agents.web.idempotency import Idempotent
 from sfumato.agents.web.paging import LIMIT, Limit
 from sfumato.agents.web.problems import Refusal
 from sfumato.schemas.page import Page
-from sfumato.schemas.part import Part
 from sfumato.schemas.problem import Fault
 from sfumato.schemas.scope import Scope
-from sfumato.schemas.subject_request import ApprovalDraft, RequestId, SubjectDraft, SubjectRequest
+from sfumato.schemas.subject_request import ApprovalDraft, SubjectDraft, SubjectRequest
 
 router = APIRouter(prefix="/v1/subject-requests", tags=["subject requests"], route_class=Negotiated)
 
@@ -46,13 +44,6 @@ MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such reques
 UNTOLD: dict[int | str, dict[str, Any]] = {
     503: {"description": "The broker does not take the record, so nothing happened"}
 }
-
-
-class Place(Part):
-    """Where a page goes on: after this request."""
-
-    created_at: AwareDatetime
-    id: RequestId
 
 
 RequestCursor = Annotated[str | None, paging.cursor("subject-request-cursor")]
@@ -114,12 +105,7 @@ def create(
 def listed(
     caller: Reading, requests: Known, limit: Limit = LIMIT, cursor: RequestCursor = None
 ) -> Page[SubjectRequest]:
-    place = paging.read(cursor, Place)
-    before = (place.created_at, place.id) if place is not None else None
-    found, more = requests.page(limit, before, caller.sees)
-    last = found[-1] if more and found else None
-    following = paging.write(Place(created_at=last.created_at, id=last.id)) if last is not None else None
-    return Page(items=tuple(found), next=following)
+    return paging.newest(cursor, lambda before: requests.page(limit, before, caller.sees))
 
 
 @router.get(
@@ -205,24 +191,17 @@ def content(id: str, request: Request, caller: Asking, requests: Known) -> Respo
     person = _person(request, caller)
     try:
         clip, upload = requests.clip(id, person)
-        headers = ranges.headers(clip.sha256, f"{id}.mp4")
-        headers["Cache-Control"] = "no-store"
-        if ranges.known(request, clip.sha256):
-            return Response(status_code=304, headers=headers)
-        start, end = ranges.part(request, clip.sha256, clip.bytes)
-        status = 200
-        if (start, end) != (0, clip.bytes):
-            status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{clip.bytes}"
-        headers["Content-Length"] = str(end - start)
-        if request.method == "HEAD":
-            return Response(status_code=status, headers=headers, media_type=clip.content_type)
-        file = request.app.state.uploads.open(upload)
-        requests.deliver(id, person, f"{start}-{end - 1}/{clip.bytes}")
+
+        def read(start: int, end: int) -> Iterator[bytes]:
+            file = request.app.state.uploads.open(upload)
+            requests.deliver(id, person, f"{start}-{end - 1}/{clip.bytes}")
+            return _bytes(file, start, end)
+
+        return ranges.answer(request, clip, f"{id}.mp4", read, keep=False)
     except NoUploadError:
         raise HTTPException(410, "the clip was deleted meanwhile; GET the request tells") from None
     except (NoRequestError, RequestStateError, ForbiddenError, GoneError, UntoldError) as error:
         _refuse(error)
-    return StreamingResponse(_bytes(file, start, end), status, headers, clip.content_type)
 
 
 def _bytes(file: Any, start: int, end: int) -> Iterator[bytes]:

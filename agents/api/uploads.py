@@ -5,25 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import hashlib
 import hmac
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
+from sfumato.agents.web import tus
 from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import IdempotentByHeaders
 from sfumato.models.content import ContentError
@@ -33,23 +28,12 @@ from sfumato.schemas.upload import UploadStatus
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], max_body_size=2**62, route_class=Negotiated)
 """Its bodies are bounded by the upload's length and SFUMATO_UPLOAD_MAX_BYTES instead."""
-
-VERSION = "1.0.0"
-EXTENSIONS = "creation,creation-with-upload,creation-defer-length,expiration,termination,checksum"
-BYTES = {"type": "string", "pattern": "^[0-9]{1,18}$"}
-"""Of a header that says a number of them."""
-DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}
-BODY = "application/offset+octet-stream"
 IDLE = 30.0
 """Seconds without a byte after which a request is ended; what has arrived counts."""
 SLOWEST = 1024
 """Bytes per second, on average, below which a request is ended; it is measured from IDLE seconds on."""
 MOST_WRITING = 32
 """Requests that write at once in one process: each holds up to three segments in memory."""
-MOST_SAID, MOST_NAMES = 4096, 20
-"""Characters of Upload-Metadata, and names in it."""
-STATUS_CHECKSUM_MISMATCH = 460
-"""tus's own."""
 
 Owner = Annotated[Caller, needs(Scope.UPLOADS_WRITE)]
 
@@ -63,9 +47,9 @@ class Writing:
     @contextmanager
     def alone(self, id: str) -> Iterator[None]:
         if id in self.ids:
-            raise _refusal(423, "another request is writing to this upload; end it, or wait", {"Retry-After": "5"})
+            raise tus.refusal(423, "another request is writing to this upload; end it, or wait", {"Retry-After": "5"})
         if len(self.ids) >= MOST_WRITING:
-            raise _refusal(503, "too many uploads are being written at once; try again", {"Retry-After": "5"})
+            raise tus.refusal(503, "too many uploads are being written at once; try again", {"Retry-After": "5"})
         self.ids.add(id)
         try:
             yield
@@ -75,8 +59,8 @@ class Writing:
 
 def _speaks(request: Request, caller: Owner) -> Caller:
     """The caller; 412 for another version of the protocol, or none."""
-    if request.headers.get("tus-resumable") != VERSION:
-        raise _refusal(412, f"Tus-Resumable: wants {VERSION}", {"Tus-Version": VERSION})
+    if request.headers.get("tus-resumable") != tus.VERSION:
+        raise tus.refusal(412, f"Tus-Resumable: wants {tus.VERSION}", {"Tus-Version": tus.VERSION})
     return caller
 
 
@@ -91,31 +75,8 @@ WRITES: dict[int | str, dict[str, Any]] = {
     413: {"description": "More than Tus-Max-Size, or than Upload-Length"},
     415: {"description": "The body's type is another one, or what was uploaded cannot be masked"},
     423: {"description": "Another request is writing to this upload"},
-    STATUS_CHECKSUM_MISMATCH: {"description": "The body is not what Upload-Checksum says; it was discarded"},
+    tus.STATUS_CHECKSUM_MISMATCH: {"description": "The body is not what Upload-Checksum says; it was discarded"},
 }
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "Tus-Resumable": {"required": True, "schema": {"enum": [VERSION]}, "description": "The protocol's version"},
-    "Upload-Offset": {"required": True, "schema": BYTES, "description": "Where the body goes on: what HEAD tells"},
-    "Upload-Length": {"schema": BYTES, "description": "Bytes of the whole file"},
-    "Upload-Defer-Length": {"schema": {"enum": ["1"]}, "description": "The length is said later"},
-    "Upload-Metadata": {
-        "schema": {"type": "string", "maxLength": MOST_SAID},
-        "description": "Names, each with a space and its value in Base64, by commas: `filename bWFya2V0Lm1wNA==`",
-    },
-    "Upload-Checksum": {
-        "schema": {"type": "string", "pattern": f"^({'|'.join(DIGESTS)}) [A-Za-z0-9+/]+={{0,2}}$"},
-        "description": "Of this body: the algorithm, a space and the digest in Base64",
-    },
-}
-
-
-def _described(*headers: str, body: bool | None = None) -> dict[str, Any]:
-    """For OpenAPI: the headers that an operation reads; ``body``: whether it wants one, None: it takes none."""
-    said: dict[str, Any] = {"parameters": [{"name": name, "in": "header", **PARAMETERS[name]} for name in headers]}
-    if body is not None:
-        content = {BODY: {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}}
-        said["requestBody"] = {"required": body, "content": content}
-    return said
 
 
 @router.options(
@@ -127,12 +88,12 @@ def _described(*headers: str, body: bool | None = None) -> dict[str, Any]:
 )
 async def options(request: Request, caller: Owner) -> Response:
     headers = {
-        "Tus-Version": VERSION,
+        "Tus-Version": tus.VERSION,
         "Tus-Max-Size": str(request.app.state.settings.upload_max_bytes),
-        "Tus-Extension": EXTENSIONS,
-        "Tus-Checksum-Algorithm": ",".join(DIGESTS),
+        "Tus-Extension": tus.EXTENSIONS,
+        "Tus-Checksum-Algorithm": ",".join(tus.DIGESTS),
     }
-    return _answer(204, headers)
+    return tus.answer(204, headers)
 
 
 @router.options(
@@ -153,33 +114,33 @@ async def options_of(id: str, request: Request, caller: Owner) -> Response:
     operation_id="createUpload",
     responses={201: {"description": "Location says where it goes on"}, 412: PROBLEMS[412], **WRITES},
     response_class=Response,
-    openapi_extra=_described(
+    openapi_extra=tus.described(
         "Tus-Resumable", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Checksum", body=False
     ),
 )
 async def create(request: Request, caller: Speaker, _: IdempotentByHeaders = None) -> Response:
-    length = _number(request, "upload-length")
+    length = tus.number(request, "upload-length")
     deferred = request.headers.get("upload-defer-length")
     if (length is None) == (deferred is None) or deferred not in (None, "1"):
-        raise _refusal(400, "wants either Upload-Length, in bytes, or Upload-Defer-Length: 1")
+        raise tus.refusal(400, "wants either Upload-Length, in bytes, or Upload-Defer-Length: 1")
     if length == 0:
-        raise _refusal(400, "Upload-Length: an empty file is nothing that can be masked")
-    said = _said(request.headers.get("upload-metadata", ""))
-    checksum = _checksum(request)
+        raise tus.refusal(400, "Upload-Length: an empty file is nothing that can be masked")
+    said = tus.metadata(request.headers.get("upload-metadata", ""))
+    checksum = tus.checksum(request)
     content_type = request.headers.get("content-type")
-    if content_type not in (None, BODY) and request.headers.get("content-length", "0") != "0":
-        raise _refusal(415, f"Content-Type: wants {BODY}, or no body")
+    if content_type not in (None, tus.BODY) and request.headers.get("content-length", "0") != "0":
+        raise tus.refusal(415, f"Content-Type: wants {tus.BODY}, or no body")
     uploads = _uploads(request)
     with _errors():
         state = await asyncio.to_thread(uploads.create, caller.id, length, said)
-    headers = {"Location": f"{router.prefix}/{state.id}", "Upload-Expires": _date(state.expires_at)}
-    if content_type == BODY:
+    headers = {"Location": f"{router.prefix}/{state.id}", "Upload-Expires": tus.date(state.expires_at)}
+    if content_type == tus.BODY:
         try:
             headers["Upload-Offset"] = str(await _append(request, uploads, state, 0, checksum))
         except BaseException:  # nobody was told where it is
             await asyncio.shield(asyncio.to_thread(uploads.delete, state.id))
             raise
-    return _answer(201, headers)
+    return tus.answer(201, headers)
 
 
 @router.head(
@@ -188,7 +149,7 @@ async def create(request: Request, caller: Speaker, _: IdempotentByHeaders = Non
     operation_id="getUploadOffset",
     responses=PROBLEMS,
     response_class=Response,
-    openapi_extra=_described("Tus-Resumable"),
+    openapi_extra=tus.described("Tus-Resumable"),
 )
 async def offset(id: str, request: Request, caller: Speaker) -> Response:
     uploads = _uploads(request)
@@ -196,7 +157,7 @@ async def offset(id: str, request: Request, caller: Speaker) -> Response:
         state = await asyncio.to_thread(uploads.get, id, caller.id)
         if state.offset == state.length and not state.complete:  # ended before it was looked at
             await asyncio.to_thread(uploads.complete, id)
-    headers = {"Upload-Offset": str(state.offset), "Upload-Expires": _date(state.expires_at)}
+    headers = {"Upload-Offset": str(state.offset), "Upload-Expires": tus.date(state.expires_at)}
     if state.length is None:
         headers["Upload-Defer-Length"] = "1"
     else:
@@ -204,7 +165,7 @@ async def offset(id: str, request: Request, caller: Speaker) -> Response:
     if state.details:
         pairs = ((name, base64.b64encode(value.encode()).decode()) for name, value in state.details.items())
         headers["Upload-Metadata"] = ",".join(f"{name} {value}".strip() for name, value in pairs)
-    return _answer(200, headers)
+    return tus.answer(200, headers)
 
 
 @router.patch(
@@ -214,21 +175,21 @@ async def offset(id: str, request: Request, caller: Speaker) -> Response:
     operation_id="continueUpload",
     responses={**PROBLEMS, **WRITES, 503: {"description": "Too many uploads at once"}},
     response_class=Response,
-    openapi_extra=_described("Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Checksum", body=True),
+    openapi_extra=tus.described("Tus-Resumable", "Upload-Offset", "Upload-Length", "Upload-Checksum", body=True),
 )
 async def append(id: str, request: Request, caller: Speaker) -> Response:
-    if request.headers.get("content-type") != BODY:
-        raise _refusal(415, f"Content-Type: wants {BODY}")
-    start = _number(request, "upload-offset")
+    if request.headers.get("content-type") != tus.BODY:
+        raise tus.refusal(415, f"Content-Type: wants {tus.BODY}")
+    start = tus.number(request, "upload-offset")
     if start is None:
-        raise _refusal(400, "Upload-Offset: is missing")
-    length, checksum, uploads = _number(request, "upload-length"), _checksum(request), _uploads(request)
+        raise tus.refusal(400, "Upload-Offset: is missing")
+    length, checksum, uploads = tus.number(request, "upload-length"), tus.checksum(request), _uploads(request)
     with _errors():
         state = await asyncio.to_thread(uploads.get, id, caller.id)
         if length is not None:
             await asyncio.to_thread(uploads.set_length, id, length)
     reached = await _append(request, uploads, state, start, checksum)
-    return _answer(204, {"Upload-Offset": str(reached), "Upload-Expires": _date(state.expires_at)})
+    return tus.answer(204, {"Upload-Offset": str(reached), "Upload-Expires": tus.date(state.expires_at)})
 
 
 @router.delete(
@@ -238,14 +199,14 @@ async def append(id: str, request: Request, caller: Speaker) -> Response:
     operation_id="deleteUpload",
     responses=PROBLEMS,
     response_class=Response,
-    openapi_extra=_described("Tus-Resumable"),
+    openapi_extra=tus.described("Tus-Resumable"),
 )
 async def terminate(id: str, request: Request, caller: Speaker) -> Response:
     uploads = _uploads(request)
     with _errors():
         await asyncio.to_thread(uploads.get, id, caller.id)
         await asyncio.to_thread(uploads.delete, id)
-    return _answer(204)
+    return tus.answer(204)
 
 
 @router.post("/{id}", include_in_schema=False)
@@ -254,7 +215,7 @@ async def override(id: str, request: Request, caller: Owner) -> Response:
     methods = {"PATCH": append, "DELETE": terminate, "HEAD": offset}
     wanted = methods.get(request.headers.get("x-http-method-override", ""))
     if wanted is None:
-        raise _refusal(405, "wants PATCH, HEAD or DELETE", {"Allow": "GET, HEAD, PATCH, DELETE, OPTIONS"})
+        raise tus.refusal(405, "wants PATCH, HEAD or DELETE", {"Allow": "GET, HEAD, PATCH, DELETE, OPTIONS"})
     return await wanted(id, request, _speaks(request, caller))
 
 
@@ -279,21 +240,21 @@ async def show(id: str, request: Request, caller: Owner) -> UploadStatus:
     )
 
 
-async def _append(request: Request, uploads: Uploads, state: State, start: int, checksum: _Checksum | None) -> int:
+async def _append(request: Request, uploads: Uploads, state: State, start: int, checksum: tus.Checksum | None) -> int:
     """Take the body; how far the upload then is. What has arrived counts where the body breaks off, unless a checksum
     was to be compared."""
     writing: Writing = request.app.state.writing
     with writing.alone(state.id), _errors():
         writer = await asyncio.to_thread(uploads.writer, state.id, start, at_end=checksum is not None)
-        if (_number(request, "content-length") or 0) > writer.room:
+        if (tus.number(request, "content-length") or 0) > writer.room:
             raise TooLargeError("Content-Length: more bytes than Upload-Length, or Tus-Max-Size, leaves")
         try:
             await _receive(request, writer, checksum)
         except (ClientDisconnect, TimeoutError) as error:
             await asyncio.to_thread(writer.discard if checksum else writer.finish)
             if isinstance(error, TimeoutError):
-                raise _refusal(408, "the body stopped, or is too slow; go on where HEAD says") from None
-            raise _refusal(400, "the body broke off; go on where HEAD says") from None
+                raise tus.refusal(408, "the body stopped, or is too slow; go on where HEAD says") from None
+            raise tus.refusal(400, "the body broke off; go on where HEAD says") from None
         except BaseException:
             await asyncio.shield(asyncio.to_thread(writer.discard))
             raise
@@ -304,7 +265,7 @@ async def _append(request: Request, uploads: Uploads, state: State, start: int, 
         return state.offset
 
 
-async def _receive(request: Request, writer: Writer, checksum: _Checksum | None) -> None:
+async def _receive(request: Request, writer: Writer, checksum: tus.Checksum | None) -> None:
     async for chunk in _body(request):
         if checksum is not None:
             checksum.digest.update(chunk)
@@ -312,7 +273,7 @@ async def _receive(request: Request, writer: Writer, checksum: _Checksum | None)
         if writer.full:
             await asyncio.to_thread(writer.flush)
     if checksum is not None and not hmac.compare_digest(checksum.digest.digest(), checksum.wanted):
-        raise _refusal(STATUS_CHECKSUM_MISMATCH, "the body is not what Upload-Checksum says; send it again")
+        raise tus.refusal(tus.STATUS_CHECKSUM_MISMATCH, "the body is not what Upload-Checksum says; send it again")
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
@@ -330,72 +291,9 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-@dataclass(frozen=True, slots=True)
-class _Checksum:
-    digest: Any
-    wanted: bytes
-
-
-def _checksum(request: Request) -> _Checksum | None:
-    said = request.headers.get("upload-checksum")
-    if said is None:
-        return None
-    name, _, encoded = said.partition(" ")
-    if name not in DIGESTS:
-        raise _refusal(400, f"Upload-Checksum: wants one of {', '.join(DIGESTS)}, a space and the digest in Base64")
-    digest = DIGESTS[name]()
-    try:
-        wanted = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        wanted = b""
-    if len(wanted) != digest.digest_size:
-        raise _refusal(400, f"Upload-Checksum: not a {name} digest in Base64")
-    return _Checksum(digest, wanted)
-
-
-def _said(text: str) -> dict[str, str]:
-    """Upload-Metadata: ``name base64,name base64``."""
-    said: dict[str, str] = {}
-    if not text:
-        return said
-    if len(text) > MOST_SAID:
-        raise _refusal(400, f"Upload-Metadata: at most {MOST_SAID} characters")
-    for pair in text.split(","):
-        found = re.fullmatch(r"\s*([!-+\--~]{1,100})(?: ([A-Za-z0-9+/=]*))?\s*", pair)
-        try:
-            value = base64.b64decode(found[2] or "", validate=True).decode() if found else ""
-        except (binascii.Error, UnicodeDecodeError):
-            found, value = None, ""
-        if found is None or found[1] in said or len(said) >= MOST_NAMES or "\0" in value:
-            raise _refusal(400, "Upload-Metadata: wants different names, each with its value in Base64 of UTF-8")
-        said[found[1]] = value
-    return said
-
-
-def _number(request: Request, header: str) -> int | None:
-    text = request.headers.get(header)
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise _refusal(400, f"{header.title()}: wants a number of bytes")
-    return int(text)
-
-
 def _uploads(request: Request) -> Uploads:
     uploads: Uploads = request.app.state.uploads
     return uploads
-
-
-def _date(moment: datetime) -> str:
-    return format_datetime(moment.astimezone(UTC), usegmt=True)
-
-
-def _answer(status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(None, status, {"Tus-Resumable": VERSION, "Cache-Control": "no-store", **(headers or {})})
-
-
-def _refusal(status: int, text: str, headers: dict[str, str] | None = None) -> HTTPException:
-    return HTTPException(status, text, {"Tus-Resumable": VERSION, **(headers or {})})
 
 
 @contextmanager
@@ -404,13 +302,13 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except NoUploadError as error:
-        raise _refusal(404, str(error)) from None
+        raise tus.refusal(404, str(error)) from None
     except ConflictError as error:
-        raise _refusal(409, str(error)) from None
+        raise tus.refusal(409, str(error)) from None
     except TooLargeError as error:
-        raise _refusal(413, str(error)) from None
+        raise tus.refusal(413, str(error)) from None
     except ContentError as error:
-        raise _refusal(415, f"the uploaded file {error}; it was deleted") from None
+        raise tus.refusal(415, f"the uploaded file {error}; it was deleted") from None
     except OSError as error:  # of the store or a seal; their texts name settings, and no data
         log.error("uploads: %s", error if type(error).__module__.startswith("sfumato.") else type(error).__name__)
-        raise _refusal(503, "the store of uploads does not work; its log says why", {"Retry-After": "30"}) from None
+        raise tus.refusal(503, "the store of uploads does not work; its log says why", {"Retry-After": "30"}) from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from sfumato.agents import toml_files
+from sfumato.agents.toml_files import TomlFileError
 from sfumato.schemas.controller import Controller
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.remedy import field_of, remedy
@@ -29,12 +30,10 @@ def read_controller(path: Path | None) -> Controller:
     if path is None:
         return Controller()
     try:
-        return Controller.model_validate(tomllib.loads(path.read_text(encoding="utf-8")), strict=False)
+        return Controller.model_validate(toml_files.load(path), strict=False)
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False)
         problem = "; ".join(f"{field_of(each)}: {remedy(each, DOCS)}" for each in faults)
-    except OSError as error:
-        problem = error.strerror or type(error).__name__
-    except (ValueError, RecursionError) as error:
-        problem = f"not TOML: {error}"
+    except TomlFileError as error:
+        problem = str(error)
     raise ControllerError(f"{path}: {problem}")

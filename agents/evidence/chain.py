@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,10 +11,11 @@ from typing import Self
 
 from confluent_kafka import Message
 
-from sfumato.agents.evidence.reading import Offsets, ReadError, Reading, headers, to_bytes
+from sfumato.agents import messages
+from sfumato.agents.evidence.reading import Offsets, ReadError, Reading
 from sfumato.agents.evidence.replay import frontier, open_checkpoint
 from sfumato.agents.evidence.tally import Frames
-from sfumato.agents.ledger.account import REMEMBERED
+from sfumato.agents.ledger.account import Ids
 from sfumato.agents.ledger.entries import Entry, read_audit, read_disclosure
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
@@ -60,8 +60,8 @@ class Chain:
         try:
             with Reading(settings, LEDGER) as reading:
                 for message in reading.messages(None if since is None else reading.offsets_at(since - CLOCKS)):
-                    if to_bytes(message.key()) == log.encode():
-                        self._take(to_bytes(message.value()))
+                    if messages.key(message) == log.encode():
+                        self._take(messages.value(message) or b"")
             self._path = self._way()
         except BaseException:
             self._notes.close()
@@ -176,7 +176,7 @@ class Leaves:
         self._reading = Reading(settings, DISCLOSURES if log == DISCLOSURES_LOG else AUDIT)
         self._offsets = Offsets(self._reading)
         self._log = log
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._ids = Ids()
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +196,7 @@ class Leaves:
             if entry.log != self._log:
                 continue
             if isinstance(entry.identity, str):
-                new = self._is_new(entry.identity)
+                new = self._ids.add(entry.identity)
             else:  # a duplicate of a leaf of an older segment is not in the runs
                 new = wanted.has(*entry.identity) and taken.add(*entry.identity)
             if new:
@@ -211,23 +211,15 @@ class Leaves:
         return leaves
 
     def _entry(self, message: Message) -> Entry:
-        key, value = to_bytes(message.key()), to_bytes(message.value())
+        key, value = messages.key(message) or b"", messages.value(message) or b""
         if self._log != DISCLOSURES_LOG:
             return read_audit(key, value, message.partition() or 0)
         try:
-            ids = [to_bytes(content) for name, content in headers(message) if name == "ce_id" and content is not None]
+            found = messages.headers(message)
+            ids = [messages.to_bytes(content) for name, content in found if name == "ce_id" and content is not None]
         except EnvelopeError:
             ids = []
         return read_disclosure(ids[0] if len(ids) == 1 else None, value)
-
-    def _is_new(self, id: str) -> bool:
-        """As the ledger remembers it."""
-        if id in self._ids:
-            return False
-        self._ids[id] = None
-        if len(self._ids) > REMEMBERED:
-            self._ids.popitem(last=False)
-        return True
 
 
 def find(chain: Chain, epoch: int, sequence: int) -> Sealed | None:

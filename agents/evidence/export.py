@@ -17,10 +17,11 @@ from typing import Any
 
 from confluent_kafka import Message
 
+from sfumato.agents import messages
 from sfumato.agents.evidence.bundle import Bundle
 from sfumato.agents.evidence.chain import Chain, Leaves, Sealed
 from sfumato.agents.evidence.inventory import ExportError, read_file
-from sfumato.agents.evidence.reading import Reading, headers, to_bytes
+from sfumato.agents.evidence.reading import Reading
 from sfumato.agents.evidence.replay import open_signed
 from sfumato.agents.evidence.tally import Frames
 from sfumato.agents.ledger.note import MAX_NOTE_BYTES, NoteError, VerifierKey
@@ -223,7 +224,7 @@ class Export:
         if self._policies:
             with Reading(self._settings, POLICIES) as reading:
                 for message in reading.messages():
-                    key, value = to_bytes(message.key()).decode(errors="replace"), to_bytes(message.value())
+                    key, value = (messages.key(message) or b"").decode(errors="replace"), messages.value(message) or b""
                     if self._policies.get(key) == hashlib.sha256(value).hexdigest():
                         found[key] = value.decode(errors="replace")
         self.account.unknown_policies = sorted(self._policies.keys() - found.keys())
@@ -255,14 +256,14 @@ class Export:
                         for copy in self._copies(reading.messages(places, self._latest + AROUND)):
                             copies.put(files.dump(copy))
 
-    def _copies(self, messages: Iterable[Message]) -> Iterator[files.Copy]:
+    def _copies(self, found: Iterable[Message]) -> Iterator[files.Copy]:
         """Write what events name; the messages of frames of the export that none names."""
-        for message in messages:
-            if to_bytes(message.key()) != self._wanted.camera.encode():
+        for message in found:
+            if messages.key(message) != self._wanted.camera.encode():
                 continue
             try:
-                envelope = CloudEvent.from_headers(headers(message))
-                frame = envelope.frame_id(to_bytes(message.key()))
+                envelope = CloudEvent.from_headers(messages.headers(message))
+                frame = envelope.frame_id(messages.key(message))
             except EnvelopeError:
                 continue  # nobody shows it: it breaks its contract
             copy = self._take_frame(frame, envelope.content_type, message)
@@ -273,7 +274,7 @@ class Export:
                 yield copy
 
     def _take_frame(self, frame: FrameId, content_type: str, message: Message) -> files.Copy | None:
-        value = to_bytes(message.value())
+        value = messages.value(message) or b""
         digest, has_event = hashlib.sha256(value).hexdigest(), self._seen.has(frame.epoch, frame.sequence)
         query = "SELECT sha256, written FROM frames WHERE epoch = ? AND sequence = ?"
         named, written = self._frames.execute(query, (frame.epoch, frame.sequence)).fetchone() or (None, 0)

@@ -13,7 +13,6 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from sfumato.agents.connection import client_config
 from sfumato.agents.settings import Settings
-from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.topics import Topic
 
@@ -119,16 +118,3 @@ class Offsets:
             self._next = offset + 1
             if offset >= first:
                 yield message
-
-
-def headers(message: Message) -> Headers:
-    """A message's headers; :class:`EnvelopeError` where a name is not UTF-8."""
-    try:
-        found = message.headers() or []
-    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
-        raise EnvelopeError("headers", "a name is not UTF-8") from None
-    return list(found.items()) if isinstance(found, dict) else found
-
-
-def to_bytes(value: str | bytes | None) -> bytes:
-    return value.encode() if isinstance(value, str) else value or b""

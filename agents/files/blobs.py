@@ -6,7 +6,6 @@ orphan, and its owner's sweep deletes it.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
+from sfumato.agents.disk import sync
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
 
@@ -160,12 +160,8 @@ class Blobs:
         if self.folder is None:
             return
         path = self.folder / name
-        for each, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-            descriptor = os.open(each, flags)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync(path)
+        sync(path.parent)
 
 
 def _bucket(settings: Settings) -> S3Store:

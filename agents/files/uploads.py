@@ -12,18 +12,17 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
-from sfumato.agents.database import Base, Database, Instant
+from sfumato.agents.database import Database
 from sfumato.agents.files.blobs import Blobs
-from sfumato.agents.files.outbound import Outbound
+from sfumato.agents.files.rows import Segment, Upload
 from sfumato.agents.files.sealing import DETAILS, KEY, MOST_SEGMENTS, SEGMENT, MasterKeys, Part, Seal, SealedReader
 from sfumato.agents.settings import Settings
 from sfumato.models import content
@@ -35,42 +34,10 @@ log = logging.getLogger(__name__)
 PREFIX = "uploads"
 """Of the names of their blobs: ``uploads/ID/NUMBER-RANDOM``."""
 ID = re.compile("[0-9a-f]{32}")
-IMPORT = 6 * 3600.0
-"""Seconds in which a source URL must have sent everything."""
 MOST_UPLOADS = 10_000
 """That one caller may have."""
 SWEEP = 60.0
 """Seconds between two sweeps."""
-
-
-class Upload(Base):
-    """``details``: file name and the like, sealed. ``closing``: the closing seal, once all has arrived and was looked
-    at; ``kind`` is then its media type by content."""
-
-    __tablename__ = "uploads"
-
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(500), index=True)
-    length: Mapped[int | None] = mapped_column(BigInteger)
-    key_id: Mapped[str] = mapped_column(String(32))
-    wrapped_key: Mapped[bytes] = mapped_column(LargeBinary)
-    details: Mapped[bytes] = mapped_column(LargeBinary)
-    details_length: Mapped[int] = mapped_column(Integer)
-    kind: Mapped[str | None] = mapped_column(String(40))
-    closing: Mapped[bytes | None] = mapped_column(LargeBinary)
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
-
-
-class Segment(Base):
-    """``number`` counts an upload's segments from 0; two writers of one number cannot both win."""
-
-    __tablename__ = "segments"
-
-    upload: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    length: Mapped[int] = mapped_column(Integer)
-    blob: Mapped[str] = mapped_column(String(100))
 
 
 class UploadError(Exception):
@@ -411,37 +378,6 @@ async def sweep_regularly(uploads: Uploads) -> None:
         except Exception as error:  # noqa: BLE001 - the store or the database may be away for a while
             log.error("uploads: the sweep failed: %s", type(error).__name__)
         await asyncio.sleep(SWEEP)
-
-
-def import_url(
-    uploads: Uploads,
-    outbound: Outbound,
-    url: str,
-    owner: str,
-    *,
-    most: int,
-    seconds: float = IMPORT,
-    arrived: Callable[[int], None] = lambda count: None,
-) -> str:
-    """Fetch a URL into a new upload: its id, complete and looked at. ``arrived`` is told the bytes so far, and ends it
-    by raising. Raises OutboundError, ContentError, :class:`TooLargeError`; nothing of it stays then."""
-    name = unquote(urlsplit(url).path.rpartition("/")[2])[:255]
-    id = uploads.create(owner, None, {"filename": name} if name else {}).id
-
-    def chunks() -> Iterator[bytes]:
-        count = 0
-        for chunk in outbound.download(url, most=most, seconds=seconds):
-            count += len(chunk)
-            arrived(count)
-            yield chunk
-
-    try:
-        fill(uploads, id, chunks())
-        uploads.complete(id)
-    except BaseException:
-        uploads.delete(id)
-        raise
-    return id
 
 
 def fill(uploads: Uploads, id: str, chunks: Iterable[bytes]) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sfumato.agents.disk import sync
 from sfumato.agents.footage.stores import KEY, KeyGoneError, KeyHour, KeyMissingError, KeyStoreError, ended, named
 from sfumato.schemas.cloudevent import CAMERA_ID, format_time
 from sfumato.schemas.frame import HOUR
@@ -58,7 +59,7 @@ class KeyFiles:
                 _write(file.fileno(), f"key {base64.b64encode(os.urandom(KEY)).decode()}\n")
                 with suppress(FileExistsError):
                     os.link(file.name, path)
-            _sync(path.parent)
+            sync(path.parent)
             key = self._find(camera, hour)
             if key is None:
                 raise KeyStoreError(f"SFUMATO_KEYS_DIR: {path} was taken away as soon as it was made")
@@ -106,7 +107,7 @@ class KeyFiles:
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
                 _write(file.fileno(), f"shredded {format_time(datetime.now(UTC))}\n")
             os.replace(file.name, path)
-            _sync(path.parent)
+            sync(path.parent)
             _write(old.fileno(), secrets.token_hex(BYTES))
         for left in path.parent.glob(f".{path.name}-*"):  # a process was killed between making and linking
             left.unlink(missing_ok=True)
@@ -183,11 +184,3 @@ def _refuse_others(path: Path, mode: int) -> None:
 def _write(descriptor: int, text: str) -> None:
     os.pwrite(descriptor, text.encode(), 0)
     os.fsync(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

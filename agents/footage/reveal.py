@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from sfumato.agents import messages
 from sfumato.agents.connection import client_config
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.sealing import Opener
@@ -169,12 +170,12 @@ class Window:
 
     def _parsed(self, message: Message) -> RawFrame | None:
         """A frame of the camera; None: another's, or none."""
-        key, value = message.key(), message.value()
+        key = messages.key(message)
         if key != self._frame.camera.encode():
             return None
         try:
-            return RawFrame.from_message(_bytes(key), _bytes(value), message.headers())  # type: ignore[arg-type]
-        except (EnvelopeError, SystemError):  # confluent-kafka's answer to a header name that is not UTF-8
+            return RawFrame.from_message(key, messages.value(message), messages.headers(message))
+        except EnvelopeError:
             return None
 
 
@@ -188,7 +189,3 @@ REFUSED = (
 def source(window: Window, policy: Policy) -> Callable[[], Iterator[Task]]:
     """The window's frames, as often as asked for."""
     return lambda: window.tasks(policy)
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

@@ -11,7 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from sfumato.agents import metrics
 from sfumato.agents.credentials import Credentials, CredentialsError
 from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, Uploads
-from sfumato.agents.jobs.analyst import Analyst
 from sfumato.agents.jobs.claims import Claim, Claims, LostError
 from sfumato.agents.jobs.hold import Effort, Hold
+from sfumato.agents.jobs.results import CHUNK, Made, Results
 from sfumato.agents.pseudonyms import Pseudonyms
 from sfumato.agents.settings import Settings
-from sfumato.models import film_metadata, images, joining, metadata, splitting, still
+from sfumato.models import film_metadata, joining, metadata, splitting, still
 from sfumato.models.content import MOST_PICTURE_BYTES, ContentError
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.film import Film, Options, keeps_sound
@@ -36,20 +36,14 @@ from sfumato.models.reading import ENDINGS, FORMATS, FilmError, Reader, Source, 
 from sfumato.models.task import NoPolicy
 from sfumato.models.timetable import Timetable
 from sfumato.models.watched import Watched
-from sfumato.schemas.analysis import Analysis, FilmAnalysis
-from sfumato.schemas.credential import Statement
 from sfumato.schemas.detection import Target
-from sfumato.schemas.job import Result, Step
-from sfumato.schemas.metadata import MetadataRecord
 from sfumato.schemas.outcome import Outcome
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.report import Account, total
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024 * 1024
 PLAYS = "check that the file plays elsewhere; if it does, export it anew and upload that"
-PICTURE_ENDINGS = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
 PART = "video/mp4"
 
 
@@ -60,17 +54,6 @@ class Refused(Exception):
         super().__init__(error)
         self.remedy = remedy
         self.final = final
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A masked film: its size in pixels, whether it has sound, and what became of the rest."""
-
-    form: tuple[int, int]
-    sound: bool
-    account: Account
-    metadata: MetadataRecord
-    cut_short: str | None = None
 
 
 class Masking:
@@ -94,11 +77,9 @@ class Masking:
         self._uploads = uploads
         self._blobs = blobs
         self._ensemble = ensemble
-        self._credentials = credentials
         self._pseudonymize = Pseudonyms(settings).pseudonymize
-        self._analyst = Analyst(settings)
         self._fetch = fetch
-        self._counted = counted
+        self._results = Results(settings, claims, blobs, ensemble, credentials, self._policy, counted)
         self._folder = settings.state_dir / "work"
 
     def do(self, claim: Claim, hold: Hold) -> bool:
@@ -203,30 +184,7 @@ class Masking:
             pseudonymize=self._pseudonymize,
         )
         hold.frames = 1
-        analysed: dict[str, Any] = {}
-        if Step.ANALYZE in claim.steps:
-            analysed = dict(
-                zip(("analysis", "no_residual"), self._analyst.compare(payload, masked.payload), strict=True)
-            )
-        media_type, written = images.sniff(masked.payload), masked.payload
-        if claim.options.credentials:
-            statement = self._statement(claim, policy, masked.account, masked.metadata)
-            written = self._credentials.sign(media_type, written, statement)
-        hold.check()
-        self._blobs.put(claim.blob, written)
-        self._finish(
-            claim,
-            media_type=media_type,
-            ending=PICTURE_ENDINGS[media_type],
-            size=len(written),
-            digest=hashlib.sha256(written).hexdigest(),
-            form=(masked.width, masked.height),
-            sound=False,
-            account=masked.account,
-            metadata=masked.metadata,
-            credentials=claim.options.credentials,
-            **analysed,
-        )
+        self._results.publish_picture(claim, policy, payload, masked, hold)
 
     def _whole(self, claim: Claim, policy: Policy, hold: Hold) -> None:
         source = self._claimed(claim, hold)
@@ -237,7 +195,8 @@ class Masking:
             account = film.mask(target, effort.tick)
             hold.check()
             made = Made(film.form.size, film.sound, account, film.metadata, film.cut_short)
-            self._publish(claim, policy, target, made, hold)
+            self._results.publish_film(claim, policy, target, made, source, hold)
+        _count_frames(account)
 
     def _part(self, claim: Claim, policy: Policy, hold: Hold) -> None:
         span = Span(**(claim.span or {}))
@@ -249,7 +208,7 @@ class Masking:
             hold.check()
             blob = claim.blob if target.exists() else None
             if blob is not None:
-                self._put(blob, target, hold)
+                self._results.put(blob, target, hold)
         self._claims.masked(claim, account, blob)
         _count_frames(account)
 
@@ -274,99 +233,10 @@ class Masking:
                 self._blobs.delete(*self._claims.unsplit(claim))
                 return
             hold.check()
-            self._publish(claim, policy, target, Made(reader.form.size, sound, account, kept), hold)
+            made = Made(reader.form.size, sound, account, kept)
+            self._results.publish_film(claim, policy, target, made, source, hold)
         with suppress(BlobError):  # the result is there; what stays goes when the job is cleared
             self._blobs.delete(*(blob for blob, _ in parts if blob is not None))
-
-    def _publish(self, claim: Claim, policy: Policy, film: Path, made: Made, hold: Hold) -> None:
-        media_type = claim.media_type or ""
-        analysed: dict[str, Any] = {}
-        if Step.ANALYZE in claim.steps:
-            masked = Source(lambda: film.open("rb"), media_type)
-            compared = self._analyst.compare_films(self._claimed(claim, hold), masked, hold.check)
-            analysed = dict(zip(("film_analysis", "no_residual"), compared, strict=True))
-        signing = claim.options.credentials and self._credentials.supports(media_type)
-        if signing:
-            film = self._signed(media_type, film, self._statement(claim, policy, made.account, made.metadata), hold)
-        digest, size = hashlib.sha256(), film.stat().st_size
-        with film.open("rb") as file:
-            while data := file.read(CHUNK):
-                hold.check()
-                digest.update(data)
-        self._put(claim.blob, film, hold)
-        self._finish(
-            claim,
-            media_type=media_type,
-            ending=ENDINGS[media_type],
-            size=size,
-            digest=digest.hexdigest(),
-            form=made.form,
-            sound=made.sound,
-            account=made.account,
-            metadata=made.metadata,
-            credentials=signing,
-            cut_short=made.cut_short,
-            **analysed,
-        )
-        if claim.stage == "whole":
-            _count_frames(made.account)
-
-    def _statement(self, claim: Claim, policy: Policy, account: Account, kept: MetadataRecord) -> Statement:
-        return Statement.of(policy, account, self._ensemble.records(policy), kept, named=claim.named)
-
-    def _signed(self, media_type: str, film: Path, statement: Statement, hold: Hold) -> Path:
-        """Another file beside it, with the manifest."""
-        target = film.with_name("signed")
-        try:
-            self._credentials.sign_file(media_type, film, target, statement, hold.check)
-        except CredentialsError:
-            hold.check()  # the library hides that it was ended
-            raise
-        film.unlink()
-        return target
-
-    def _finish(
-        self,
-        claim: Claim,
-        *,
-        media_type: str,
-        ending: str,
-        size: int,
-        digest: str,
-        form: tuple[int, int],
-        sound: bool,
-        account: Account,
-        metadata: MetadataRecord,
-        credentials: bool,
-        analysis: Analysis | None = None,
-        film_analysis: FilmAnalysis | None = None,
-        no_residual: str | None = None,
-        cut_short: str | None = None,
-    ) -> None:
-        """The result is whole and lies where it is to lie: now it may be seen."""
-        result = Result(
-            href=f"/v1/jobs/{claim.job}/files/{claim.file}/content",
-            name=claim.name + ending,
-            content_type=media_type,
-            bytes=size,
-            sha256=digest,
-            width=form[0],
-            height=form[1],
-            sound=sound,
-            account=account,
-            metadata=metadata,
-            credentials=credentials,
-            analysis=analysis,
-            film_analysis=film_analysis,
-            no_residual=no_residual,
-        )
-        self._policy(claim)  # it may have ended while the file was masked
-        self._claims.finish(claim, result, cut_short)
-        self._counted(claim.owner, account.frames)
-
-    def _put(self, blob: str, path: Path, hold: Hold) -> None:
-        with Watched(path.open("rb"), hold.check) as file:
-            self._blobs.put_file(blob, file)
 
     def _claimed(self, claim: Claim, hold: Hold) -> Source:
         return self._source(claim.upload or "", claim.media_type or "", hold)

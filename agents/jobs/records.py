@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
-from sfumato.agents.files.uploads import Upload
+from sfumato.agents.files.rows import Upload
 from sfumato.agents.jobs.rows import WHOLE_JOB, DeliveryRow, FileRow, JobRow, deliveries, part
 from sfumato.agents.jobs.views import view
 from sfumato.agents.settings import Settings

@@ -7,7 +7,7 @@ beside, as that a frame is missing, may depend on the clock.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -68,6 +68,25 @@ class Tally:
             self.opened_at = now
 
 
+class Ids:
+    """The identities of the newest leaves, oldest first: what has one of them is no new leaf."""
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self._seen: OrderedDict[str, None] = OrderedDict.fromkeys(ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._seen)
+
+    def add(self, id: str) -> bool:
+        """Whether it is new."""
+        if id in self._seen:
+            return False
+        self._seen[id] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
+
+
 class Log:
     """A log from its first leaf on, or as its head left it. Not thread-safe."""
 
@@ -88,7 +107,7 @@ class Log:
         """The epoch heard of last."""
         self._runs = 0
         self._recent: OrderedDict[tuple[int, int], Outcome | None] = OrderedDict()
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._ids = Ids()
         self._before: tuple[Range, list[bytes]] = (Range(), [])
 
     @property
@@ -109,7 +128,7 @@ class Log:
             tally.first_offset = offset
             tally.open(now)
         if isinstance(entry.identity, str):
-            new = self._is_new_id(entry.identity)
+            new = self._ids.add(entry.identity)
         else:
             new = self._is_new_frame(entry, *entry.identity)
         if not new:
@@ -276,7 +295,7 @@ class Log:
         for epoch, first, letters in head.recent:
             for sequence, letter in enumerate(letters, first):
                 log._recent[epoch, sequence] = _OUTCOMES.get(letter)
-        log._ids = OrderedDict.fromkeys(head.ids)
+        log._ids = Ids(head.ids)
         pending = head.pending
         log.tally.missing, log.tally.conflicts = list(pending.missing), list(pending.conflicts)
         log.tally.duplicates, log.tally.conflicting = pending.duplicates, pending.conflicting
@@ -286,14 +305,6 @@ class Log:
     def covered(self) -> None:
         """A head without the open segment, which has no leaves, is written: what was taken is in it."""
         self.tally.first_offset, self.tally.opened_at = -1, None
-
-    def _is_new_id(self, id: str) -> bool:
-        if id in self._ids:
-            return False
-        self._ids[id] = None
-        if len(self._ids) > REMEMBERED:
-            self._ids.popitem(last=False)
-        return True
 
     def _is_new_frame(self, entry: Entry, number: int, sequence: int) -> bool:
         epoch = self.epochs.get(number)

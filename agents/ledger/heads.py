@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import datetime
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from sfumato.agents import metrics
-from sfumato.agents.follow import Follower
+from sfumato.agents.follow import Follower, drain
 from sfumato.agents.ledger.keys import Keys
 from sfumato.agents.ledger.note import Checkpoint, NoteError
 from sfumato.agents.ledger.tree import Range
@@ -65,12 +65,7 @@ class HeadStore:
 
     def came(self) -> list[Head]:
         """Heads that came since this was asked last, whoever wrote them."""
-        found = []
-        while True:
-            try:
-                found.append(self._came.get_nowait())
-            except Empty:
-                return found
+        return drain(self._came)
 
     def take(self, key: bytes | None, value: bytes | None, _: datetime) -> None:
         """One message of ``ledger.heads``. Never raises."""

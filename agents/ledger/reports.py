@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
-from sfumato.agents.follow import Follower
+from sfumato.agents.follow import Follower, drain
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.epoch import EpochRecord, EpochState
@@ -32,12 +32,7 @@ class ReportStore:
 
     def came(self) -> list[tuple[str, Report]]:
         """By camera, what was reported since this was asked last."""
-        found = []
-        while True:
-            try:
-                found.append(self._came.get_nowait())
-            except Empty:
-                return found
+        return drain(self._came)
 
     def take(self, key: bytes | None, value: bytes | None, _: datetime) -> None:
         """One message of ``epochs``."""

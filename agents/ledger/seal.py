@@ -14,14 +14,12 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from faust.types import TP
 
-from sfumato.agents import anonymize, metrics
-from sfumato.agents.anonymize import EXIT_CONFIGURATION, EXIT_RESTART, SHUTDOWN_TIMEOUT
+from sfumato.agents import exits, messages, metrics
 from sfumato.agents.ledger.book import Book, Rules
 from sfumato.agents.ledger.bulk import BulkReader
 from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
@@ -34,6 +32,7 @@ from sfumato.agents.produce import Producer, deliver
 from sfumato.agents.settings import Settings
 from sfumato.agents.transport import UNREADABLE
 from sfumato.agents.watch import Watchdog
+from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import Message
 from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER, LEDGER_HEADS, Topic
 
@@ -104,7 +103,7 @@ class Sealer:
     async def run(self, app: Any, stream: Any, reports: ReportStore) -> None:
         self._reports = reports
         ticking = asyncio.create_task(self._tick(app))
-        ticking.add_done_callback(_leave_on_failure)
+        ticking.add_done_callback(exits.restart_on_failure)
         async for events in stream.noack_take(CHUNK, within=self._settings.batch_wait):
             async with self._busy:
                 try:
@@ -266,20 +265,15 @@ def _checkpoint(note: str) -> Message:
     return Message(origin.rpartition("/")[2].encode(), note.encode(), [("content-type", b"text/plain; charset=utf-8")])
 
 
-def _headers(message: Any) -> list[tuple[str, bytes | None]]:
+def _headers(message: Any) -> Headers:
     try:
-        return list(message.headers() or ())
-    except SystemError:  # confluent-kafka's answer to a header name that is not UTF-8
+        return messages.headers(message)
+    except EnvelopeError:
         return []
 
 
 def _assigned(app: Any) -> set[Place]:
     return {Place(tp.topic, tp.partition) for tp in app.consumer.assignment()}
-
-
-def _leave_on_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        anonymize.leave(repr(task.exception()), EXIT_RESTART)
 
 
 def known_policies(store: PolicyStore) -> Any:
@@ -300,7 +294,7 @@ def make_book(settings: Settings, keys: Keys, policies: PolicyStore) -> Book:
 
 async def run(app: Any, stream: Any, settings: Settings) -> None:
     """The Faust agent's body. Does not return and does not raise: it leaves the process instead."""
-    try:
+    with exits.starting(KeyFileError, HeadError):
         keys = load(settings)
         policies, heads = PolicyStore(settings, keep_history=True), HeadStore(settings, keys)
         await asyncio.to_thread(policies.start)
@@ -309,11 +303,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         reports = ReportStore(settings, newest and min(newest, datetime.now(UTC)) - REPORTS_BEFORE)
         await asyncio.to_thread(reports.start)
         metrics.serve(settings)
-    except (KeyFileError, HeadError) as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - a supervisor restarts the process
-        anonymize.leave(f"cannot start: {error!r}", EXIT_RESTART)
-    try:
+    with exits.working(HeadError):
         producer = Producer(settings, client_id="sfumato-ledger")
         sealer = Sealer(settings, keys, make_book(settings, keys, policies), producer, heads)
         # A segment may stay open, and its events unacknowledged, for so long.
@@ -323,7 +313,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         Watchdog(
             app,
             patient,
-            partial(anonymize.leave, status=EXIT_RESTART),
+            exits.restart,
             assigned=metrics.LEDGER_ASSIGNED,
             lag=metrics.LEDGER_LAG,
             progress=lambda: sealer.taken,
@@ -335,10 +325,3 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
 
         app.on_before_shutdown.connect(finish, weak=False)  # before Faust stops streams and consumer
         await sealer.run(app, stream, reports)
-    except asyncio.CancelledError:
-        anonymize.end_within(SHUTDOWN_TIMEOUT)
-        raise
-    except HeadError as error:
-        anonymize.leave(str(error), EXIT_CONFIGURATION)
-    except Exception as error:  # noqa: BLE001 - Faust would lose what is buffered
-        anonymize.leave(repr(error), EXIT_RESTART)

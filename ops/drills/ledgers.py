@@ -8,7 +8,7 @@ from typing import Any
 from drills.plan import Plan
 from drills.report import Row
 from drills.site import DrillError, Site
-from sfumato.agents.anonymize import EXIT_CONFIGURATION
+from sfumato.agents.exits import EXIT_CONFIGURATION
 from sfumato.agents.ledger import keys
 
 
