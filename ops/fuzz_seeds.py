@@ -31,6 +31,7 @@ from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent, DetectorRecord, Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, DetectorName, Evidence, Target, dump_boxes
+from sfumato.schemas.disclosure import Act, Disclosure
 from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.find import Find
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
@@ -39,6 +40,7 @@ from sfumato.schemas.job import JobRequest
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.segment import Segment
+from sfumato.schemas.subject_request import ApprovalDraft, SubjectKind
 from sfumato.schemas.suspension import Suspension, SuspensionState
 from sfumato.schemas.unit import H264, AnonymizedUnit
 
@@ -221,6 +223,27 @@ def requests() -> list[bytes]:
             {"files": [{"url": "https://a.example/b"}], "policy": {"inline": _policy()}, "purpose": "p"}
         ).encode(),
     ]
+
+
+def subject_requests() -> list[bytes]:
+    draft = {
+        "kind": "access", "camera": "north", "epoch": 1, "sequence": 2, "captured_at": AT.isoformat(),
+        "since": AT.isoformat(), "until": "2026-11-24T12:00:09Z", "reason": CANARY, "case": "7",
+    }  # fmt: skip
+    box = {"left": 1, "top": 2, "right": 3, "bottom": 4}
+    return [json.dumps({**draft, **chosen}).encode() for chosen in ({"point": {"x": 1, "y": 2}}, {"box": box})]
+
+
+def subject_approvals() -> list[bytes]:
+    return [formats.encode(ApprovalDraft, {"verdict": "approve", "note": CANARY}, formats.XML)]
+
+
+def disclosures() -> list[bytes]:
+    message = Disclosure(
+        id="a", request="0" * 32, act=Act.MADE, at=AT, by="me", kind=SubjectKind.ACCESS, camera="north", epoch=1,
+        sequence=2, box=(1, 2, 3, 4), since=AT, until=AT, reason=CANARY, case="7", needed=2, sha256=SHA, frames=3,
+    ).to_message()  # fmt: skip
+    return [message.key + b"\0" + message.value]
 
 
 def xml_requests() -> list[bytes]:

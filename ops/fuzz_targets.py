@@ -16,6 +16,7 @@ import fuzz_media as media
 import fuzz_seeds as seeds
 from fuzz import Target
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -34,6 +35,7 @@ from sfumato.agents.footage import key_files
 from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.footage.stores import KeyStoreError, UnopenedError
 from sfumato.agents.ledger import keys, note
+from sfumato.agents.ledger.entries import read_audit
 from sfumato.agents.ledger.keys import KeyFileError
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
 from sfumato.agents.policies import Register
@@ -54,6 +56,7 @@ from sfumato.schemas import export
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.detection import load_boxes
+from sfumato.schemas.disclosure import Disclosure
 from sfumato.schemas.epoch import EpochRecord
 from sfumato.schemas.find import Find
 from sfumato.schemas.floor import Floor
@@ -63,6 +66,7 @@ from sfumato.schemas.job import JobRequest
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.segment import Segment
+from sfumato.schemas.subject_request import ApprovalDraft, SubjectDraft
 from sfumato.schemas.suspension import Suspension
 from sfumato.schemas.unit import H264, H265
 
@@ -176,6 +180,11 @@ def policy_register(data: bytes) -> object:
     return [register.get("north-1", captured_at, datetime.now(UTC)) for captured_at in times]
 
 
+def disclosure(data: bytes) -> object:
+    key, _, value = data.partition(b"\0")
+    return Disclosure.from_message(key, value).to_message()
+
+
 def suspension(data: bytes) -> object:
     key, _, value = data.partition(b"\0")
     return Suspension.from_message(key, value).to_message()
@@ -188,6 +197,21 @@ def find(data: bytes) -> object:
 
 def audit_event(data: bytes) -> object:
     return AuditEvent.from_message(data).to_message()
+
+
+def ledger_entry(data: bytes) -> object:
+    """The ledger reads some fields only: which frame an event is of has to be what the whole text says as JSON."""
+    read = read_audit(b"north", data, 0)
+    try:
+        found = from_json(data)
+    except ValueError:
+        found = None
+    event = found if isinstance(found, dict) else {}
+    frame = (event.get("epoch"), event.get("sequence"))
+    named = event.get("camera") == "north" and all(type(each) is int and 0 <= each < 2**63 for each in frame)
+    if named != (read.log == "north") or (named and read.identity != frame):
+        raise AssertionError("the ledger reads another frame")
+    return read.log, read.identity
 
 
 def epoch_record(data: bytes) -> object:
@@ -359,6 +383,7 @@ TARGETS = {
     "policy_json": Target(lambda data: policy_files.read_file(written("p.json", data)), (PolicyError,), seeds.policies),
     "policy_floor": Target(floor_file, (FloorError,), seeds.floors),
     "audit_event": Target(audit_event, (EnvelopeError,), seeds.audit_events),
+    "ledger_entry": Target(ledger_entry, (), seeds.audit_events),
     "epoch_record": Target(epoch_record, (EnvelopeError,), seeds.epoch_records),
     "suspension": Target(suspension, (EnvelopeError,), seeds.suspensions),
     "find": Target(find, (EnvelopeError,), seeds.finds),
@@ -368,6 +393,9 @@ TARGETS = {
     "verifier_key": Target(verifier_key, (NoteError,), seeds.verifier_keys),
     "cursor": Target(lambda data: paging.read(text(data), After), REFUSED, seeds.cursors),
     "json_body": Target(lambda data: body(data, JobRequest, formats.JSON), REFUSED, seeds.requests),
+    "subject_request": Target(lambda data: body(data, SubjectDraft, formats.JSON), REFUSED, seeds.subject_requests),
+    "subject_approval": Target(lambda data: body(data, ApprovalDraft, formats.XML), REFUSED, seeds.subject_approvals),
+    "disclosure": Target(disclosure, (EnvelopeError,), seeds.disclosures),
     "xml_body": Target(lambda data: body(data, JobRequest, formats.XML), REFUSED, seeds.xml_requests),
     "xml_policy": Target(lambda data: body(data, Policy, formats.XML), REFUSED, seeds.xml_policies),
     "protobuf_body": Target(

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from sfumato.agents.ledger import account
 from sfumato.agents.ledger.account import RAW_SECONDS, Log
@@ -88,6 +89,36 @@ def test_what_names_no_frame_goes_to_its_partitions_log(value):
     assert read == read_audit(b"north", value, 3)
     assert isinstance(read.identity, str)
     assert read.value == value
+
+
+@pytest.mark.parametrize(
+    ("rest", "sequence"),
+    [
+        (b'"detail":"', None),
+        (b'"detail":"\\ud800"', None),
+        (b'"detail":"\xff"', None),
+        (b'"detail":' + b"[" * 1000 + b"]" * 1000, None),
+        (b'"detail":' + b"1" * 5000, None),
+        (b'"width":01', None),
+        (b'"width":1}{"height":1', None),
+        (b'"width":NaN', 3),
+        (b'"detail":{"sequence":4}', 3),
+        (b'"sequence":4', 4),
+        (b'"s\\u0065quence":4', 4),
+        (b'"sequence":4,"sequence":"4"', None),
+    ],
+)
+def test_what_is_not_read_of_an_event_has_to_be_json_too(rest, sequence):
+    """Where a leaf goes must not depend on how a ledger parses: another one has to come to the same."""
+    value = event(3).to_message().value[:-1] + b"," + rest + b"}"
+    read = read_audit(b"north", value, 0)
+    assert (read.log, read.value) == ("_unreadable-0" if sequence is None else "north", value)
+    assert sequence is None or read.identity == (1, sequence)
+    try:
+        parsed = from_json(value)
+    except ValueError:
+        parsed = {"sequence": None}
+    assert (parsed["sequence"] if type(parsed["sequence"]) is int else None) == sequence
 
 
 @pytest.mark.parametrize(

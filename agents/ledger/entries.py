@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic_core import from_json
+from pydantic_core import SchemaValidator, core_schema
 
 from sfumato.schemas.cloudevent import CAMERA_ID
 from sfumato.schemas.outcome import Outcome, Reason
@@ -23,10 +23,13 @@ MOST_DETECTORS = 32
 _NAME, _SHA256 = re.compile(r"[a-z0-9_]{1,64}"), re.compile(r"[0-9a-f]{64}")
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _REASONS = {reason.value: reason for reason in Reason}
+_READ = ("id", "camera", "epoch", "sequence", "outcome", "reason", "policy", "policy_version", "detectors")
+_ANY = core_schema.typed_dict_field(core_schema.any_schema(), required=False)
+_EVENT = SchemaValidator(core_schema.typed_dict_schema(dict.fromkeys(_READ, _ANY), extra_behavior="ignore"))
+"""The whole text is parsed as JSON, but only these fields become Python objects, whatever they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A partition of a topic, by the topic's name on this cluster."""
 
     topic: str
@@ -55,10 +58,8 @@ def read_audit(key: bytes | None, value: bytes | None, partition: int) -> Entry:
     unreadable messages, by its ``id`` or, without one, its SHA-256."""
     value = value or b""
     try:
-        event = from_json(value)
-    except ValueError:
-        event = None
-    if not isinstance(event, dict):
+        event = _EVENT.validate_json(value)
+    except ValueError:  # no JSON, or no object
         return Entry(f"{UNREADABLE}{partition}", _digest(value), value)
     outcome, reason = _OUTCOMES.get(_text(event, "outcome")), _REASONS.get(_text(event, "reason"))
     if (outcome is Outcome.MASKED) != (event.get("reason") is None) or (reason is None and event.get("reason")):

@@ -159,7 +159,8 @@ class Sealer:
             if offset > expected or (offset == expected and tuple(message.headers or ()) == UNREADABLE):
                 await self._read_until(place, offset)
             elif offset == expected:
-                self._put(place, offset, self._entry(place, message.key, message.value, message.headers), now)
+                self.taken += 1
+                self._book.take(place, offset, self._entry(place, message.key, message.value, message.headers), now)
         for place in places:
             await self._read_ahead(app, place)
         await self._publish()
@@ -199,12 +200,15 @@ class Sealer:
         if self._revoked != before:
             raise Revoked
         now = time.monotonic()
+        self.taken += len(messages)
+        by_header = place.topic != self._audit  # librdkafka's headers cost as much as all the rest of an audit event
         for message in messages:
             offset = message.offset() or 0
             if offset > expected:
                 log.warning("%s: offsets %d to %d do not exist any more", place, expected, offset - 1)
             expected = offset + 1
-            self._put(place, offset, self._entry(place, message.key(), message.value(), _headers(message)), now)
+            headers = _headers(message) if by_header else ()
+            self._book.take(place, offset, self._entry(place, message.key(), message.value(), headers), now)
         await self._publish()
         return len(messages)
 
@@ -214,10 +218,6 @@ class Sealer:
         if offset is None:
             raise Revoked
         return offset
-
-    def _put(self, place: Place, offset: int, entry: Entry, now: float) -> None:
-        self.taken += 1
-        self._book.take(place, offset, entry, now)
 
     def _entry(self, place: Place, key: Any, value: Any, headers: Any) -> Entry:
         if place.topic == self._audit:
