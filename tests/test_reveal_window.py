@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from sfumato.agents import metrics
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.reveal import AFTER, BEFORE, FootageGoneError, Window
 from sfumato.agents.footage.sealing import Sealer
@@ -135,7 +136,9 @@ def clerk(desk: Office, monkeypatch: pytest.MonkeyPatch, error: BaseException | 
 )
 def test_a_clip_that_cannot_be_made_ends_the_request(desk, monkeypatch, error, state, said):
     request = desk.approved()
+    before = metrics.REVEALED.labels(state)._value.get()
     assert clerk(desk, monkeypatch, error).step()
+    assert metrics.REVEALED.labels(state)._value.get() == before + 1
     ended = desk.requests.get(request.id)
     assert (ended.state, ended.error, desk.listener.heard[-1].note) == (state, said, said)
     assert ended.clip is None
@@ -147,8 +150,10 @@ def test_a_clip_that_cannot_be_made_ends_the_request(desk, monkeypatch, error, s
 def test_what_may_mend_itself_is_tried_again(desk, monkeypatch, error):
     request = desk.approved()
     worker = clerk(desk, monkeypatch, error)
+    before = metrics.REVEALED.labels("put_off")._value.get()
     assert worker.step()
     assert not worker.step()
+    assert metrics.REVEALED.labels("put_off")._value.get() == before + 1
     assert desk.requests.get(request.id).state is SubjectState.APPROVED
     assert desk.listener.acts == ["requested", "approved", "approved"]
 

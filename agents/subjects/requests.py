@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
@@ -282,6 +282,13 @@ class Requests:
         with self._database.read() as session:
             shown = _seen(session, _held(session, claim, lock=False))
         self._fail(shown, error, gone_at)
+
+    def counts(self) -> dict[SubjectState, int]:
+        """Requests that are not forgotten, by state; what is over its time counts as it was until it is ended."""
+        with self._database.read() as session:
+            found = session.execute(select(RequestRow.state, func.count()).group_by(RequestRow.state))
+            counted = {SubjectState(state): number for state, number in found}
+        return {state: counted.get(state, 0) for state in SubjectState}
 
     def expire(self) -> None:
         """End what is over its time, and delete its clips; forget what ended long ago. Raises UntoldError."""
