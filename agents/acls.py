@@ -90,6 +90,7 @@ ROLES: Mapping[str, Role] = {
     "export": Role((LEDGER, AUDIT, FRAMES_ANONYMIZED, POLICIES, DISCLOSURES), checks=False),
     "dossier": Role((EPOCHS, POLICIES, AUDIT, FINDS, SUSPENSIONS, DISCLOSURES, LEDGER), describes=TOPICS),
     "policy-editor": Role((POLICIES,), (POLICIES,)),
+    "key-shredder": Role((), (DISCLOSURES,), checks=False),
     "suspension-lifter": Role((SUSPENSIONS,), (SUSPENSIONS,), checks=False),
 }
 """By the name of the command, where there is one."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 from click.testing import CliRunner
 from confluent_kafka import Producer
+from sqlalchemy import select
 from stack import Stack
 
 from sfumato.agents.broker import free_port
 from sfumato.agents.cli import main
 from sfumato.agents.connection import client_config
+from sfumato.agents.database import Database
+from sfumato.agents.footage import stores
+from sfumato.agents.footage.stores import named
 from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.rows import RequestRow
 from sfumato.schemas.subject_request import SubjectState
 from sfumato.schemas.topics import FRAMES_ANONYMIZED
 from tests.calling import bearer, secret
@@ -129,6 +134,26 @@ class City(Stack):
             assert ended["state"] == SubjectState.READY, ended
             assert asks.get(f"{place}/content").status_code == 200
             return dict(ended)
+
+    def shred_despite_requests(self, camera: str) -> None:
+        """Keys of two hours ago, which a request names that waits for approval."""
+        hour = stores.hour_of(datetime.now(UTC) - timedelta(hours=2))
+        stores.make(self.settings).make(camera, hour)
+        database = Database(self.settings)
+        with database.begin() as session:
+            found = session.scalars(select(RequestRow)).first()
+            fields = {column.name: getattr(found, column.name) for column in RequestRow.__table__.columns}
+            draft = {
+                **fields["draft"],
+                "captured_at": hour.isoformat(),
+                "since": hour.isoformat(),
+                "until": (hour + timedelta(minutes=1)).isoformat(),
+            }
+            session.add(RequestRow(**{**fields, "id": "f" * 32, "state": "pending", "upload": None, "draft": draft}))
+        database.close()
+        words = ("keys", "shred", "--camera", camera, "--before", (hour + timedelta(hours=1)).isoformat(), "--yes")
+        assert self.command("key-shredder", *words).exit_code == 1
+        assert named(hour) in self.does("key-shredder", *words, "--despite-requests")
 
     def suspend_a_camera(self, camera: str, picture: bytes) -> None:
         """A face that nobody masked lies on the topic: the second look finds it; twice lifted, by the API and by the

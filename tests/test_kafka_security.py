@@ -113,6 +113,7 @@ def test_every_role_does_its_work_with_what_it_may_and_uses_all_of_it(city, kafk
         west = demonstration_policy("west").model_dump(mode="json")
         assert api.put("/v1/policies/west", json=west, headers={"If-None-Match": "*"}).is_success
     city.reveal_a_person("south")
+    city.shred_despite_requests("south")
     published = [(m.key(), m.value(), m.headers()) for m in read_topic(city.settings, FRAMES_ANONYMIZED)]
     for vendor in shares.read_file(city.shares):
         its = [message for message in published if vendor.gets(message[0].decode())]

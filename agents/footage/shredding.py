@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from sfumato.agents.footage.stores import KeyStore, KeyStoreError, named
+from sfumato.agents.footage.stores import KeyStore, KeyStoreError, ended, named
+from sfumato.agents.settings import Settings
+from sfumato.agents.subjects.holds import Hold, HoldError, Holds
 
 log = logging.getLogger(__name__)
 
@@ -15,28 +17,48 @@ INTERVAL = 300.0
 """Seconds between two looks for keys that have expired."""
 
 
-def shred_expired(store: KeyStore, hours: float, now: datetime) -> Iterator[tuple[str, datetime]]:
-    """Shred what all cameras of the store captured ``hours`` ago or earlier; yields what was shredded."""
+def shred_expired(
+    store: KeyStore, hours: float, now: datetime, held: Iterable[Hold] = ()
+) -> Iterator[tuple[str, datetime]]:
+    """Shred what all cameras of the store captured ``hours`` ago or earlier, but not what is held; yields what was
+    shredded."""
+    kept = {(hold.camera, hold.hour) for hold in held}
     for camera in store.cameras():
-        for hour in store.shred(camera, now - timedelta(hours=hours)):
+        keep = {hour for name, hour in kept if name == camera}
+        for hour in store.shred(camera, now - timedelta(hours=hours), keep):
             yield camera, hour
+
+
+def due(store: KeyStore, camera: str, before: datetime, held: Iterable[Hold]) -> list[Hold]:
+    """Of what is held, that which would be shredded."""
+    living = {found.hour for found in store.hours(camera) if found.shredded_at is None and ended(found.hour, before)}
+    return [hold for hold in held if hold.camera == camera and hold.hour in living]
 
 
 class Shredder(threading.Thread):
     """Shreds until the ingestor stops; what fails is said and tried again."""
 
-    def __init__(self, store: KeyStore, hours: float, stopping: threading.Event) -> None:
+    def __init__(self, store: KeyStore, settings: Settings, stopping: threading.Event) -> None:
         super().__init__(name="shredder", daemon=True)
         self._store = store
-        self._hours = hours
+        self._hours = settings.keys_hours
+        self._holds = Holds(settings)
         self._stopping = stopping
 
     def run(self) -> None:
         while True:
             try:
-                for camera, hour in shred_expired(self._store, self._hours, datetime.now(UTC)):
-                    log.info("the key of %s, %s, was shredded: %g hours have passed", camera, named(hour), self._hours)
-            except KeyStoreError as error:
+                self._shred(datetime.now(UTC))
+            except (KeyStoreError, HoldError) as error:
                 log.critical("keys that have expired may remain: %s", error)
             if self._stopping.wait(INTERVAL):
                 return
+
+    def _shred(self, now: datetime) -> None:
+        held = self._holds.look()
+        for camera, hour in shred_expired(self._store, self._hours, now, held):
+            log.info("the key of %s, %s, was shredded: %g hours have passed", camera, named(hour), self._hours)
+        before = now - timedelta(hours=self._hours)
+        for camera in {hold.camera for hold in held}:
+            for hold in due(self._store, camera, before, held):
+                log.warning("a key that has expired is kept: %s", hold)
