@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
 
-from sfumato.agents import metrics, provision
+from sfumato.agents import metrics, provision, retention
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.sealing import Opener
@@ -56,6 +56,7 @@ UNMENDED = (
     weights.WeightError,
     encoders.EncoderError,
     stores.KeySettingsError,
+    retention.RetentionError,
 )
 """What a restart does not mend."""
 SHUTDOWN_TIMEOUT = 10.0
@@ -377,6 +378,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         await asyncio.to_thread(policies.start)
         await asyncio.to_thread(suspensions.start)
         await asyncio.to_thread(provision.check, settings, (FRAMES_RAW,))
+        retention.watch(settings, policies)
         anonymizer = await asyncio.to_thread(build, settings, policies, suspensions)
         metrics.serve(settings)
         Watchdog(app, settings, partial(leave, status=EXIT_RESTART)).start()

@@ -25,6 +25,9 @@ RAW_RETENTION_MISMATCH = Gauge(
 )
 
 # anonymize
+RETENTION_EXCEEDED = Gauge(
+    "sfumato_policies_retention_exceeded", "Policies in force that state fewer hours than frames.anonymized is kept."
+)
 FRAMES = Counter("sfumato_frames", "Frames by camera and outcome.", ["camera", "outcome"])
 REFUSED = Counter("sfumato_frames_refused", "Frames fully masked or dropped, by reason.", ["outcome", "reason"])
 STAGE = Histogram("sfumato_stage_seconds", "Time per frame and stage.", ["stage"], buckets=SECONDS)

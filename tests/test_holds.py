@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -117,6 +119,8 @@ def test_where_the_database_does_not_answer_nothing_is_shredded(desk, store, cap
 def test_without_a_database_nobody_has_asked(tmp_path):
     assert Holds(Settings(state_dir=tmp_path)).look() == []
     assert not (tmp_path / "sfumato.db").exists()
+    loaded = [sys.executable, "-c", "import sys, sfumato.agents.ingest; print('sqlalchemy' in sys.modules)"]
+    assert subprocess.check_output(loaded, text=True) == "False\n", "31 MB that an ingestor does without"
 
 
 def test_the_command_refuses_and_names_the_request(desk, store):

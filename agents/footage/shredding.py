@@ -6,10 +6,14 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from sfumato.agents.footage.stores import KeyStore, KeyStoreError, ended, named
+from sfumato.agents.footage.stores import KeyStore, ended, named
 from sfumato.agents.settings import Settings
-from sfumato.agents.subjects.holds import Hold, HoldError, Holds
+from sfumato.schemas.fault import Fault
+
+if TYPE_CHECKING:
+    from sfumato.agents.subjects.holds import Hold, Holds
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +45,33 @@ class Shredder(threading.Thread):
     def __init__(self, store: KeyStore, settings: Settings, stopping: threading.Event) -> None:
         super().__init__(name="shredder", daemon=True)
         self._store = store
-        self._hours = settings.keys_hours
-        self._holds = Holds(settings)
+        self._settings = settings
+        self._holds: Holds | None = None
         self._stopping = stopping
 
     def run(self) -> None:
         while True:
             try:
                 self._shred(datetime.now(UTC))
-            except (KeyStoreError, HoldError) as error:
+            except Fault as error:  # of the store, or of the database
                 log.critical("keys that have expired may remain: %s", error)
             if self._stopping.wait(INTERVAL):
                 return
 
     def _shred(self, now: datetime) -> None:
-        held = self._holds.look()
-        for camera, hour in shred_expired(self._store, self._hours, now, held):
-            log.info("the key of %s, %s, was shredded: %g hours have passed", camera, named(hour), self._hours)
-        before = now - timedelta(hours=self._hours)
+        held, hours = self._held(), self._settings.keys_hours
+        for camera, hour in shred_expired(self._store, hours, now, held):
+            log.info("the key of %s, %s, was shredded: %g hours have passed", camera, named(hour), hours)
+        before = now - timedelta(hours=hours)
         for camera in {hold.camera for hold in held}:
             for hold in due(self._store, camera, before, held):
                 log.warning("a key that has expired is kept: %s", hold)
+
+    def _held(self) -> list[Hold]:
+        if self._holds is None:
+            if not self._settings.has_database:
+                return []
+            from sfumato.agents.subjects.holds import Holds  # with a database, which most ingestors do without
+
+            self._holds = Holds(self._settings)
+        return self._holds.look()

@@ -57,7 +57,7 @@ class Holds:
         these settings, so nobody has asked."""
         with _told():
             if self._database is None:
-                if not self._settings.database_url and not (self._settings.state_dir / "sfumato.db").exists():
+                if not self._settings.has_database:
                     return []
                 self._database = Database(self._settings)
                 self._database.migrate()
