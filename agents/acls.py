@@ -55,19 +55,21 @@ class AclError(Fault, RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Role:
     """What one principal may do. ``group``: what follows ``SFUMATO_GROUP_ID`` in the name of the consumer group that it
-    joins; None: it joins none. ``shares``: it also writes the topics of vendors. ``describes``: whose configuration it
-    sees without reading them."""
+    joins; None: it joins none. ``shares``: it also writes the topics of vendors. ``checks``: it compares its topics
+    with their contracts at start, so it sees their configuration. ``describes``: of which it sees the configuration and
+    the partitions, without reading them."""
 
     reads: tuple[Topic, ...] = ()
     writes: tuple[Topic, ...] = ()
     group: str | None = None
     shares: bool = False
+    checks: bool = True
     describes: tuple[Topic, ...] = ()
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """Those whose configuration it sees, each once."""
-        return tuple(dict.fromkeys(self.reads + self.writes + self.describes))
+        """Those that it reads or writes, each once."""
+        return tuple(dict.fromkeys(self.reads + self.writes))
 
 
 ROLES: Mapping[str, Role] = {
@@ -79,15 +81,17 @@ ROLES: Mapping[str, Role] = {
     "bridge": Role(
         (FRAMES_ANONYMIZED, AUDIT, CALLS, POLICIES, SUSPENSIONS),
         (POLICIES, SUSPENSIONS, CALLS, JOBS, JOB_EVENTS, DISCLOSURES),
+        checks=False,
     ),
     "reveal": Role((FRAMES_RAW, POLICIES, SUSPENSIONS), (DISCLOSURES,)),
     "share": Role((FRAMES_ANONYMIZED,), group="-share", shares=True),
-    "reconcile": Role((EPOCHS, AUDIT, FRAMES_ANONYMIZED)),
-    "record": Role((FRAMES_ANONYMIZED,)),
-    "export": Role((LEDGER, AUDIT, FRAMES_ANONYMIZED, POLICIES, DISCLOSURES)),
+    "reconcile": Role((EPOCHS, AUDIT, FRAMES_ANONYMIZED), checks=False),
+    "record": Role((FRAMES_ANONYMIZED,), checks=False),
+    "export": Role((LEDGER, AUDIT, FRAMES_ANONYMIZED, POLICIES, DISCLOSURES), checks=False),
     "dossier": Role((EPOCHS, POLICIES, AUDIT, FINDS, SUSPENSIONS, DISCLOSURES, LEDGER), describes=TOPICS),
     "policy-editor": Role((POLICIES,), (POLICIES,)),
-    "suspension-lifter": Role((SUSPENSIONS,), (SUSPENSIONS,)),
+    "key-shredder": Role((), (DISCLOSURES,), checks=False),
+    "suspension-lifter": Role((SUSPENSIONS,), (SUSPENSIONS,), checks=False),
 }
 """By the name of the command, where there is one."""
 
@@ -117,7 +121,10 @@ def _of_role(settings: Settings, role: Role, principal: str) -> Iterable[AclBind
         yield _allow(principal, AclOperation.READ, ResourceType.TOPIC, settings.topic(topic))
     for topic in role.writes:
         yield _allow(principal, AclOperation.WRITE, ResourceType.TOPIC, settings.topic(topic))
-    for topic in role.topics:  # a process compares its topics with their contracts at start
+    for topic in role.describes:
+        if topic not in role.topics:  # reading and writing include it
+            yield _allow(principal, AclOperation.DESCRIBE, ResourceType.TOPIC, settings.topic(topic))
+    for topic in dict.fromkeys((role.topics if role.checks else ()) + role.describes):
         yield _allow(principal, AclOperation.DESCRIBE_CONFIGS, ResourceType.TOPIC, settings.topic(topic))
     if role.shares:
         name = settings.topic_prefix + SHARED

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sfumato.agents import exits, metrics, provision
+from sfumato.agents import exits, metrics, provision, retention
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.sealing import Opener
@@ -50,6 +50,7 @@ UNMENDED = (
     weights.WeightError,
     encoders.EncoderError,
     stores.KeySettingsError,
+    retention.RetentionError,
 )
 """What a restart does not mend."""
 ENVELOPE_BYTES = 512 * 1024
@@ -351,6 +352,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         await asyncio.to_thread(policies.start)
         await asyncio.to_thread(suspensions.start)
         await asyncio.to_thread(provision.check, settings, (FRAMES_RAW,))
+        retention.watch(settings, policies)
         anonymizer = await asyncio.to_thread(build, settings, policies, suspensions)
         metrics.serve(settings)
         Watchdog(app, settings, exits.restart).start()

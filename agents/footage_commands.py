@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from sfumato.agents.settings import load
 from sfumato.schemas.cloudevent import format_time
+
+if TYPE_CHECKING:
+    from sfumato.agents.footage.stores import KeyStore
 
 
 @click.group()
@@ -33,27 +37,49 @@ def list_keys(camera: str | None) -> None:
 @click.option("--camera", help="The camera's id.")
 @click.option("--before", metavar="TIME", help="RFC 3339, as 2026-11-25T13:00:00Z: hours that ended by then.")
 @click.option("--expired", is_flag=True, help="All cameras, what is older than SFUMATO_KEYS_HOURS; for cron.")
+@click.option("--despite-requests", "despite", is_flag=True, help="Also what open subject requests name; recorded.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def shred(camera: str | None, before: str | None, expired: bool, yes: bool) -> None:
-    """Delete keys for good: what was captured then can never be read again. Prints the hours, as JSON lines."""
+def shred(camera: str | None, before: str | None, expired: bool, despite: bool, yes: bool) -> None:
+    """Delete keys for good: what was captured then can never be read again. Prints the hours, as JSON lines.
+
+    Hours that an open subject request names are refused, or with --expired kept and named (docs/footage.md).
+    """
     from sfumato.agents.footage import stores
-    from sfumato.agents.footage.shredding import shred_expired
+    from sfumato.agents.footage.shredding import due, shred_expired
+    from sfumato.agents.subjects import holds
 
     if expired == (camera is not None) or expired == (before is not None):
         raise click.UsageError("give --camera and --before, or --expired alone")
     settings, now = load(), datetime.now(UTC)
     store = stores.make(settings)
-    if camera is None or before is None:
-        for name, hour in shred_expired(store, settings.keys_hours, now):
+    until = now - timedelta(hours=settings.keys_hours) if before is None else _moment(before, now)
+    found = holds.Holds(settings).look()
+    cameras = [camera] if camera is not None else store.cameras()
+    held = [hold for name in cameras for hold in due(store, name, until, found)]
+    if camera is not None and not despite:
+        holds.refuse(held)
+    if camera is not None and not yes:
+        _confirm(store, camera, until)
+    if despite and held:
+        holds.tell(settings, held)
+    if camera is None:
+        kept = [] if despite else held
+        for hold in kept:
+            click.echo(f"kept: {hold}", err=True)
+        for name, hour in shred_expired(store, settings.keys_hours, now, kept):
             click.echo(json.dumps({"camera": name, "hour": stores.named(hour)}))
         return
-    until = _moment(before, now)
-    found = [hour for hour, shredded_at in store.hours(camera) if not shredded_at and stores.ended(hour, until)]
-    if found and not yes:
-        span = f"{len(found)} hours of {camera}, {stores.named(found[0])} to {stores.named(found[-1])}"
-        click.confirm(f"{span}: nobody will ever read them again. Go on?", abort=True, err=True)
     for hour in store.shred(camera, until):
         click.echo(json.dumps({"camera": camera, "hour": stores.named(hour)}))
+
+
+def _confirm(store: KeyStore, camera: str, until: datetime) -> None:
+    from sfumato.agents.footage.stores import ended, named
+
+    found = [hour for hour, shredded_at in store.hours(camera) if not shredded_at and ended(hour, until)]
+    if found:
+        span = f"{len(found)} hours of {camera}, {named(found[0])} to {named(found[-1])}"
+        click.confirm(f"{span}: nobody will ever read them again. Go on?", abort=True, err=True)
 
 
 def _moment(text: str, now: datetime) -> datetime:

@@ -255,7 +255,7 @@ def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:
     metrics.OUTSTANDING.set_function(lambda: outlet.admission.total)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: outlet.stopping.set())
-    Shredder(store, settings.keys_hours, outlet.stopping).start()
+    Shredder(store, settings, outlet.stopping).start()
     feeds = [Feed(camera, outlet) for camera in cameras]
     for feed in feeds:
         log.info("camera %s: %s, epoch %d", feed.camera.id, redact(feed.camera.url), feed.epoch)

@@ -25,6 +25,9 @@ RAW_RETENTION_MISMATCH = Gauge(
 )
 
 # anonymize
+RETENTION_EXCEEDED = Gauge(
+    "sfumato_policies_retention_exceeded", "Policies in force that state fewer hours than frames.anonymized is kept."
+)
 FRAMES = Counter("sfumato_frames", "Frames by camera and outcome.", ["camera", "outcome"])
 REFUSED = Counter("sfumato_frames_refused", "Frames fully masked or dropped, by reason.", ["outcome", "reason"])
 STAGE = Histogram("sfumato_stage_seconds", "Time per frame and stage.", ["stage"], buckets=SECONDS)
@@ -57,6 +60,14 @@ LEDGER_FRAMES = Gauge(
     ["camera", "state"],
 )
 LEDGER_UNSEALED = Gauge("sfumato_ledger_unsealed_seconds", "Age of the oldest event that is not sealed.", ["log"])
+LEDGER_BEHIND = Gauge(
+    "sfumato_ledger_behind_events",
+    "Events of the log that are read and not sealed, and all that are not read of its partition.",
+    ["log"],
+)
+LEDGER_BEHIND_SECONDS = Gauge(
+    "sfumato_ledger_behind_seconds", "How long ago the broker took the oldest of these; 0: there are none.", ["log"]
+)
 LEDGER_STOPPED = Gauge("sfumato_ledger_stopped", "1: the log would fork; nothing of it is signed any more.", ["log"])
 LEDGER_LEFT_OUT = Counter("sfumato_ledger_left_out_events", "Events of logs that are stopped.", ["log"])
 LEDGER_REFUSED_HEADS = Counter("sfumato_ledger_refused_heads", "Heads on the topic that are not believed.")
@@ -69,7 +80,15 @@ ARCHIVED_FRAMES = Counter("sfumato_archive_frames", "Pictures of jobs' files, by
 ARCHIVE_ASSIGNED = Gauge("sfumato_archive_assigned_partitions", "Partitions of jobs assigned to this worker.")
 ARCHIVE_LAG = Gauge("sfumato_archive_lag_messages", "Announcements of work that wait in this worker's partitions.")
 
+# reveal
+SUBJECT_REQUESTS = Gauge("sfumato_subject_requests", "Subject requests that are not forgotten, by state.", ["state"])
+REVEALED = Counter(
+    "sfumato_reveal_clips", "Clips of subject requests that were begun, by what became of them.", ["outcome"]
+)
+
 # share
+SHARE_ASSIGNED = Gauge("sfumato_share_assigned_partitions", "Partitions of frames.anonymized of this process.")
+SHARE_LAG = Gauge("sfumato_share_lag_messages", "Published frames that are not copied yet, in its partitions.")
 SHARED = Counter("sfumato_shared_frames", "Frames copied to a vendor's topic.", ["vendor"])
 SHARE_REFUSED = Counter("sfumato_share_refused_messages", "Messages of frames.anonymized that break its contract.")
 
@@ -80,6 +99,9 @@ BRIDGE_LEFT_OUT = Counter(
     "sfumato_bridge_left_out_frames", "Frames seen before, and units that wait for a keyframe.", ["camera"]
 )
 BRIDGE_REFUSED = Counter("sfumato_bridge_refused_messages", "Messages of frames.anonymized that break its contract.")
+SUBJECT_DELIVERIES = Counter(
+    "sfumato_subject_deliveries", "Times that a clip was asked for, by what was answered.", ["outcome"]
+)
 API_CALLS = Counter("sfumato_api_calls", "Calls of the API, by status.", ["status"])
 CALLS_UNPUBLISHED = Counter("sfumato_calls_unpublished", "Audit records of calls that are in the log alone.")
 

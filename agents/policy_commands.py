@@ -31,9 +31,13 @@ def validate(file: Path) -> None:
 @click.argument("file", type=FILE)
 def set_(file: Path) -> None:
     """Check the policies of a TOML or JSON FILE and put them in force at once: all of them, or none."""
-    from sfumato.agents import policies
+    from sfumato.agents import policies, retention
 
     found, settings = _read(file), load()
+    if lines := [f"policy {each.camera}: {said}" for each in found if (said := retention.problem(settings, each))]:
+        if retention.refuses(settings):
+            raise retention.RetentionError("\n".join(lines))
+        click.echo("\n".join(lines), err=True)
     policies.check(policies.load(settings), found)
     policies.publish(settings, found)
     for each in found:

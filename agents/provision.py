@@ -12,8 +12,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from sfumato.agents import metrics
 from sfumato.agents.connection import client_config, diagnose
 from sfumato.agents.settings import Settings
+from sfumato.agents.shares import SHARED
 from sfumato.schemas.fault import Fault
-from sfumato.schemas.topics import FRAMES_RAW, MINUTE, TOPICS, Topic
+from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, HOUR, MINUTE, TOPICS, Topic
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,11 @@ def create(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[str]:
 
 
 def config(settings: Settings, topic: Topic) -> dict[str, str]:
-    """A topic's configuration in Kafka's own names; how long raw frames are kept is a setting."""
+    """A topic's configuration in Kafka's own names; how long frames are kept is a setting."""
     if topic is FRAMES_RAW:
         topic = replace(topic, retention_ms=settings.raw_retention_minutes * MINUTE)
+    elif topic is FRAMES_ANONYMIZED or topic.name.startswith(SHARED):
+        topic = replace(topic, retention_ms=settings.anonymized_retention_hours * HOUR)
     return topic.config()
 
 

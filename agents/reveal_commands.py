@@ -14,7 +14,7 @@ from sfumato.agents.settings import load
 @click.command()
 def reveal() -> None:
     """Make the clips of approved subject requests (docs/subject-requests.md), until Ctrl-C or SIGTERM."""
-    from sfumato.agents import provision
+    from sfumato.agents import metrics, provision
     from sfumato.agents.database import Database
     from sfumato.agents.files.blobs import Blobs
     from sfumato.agents.files.sealing import MasterKeys
@@ -38,6 +38,7 @@ def reveal() -> None:
     options = settings.detector_options()
     ensemble = Ensemble([detectors.make(name, options) for name in settings.detector_names()])
     policies, suspensions = PolicyStore(settings, read_floor(settings)), SuspensionStore(settings)
+    metrics.serve(settings)
     with closing(database), closing(policies), closing(suspensions), closing(Disclosures(settings, CLIENT)) as told:
         policies.start()
         suspensions.start()

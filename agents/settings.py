@@ -118,6 +118,10 @@ class Settings(BaseSettings):
     """Minutes for which Kafka keeps frames.raw."""
     raw_retention_mismatch: Literal["refuse", "alarm"] = "refuse"
     """Where the topic keeps frames longer or shorter: do not start, or start with a critical log line and a metric."""
+    anonymized_retention_hours: Annotated[int, Field(ge=1, le=24 * 400)] = 24
+    """Hours for which Kafka keeps frames.anonymized, and vendors' copies."""
+    anonymized_retention_mismatch: Literal["refuse", "alarm"] = "alarm"
+    """A policy that states fewer hours: do not start and do not set it, or say so as critical and by a metric."""
     keys_store: str = "files"
     """Where the keys of raw footage lie: ``files``, ``database`` or ``environment``."""
     keys_dir: Path | None = None
@@ -303,6 +307,11 @@ class Settings(BaseSettings):
             if mechanism in ("PLAIN", "OAUTHBEARER") and protocol != "sasl_ssl":
                 raise ValueError(f"kafka_security_protocol: {mechanism} shows its secret to listeners; set sasl_ssl")
         return self
+
+    @property
+    def has_database(self) -> bool:
+        """Whether one is set, or was made in the state folder by a process that keeps something in it."""
+        return bool(self.database_url) or (self.state_dir / "sfumato.db").exists()
 
     @property
     def has_tls(self) -> bool:

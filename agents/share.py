@@ -94,11 +94,23 @@ def share(settings: Settings, vendors: Sequence[Vendor], stopping: threading.Eve
     try:
         consumer.subscribe([settings.topic(FRAMES_ANONYMIZED)])
         while not stopping.is_set():
+            _show_lag(consumer)
             if (read := _readable(consumer.consume(BATCH, timeout=0.05))) and _copy(producer, vendors, read, stopping):
                 _acknowledge(consumer, read)
     finally:
         producer.close(0)
         consumer.close()
+
+
+def _show_lag(consumer: Consumer) -> None:
+    """By what the broker said with the last fetch: costs no request."""
+    waiting = 0
+    places = consumer.position(consumer.assignment())
+    for place in places:
+        _, end = consumer.get_watermark_offsets(place, cached=True)
+        waiting += max(0, end - place.offset) if place.offset >= 0 else 0
+    metrics.SHARE_ASSIGNED.set(len(places))
+    metrics.SHARE_LAG.set(waiting)
 
 
 def _readable(messages: Sequence[Received]) -> list[Received]:

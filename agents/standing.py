@@ -28,7 +28,7 @@ class Standing(threading.Thread):
         super().__init__(name="standing", daemon=True)
         self.floor = floor
         self.changing = threading.Lock()
-        self._settings = settings
+        self.settings = settings
         self._policies: PolicyStore | None = None
         self._suspensions: SuspensionStore | None = None
         self._closing = threading.Event()
@@ -55,9 +55,9 @@ class Standing(threading.Thread):
         while not self._closing.is_set() and not self.ready:
             try:
                 self._policies = self._policies or self._loaded(
-                    PolicyStore(self._settings, self.floor, keep_history=True)
+                    PolicyStore(self.settings, self.floor, keep_history=True)
                 )
-                self._suspensions = self._suspensions or self._loaded(SuspensionStore(self._settings))
+                self._suspensions = self._suspensions or self._loaded(SuspensionStore(self.settings))
             except TimeoutError as error:
                 log.warning("policies and suspensions are not known yet: %s", error)
                 self._closing.wait(ATTEMPT)

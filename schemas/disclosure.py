@@ -22,7 +22,8 @@ DISCLOSURE_TYPE = "sfumato.disclosure.v1"
 
 
 class Act(StrEnum):
-    """``made``: the clip lies ready, sealed. ``delivered``: its requester begins to fetch it."""
+    """``made``: the clip lies ready, sealed. ``delivered``: its requester begins to fetch it. ``shredded``: keys of the
+    footage that it names were deleted by somebody although it was open."""
 
     REQUESTED = "requested"
     APPROVED = "approved"
@@ -33,6 +34,7 @@ class Act(StrEnum):
     FAILED = "failed"
     GONE = "gone"
     EXPIRED = "expired"
+    SHREDDED = "shredded"
 
 
 class Disclosure(Part):

@@ -21,6 +21,13 @@ CameraId = Annotated[str, Field(pattern=f"^{CAMERA_ID.pattern}$")]
 Pixels = Annotated[float, Field(ge=0, le=65_535)]
 
 
+READ_BEFORE = 20.0
+"""Seconds before the window of a clip that are read, too: there lies the keyframe that its first picture needs, and
+whoever was found there is still masked a moment later."""
+READ_AFTER = 2.0
+"""Seconds after it: who is found there is masked before."""
+
+
 class SubjectKind(StrEnum):
     """``access``: everybody but the person is masked (GDPR Article 15). ``removal``: the person is masked besides what
     the policy masks, for footage that others get."""
@@ -124,7 +131,8 @@ class Clip(Part):
 
 class SubjectRequest(Part):
     """``target``, ``box``: what was chosen, in pixels of the anonymized picture. ``needed``: approvals. ``error``: why
-    it failed, or why the footage is gone, at ``gone_at``. ``expires_at``: nothing can be approved or fetched then."""
+    it failed, or why the footage is gone, at ``gone_at``. ``expires_at``: nothing can be approved or fetched then.
+    ``footage_until``: the raw frames may be deleted from then on; the clip has to be made before."""
 
     id: RequestId
     kind: SubjectKind
@@ -149,3 +157,4 @@ class SubjectRequest(Part):
     error: str | None = None
     gone_at: AwareDatetime | None = None
     clip: Clip | None = None
+    footage_until: AwareDatetime | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs
 
 import trustme
@@ -21,7 +22,22 @@ from joserfc import jwk, jwt
 from sfumato.agents.broker import HOST, free_port
 
 ADMIN = "admin"
+DECISION = re.compile(
+    r"Principal = User:(\S+) is (Allowed|Denied) operation = (\w+) from .* on resource = (\w+):LITERAL:(\S+) "
+)
+REAUTH = 2000
+"""Milliseconds after which a client that signed in by a token has to sign in again."""
 KAFKA_OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearer"
+
+
+class Decision(NamedTuple):
+    """What Kafka's authorizer said, in its own words: ``READ``, ``Topic``, …"""
+
+    user: str
+    allowed: bool
+    operation: str
+    kind: str
+    name: str
 
 
 class TokenEndpoint:
@@ -84,11 +100,13 @@ class TokenEndpoint:
 
 
 class SecuredKafka(ApacheKafka):
-    """Listeners: SASL_SSL (SCRAM and OAUTHBEARER) at ``port``, TLS with client certificates at ``mutual_port``. Nobody
-    may do anything but the user ``admin``, and whom the ACLs let."""
+    """Listeners: SASL_SSL (SCRAM, PLAIN, and OAUTHBEARER whose sessions end after :data:`REAUTH`) at ``port``, TLS with
+    client certificates at ``mutual_port``, SCRAM without TLS at ``clear_port``. Nobody may do anything but the user
+    ``admin``, and whom the ACLs let."""
 
     def __init__(self, folder: Path, users: list[str]) -> None:
-        self.folder, self.mutual_port = folder, free_port()
+        self.folder, self.mutual_port, self.clear_port = folder, free_port(), free_port()
+        self._users = users
         self._authority = trustme.CA()
         self.ca = folder / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca))
@@ -99,7 +117,8 @@ class SecuredKafka(ApacheKafka):
             for bits in (256, 512)
         ]
         allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self.endpoint.keys}"
-        super().__init__(free_port(), format_options=scram, java_options=[allowed, "-XX:TieredStopAtLevel=1"])
+        audit = "-Dorg.slf4j.simpleLogger.log.kafka.authorizer.logger=debug"
+        super().__init__(free_port(), format_options=scram, java_options=[allowed, audit, "-XX:TieredStopAtLevel=1"])
         self.credentials = {
             "security.protocol": "sasl_ssl",
             "ssl.ca.location": str(self.ca),
@@ -115,6 +134,12 @@ class SecuredKafka(ApacheKafka):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         super().__exit__(kind, error, tb)
         self.endpoint.__exit__()
+
+    def decisions(self) -> list[Decision]:
+        """Of the authorizer, since the start; without those that decide about a list of topics only."""
+        assert self._log is not None
+        found = DECISION.finditer(self._log.read_text(errors="replace"))
+        return [Decision(m[1], m[2] == "Allowed", *m.groups()[2:]) for m in found]
 
     def certificate(self, name: str) -> tuple[Path, Path]:
         """Chain and private key (PKCS #8, 0600) of ``CN=name``."""
@@ -157,15 +182,17 @@ class SecuredKafka(ApacheKafka):
         chain, key = self.certificate("broker")
         store = self.folder / "keystore.pem"
         store.write_bytes(key.read_bytes() + chain.read_bytes())
-        listeners = f"SECURED://{HOST}:{self.port},MUTUAL://{HOST}:{self.mutual_port}"
+        listeners = f"SECURED://{HOST}:{self.port},MUTUAL://{HOST}:{self.mutual_port},CLEAR://{HOST}:{self.clear_port}"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        known = " ".join(f'user_{user}="{password(user)}"' for user in self._users)
+        plain = f"org.apache.kafka.common.security.plain.PlainLoginModule required {known};"
         bearer = f'{KAFKA_OAUTH}LoginModule required unsecuredLoginStringClaim_sub="unused";'
         prefix = "listener.name.secured"
         return {
             **super()._properties(controller_port),
             "listeners": f"{listeners},CONTROLLER://{HOST}:{controller_port}",
             "advertised.listeners": listeners,
-            "listener.security.protocol.map": "SECURED:SASL_SSL,MUTUAL:SSL,CONTROLLER:SSL",
+            "listener.security.protocol.map": "SECURED:SASL_SSL,MUTUAL:SSL,CLEAR:SASL_PLAINTEXT,CONTROLLER:SSL",
             "inter.broker.listener.name": "MUTUAL",
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": store,
@@ -173,7 +200,11 @@ class SecuredKafka(ApacheKafka):
             "ssl.truststore.location": self.ca,
             "ssl.client.auth": "required",
             f"{prefix}.ssl.client.auth": "none",
-            f"{prefix}.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+            f"{prefix}.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER,PLAIN",
+            f"{prefix}.plain.sasl.jaas.config": plain,
+            "listener.name.clear.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.clear.scram-sha-512.sasl.jaas.config": scram,
+            f"{prefix}.oauthbearer.connections.max.reauth.ms": REAUTH,
             f"{prefix}.scram-sha-256.sasl.jaas.config": scram,
             f"{prefix}.scram-sha-512.sasl.jaas.config": scram,
             f"{prefix}.oauthbearer.sasl.jaas.config": bearer,

@@ -89,6 +89,14 @@ def test_the_keys_of_raw_footage_are_shared_by_those_who_seal_and_open(services:
     assert f"install -d -o 10001 -m 700 {folder}" in DOCKERFILE.read_text()
 
 
+def test_who_shreds_keys_sees_the_requests_that_need_them(services: dict[str, Any]) -> None:
+    ingest, bridge = services["ingest"], services["bridge"]
+    folder = bridge["environment"]["SFUMATO_STATE_DIR"]
+    assert ingest["environment"]["SFUMATO_STATE_DIR"] == folder
+    for service in (ingest, bridge):
+        assert any(folder in json.dumps(mount) and "state" in json.dumps(mount) for mount in service["volumes"])
+
+
 def test_kafka_and_metrics_have_no_way_out(compose: dict[str, Any]) -> None:
     assert compose["networks"]["backbone"]["internal"] is True
     joined = {name: set(service["networks"]) for name, service in compose["services"].items()}
@@ -104,7 +112,7 @@ def test_every_service_is_confined(services: dict[str, Any]) -> None:
         assert not service.get("privileged"), name
         lasting = service["restart"] != "no"
         assert lasting is (name not in {"topics", "policies"}), name
-        assert ("healthcheck" in service) is (lasting and name != "reveal"), name  # it serves nothing
+        assert ("healthcheck" in service) is lasting, name
 
 
 def test_images_are_pinned_and_agree(services: dict[str, Any]) -> None:

@@ -131,7 +131,8 @@ def test_two_ledgers_at_once_cut_a_log_in_other_places_and_never_fork_it(ledgers
             ledgers.start("second", ledger_segment_events=30, group_id="third")
     for name in ("first", "second"):
         ledgers.until_sealed({"north": 1500, "south": 1500}, name)
-        ledgers.until(lambda name=name: ledgers.metric("sfumato_ledger_lag_events", name) == 0, name)
+        for behind in ("sfumato_ledger_lag_events", "sfumato_ledger_behind_events", "sfumato_ledger_behind_seconds"):
+            ledgers.until(lambda name=name, behind=behind: ledgers.metric(behind, name) == 0, name)
         assert ledgers.metric("sfumato_ledger_stopped", name) == 0
     found, values = ledgers.published(), leaves(ledgers.stack.settings)
     for camera in ("north", "south"):

@@ -131,6 +131,8 @@ def test_a_person_gets_their_own_pictures_and_nobody_elses(stack: Stack, tmp_pat
         until(stack, lambda: asks.get(place).json()["state"] != "approved")
         ready = asks.get(place).json()
         assert ready["state"] == "ready", ready
+        kept = datetime.fromisoformat(ready["footage_until"]) - datetime.fromisoformat(ready["created_at"])
+        assert timedelta(minutes=5) < kept < timedelta(minutes=stack.settings.raw_retention_minutes)
         assert ready["clip"]["frames"] == ready["clip"]["shown"] == LAST - FIRST + 1
 
         assert first.get(f"{place}/content").status_code == 403

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
+from sfumato.agents import metrics
 from sfumato.agents.ledger import account
 from sfumato.agents.ledger.account import RAW_SECONDS, Log
 from sfumato.agents.ledger.book import Book, Rules, Sealed
 from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
-from sfumato.agents.ledger.gauges import balance
+from sfumato.agents.ledger.gauges import Gauges, Unread, balance
 from sfumato.agents.ledger.note import Checkpoint, Signer, open_note
 from sfumato.agents.ledger.tree import Range, leaf_hash
 from sfumato.agents.sequences import Sequences
@@ -30,6 +31,7 @@ SCHEMA = Path(__file__).parent.parent / "docs" / "segment.schema.json"
 SIGNER = Signer("city.example", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 PLACE = Place("t.audit", 0)
 GRACE = 60.0
+READ = Unread(0, 0.0)
 
 
 def entry(*arguments, **changes) -> Entry:
@@ -465,3 +467,32 @@ def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it():
     (third,) = flat(again)
     segment = Segment.parse(Checkpoint.parse(open_note(third.note, SIGNER.verifier)).extensions[0])
     assert (segment.first, segment.size, segment.duplicates, segment.conflicting) == (1, 2, 1, 1)
+
+
+def test_how_far_a_log_is_behind_counts_what_is_not_sealed_and_what_is_not_read():
+    """By the broker's clock: an hour that the ledger was down is an hour, however fast it reads afterwards."""
+    book = make_book(events=3)
+    gauges = Gauges(book)
+
+    def behind(unread: Unread = READ, log: str = "north") -> tuple[float, float]:
+        gauges.show(0.0, 5000.0, {PLACE: unread})
+        found = metrics.LEDGER_BEHIND_SECONDS, metrics.LEDGER_BEHIND
+        return tuple(gauge.labels(log)._value.get() for gauge in found)
+
+    def take(offset: int, sequence: int, written_at: float, camera: str = "north") -> None:
+        taken = entry(sequence, camera=camera)
+        taken.written_at = written_at
+        book.take(PLACE, offset, taken, 0.0)
+
+    take(0, 0, 1400.0)
+    take(1, 1, 4900.0)
+    assert behind() == (3600.0, 2)
+    take(2, 2, 4990.0)  # the third seals them
+    assert behind() == (0.0, 0)
+    take(3, 0, 4999.0, camera="south")
+    assert behind() == (0.0, 0)
+    assert behind(log="south") == (1.0, 1)
+    assert behind(Unread(40, 4980.0)) == (20.0, 40)  # of which camera they are is not known
+    assert behind(Unread(40, 4980.0), "south") == (20.0, 41)
+    gauges.clear()
+    assert next(iter(metrics.LEDGER_BEHIND.collect())).samples == []

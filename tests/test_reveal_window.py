@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from sfumato.agents import metrics
 from sfumato.agents.footage import stores
-from sfumato.agents.footage.reveal import AFTER, BEFORE, FootageGoneError, Window
+from sfumato.agents.footage.reveal import FootageGoneError, Window
 from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.footage.stores import KeyStoreError
 from sfumato.agents.produce import Producer
@@ -24,7 +25,7 @@ from sfumato.schemas.audit import Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import RawFrame, TimeSource
 from sfumato.schemas.outcome import Reason
-from sfumato.schemas.subject_request import SubjectState
+from sfumato.schemas.subject_request import READ_AFTER, READ_BEFORE, SubjectState
 from sfumato.schemas.topics import FRAMES_RAW
 from tests.ingesting import read_topic
 from tests.masking import policy
@@ -81,8 +82,8 @@ def test_it_opens_the_cameras_frames_of_the_window_each_once_with_those_around_i
             seconds = [task.frame.id.sequence for task in tasks]
             assert seconds == sorted(set(seconds))
             assert {task.frame.id.camera for task in tasks} == {"north"}
-            assert seconds[0] <= 58 - BEFORE / 2
-            assert seconds[-1] == 64 + AFTER
+            assert seconds[0] <= 58 - READ_BEFORE / 2
+            assert seconds[-1] == 64 + READ_AFTER
             broken = next(task for task in tasks if task.frame.id.sequence == 62)
             assert (broken.reason, broken.image) == (Reason.SEAL_BROKEN, None)
             others = [task for task in tasks if task is not broken]
@@ -135,7 +136,9 @@ def clerk(desk: Office, monkeypatch: pytest.MonkeyPatch, error: BaseException | 
 )
 def test_a_clip_that_cannot_be_made_ends_the_request(desk, monkeypatch, error, state, said):
     request = desk.approved()
+    before = metrics.REVEALED.labels(state)._value.get()
     assert clerk(desk, monkeypatch, error).step()
+    assert metrics.REVEALED.labels(state)._value.get() == before + 1
     ended = desk.requests.get(request.id)
     assert (ended.state, ended.error, desk.listener.heard[-1].note) == (state, said, said)
     assert ended.clip is None
@@ -147,8 +150,10 @@ def test_a_clip_that_cannot_be_made_ends_the_request(desk, monkeypatch, error, s
 def test_what_may_mend_itself_is_tried_again(desk, monkeypatch, error):
     request = desk.approved()
     worker = clerk(desk, monkeypatch, error)
+    before = metrics.REVEALED.labels("put_off")._value.get()
     assert worker.step()
     assert not worker.step()
+    assert metrics.REVEALED.labels("put_off")._value.get() == before + 1
     assert desk.requests.get(request.id).state is SubjectState.APPROVED
     assert desk.listener.acts == ["requested", "approved", "approved"]
 

@@ -86,7 +86,16 @@ CAMERAS = ("north-1", "north-2", "south", "west")
 
 
 @pytest.mark.parametrize("broker", ["kafka"], indirect=True)
-def test_vendors_get_their_cameras_byte_for_byte_and_in_order(shared):
+def test_vendors_get_their_cameras_byte_for_byte_and_in_order(shared, monkeypatch):
+    lags: list[float] = []
+    copy = share._copy
+
+    def noted(*arguments: Any) -> bool:
+        lags.append(metrics.SHARE_LAG._value.get())
+        return copy(*arguments)
+
+    monkeypatch.setattr(share, "_copy", noted)
+    monkeypatch.setattr(share, "BATCH", 8)
     refused = metrics.SHARE_REFUSED._value.get()
     sent = [frame(camera, number).to_message() for number in range(20) for camera in CAMERAS]
     raw = Message(b"north-1", b"\xff\xd8\xff raw", [("ce_id", b"north-1/1/99")])
@@ -104,6 +113,9 @@ def test_vendors_get_their_cameras_byte_for_byte_and_in_order(shared):
             wanted = [tuple(message) for message in sent if message.key == camera.encode()]
             assert [each for each in found if each[0] == camera.encode()] == wanted
     assert metrics.SHARE_REFUSED._value.get() == refused + 1
+    assert max(lags) > lags[-1]  # 41 waited, of which 8 are copied at a time
+    assert 0 < lags[-1] <= 8  # before the last of them nothing else waited
+    assert metrics.SHARE_ASSIGNED._value.get() == 2
 
 
 @pytest.mark.parametrize("broker", ["kafka"], indirect=True)

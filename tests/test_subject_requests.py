@@ -295,3 +295,11 @@ def test_a_click_chooses_the_smallest_person_or_face_that_holds_it():
         held((plate,), Point(x=45, y=25))
     with pytest.raises(PickError, match="on two people"):
         held((body, found("person", 50, 0, 200, 200)), Point(x=70, y=100))
+
+
+def test_requests_are_counted_by_state(desk):
+    desk.create()
+    desk.approved()
+    counted = desk.requests.counts()
+    assert (counted[SubjectState.PENDING], counted[SubjectState.APPROVED], counted[SubjectState.GONE]) == (1, 1, 0)
+    assert set(counted) == set(SubjectState)

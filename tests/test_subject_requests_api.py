@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from sfumato.agents import metrics
 from sfumato.agents.files.uploads import fill
 from sfumato.agents.footage import stores
 from sfumato.agents.search import SearchError
@@ -83,7 +84,13 @@ def film(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
+def deliveries() -> dict[str, float]:
+    (family,) = metrics.SUBJECT_DELIVERIES.collect()
+    return {s.labels["outcome"]: s.value for s in family.samples if s.name.endswith("_total")}
+
+
 def test_a_request_from_the_click_to_the_clip(api, film):
+    metrics.SUBJECT_DELIVERIES.clear()
     asks, approves = api.caller(), api.caller()
     made = asks.post(PLACE, json=wanted(), headers={"Idempotency-Key": "one"})
     assert (made.status_code, made.json()["state"], made.json()["target"]) == (201, "pending", "face")
@@ -115,9 +122,11 @@ def test_a_request_from_the_click_to_the_clip(api, film):
     assert asks.delete(place).status_code == 204
     assert asks.delete(place).status_code == 409
     assert asks.get(f"{place}/content").status_code == 409
+    assert deliveries() == {"not_ready": 2, "forbidden": 1, "delivered": 2}
 
 
 def test_nothing_is_delivered_that_is_not_recorded(api, film):
+    metrics.SUBJECT_DELIVERIES.clear()
     asks = api.caller()
     place = asks.post(PLACE, json=wanted()).headers["location"]
     api.caller().post(f"{place}/approvals", json=APPROVAL)
@@ -126,6 +135,7 @@ def test_nothing_is_delivered_that_is_not_recorded(api, film):
     answer = asks.get(f"{place}/content")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert film[:20] not in answer.content
+    assert deliveries() == {"not_recorded": 1}
     for call in (lambda: asks.post(PLACE, json=wanted()), lambda: asks.delete(place)):
         assert call().status_code == 503
 

@@ -132,6 +132,7 @@ def test_one_clicks_another_approves_and_who_asked_fetches_the_clip(browser, bri
     span = [datetime.fromisoformat(made[name]) - captured_at for name in ("since", "until")]
     assert [round(part.total_seconds()) for part in span] == [-5, 5]
     expect(request).to_contain_text("0 of 1 approvals")
+    expect(request).to_contain_text("the footage may be deleted from ")
     expect(request.get_by_role("button", name="Withdraw")).to_be_visible()
     expect(request.get_by_role("button", name="Approve")).to_have_count(0)
     assert faults(page) == []

@@ -256,6 +256,7 @@ _SINGLE: dict[type[BaseModel], dict[str, Any]] = {
         "approvals": [{"by": "key:0a1b2c3d4e5f", "verdict": "approve", "note": "identity checked", "at": NOON}],
         "created_at": NOON,
         "expires_at": datetime(2027, 1, 4, 12, tzinfo=UTC),
+        "footage_until": datetime(2027, 1, 1, 12, 10, tzinfo=UTC),
         "clip": {
             "href": f"/v1/subject-requests/{_ID}/content",
             "content_type": "video/mp4",

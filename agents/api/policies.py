@@ -10,7 +10,7 @@ from confluent_kafka import KafkaException
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.exceptions import HTTPException
 
-from sfumato.agents import policies
+from sfumato.agents import policies, retention
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.policies import Register
 from sfumato.agents.policy_files import PolicyError
@@ -80,7 +80,8 @@ def validate(policy: Policy, standing: Known, caller: Reading) -> PolicyCheck:
     """Also against the site's floor and the versions that were set. What is wrong is a problem with each field."""
     _permit(caller, policy.camera)
     _check(standing, policy)
-    return PolicyCheck(camera=policy.camera, version=policy.version, warnings=tuple(policy.warnings()))
+    warnings = [*policy.warnings(), *filter(None, [retention.problem(standing.settings, policy)])]
+    return PolicyCheck(camera=policy.camera, version=policy.version, warnings=tuple(warnings))
 
 
 @router.get(
@@ -222,8 +223,11 @@ def _permit(caller: Caller, name: str) -> None:
 
 
 def _check(standing: Standing, policy: Policy) -> None:
-    """Raise 422 where it is below the floor, 409 where its version does not rise."""
+    """Raise 422 where it is below the floor or states fewer hours than frames are kept, 409 where its version does not
+    rise."""
     found = [_below(problem) for problem in standing.floor.problems(policy)]
+    if retention.refuses(standing.settings) and (said := retention.problem(standing.settings, policy)):
+        found.append(_below(said))
     if found:
         raise _invalid(*found)
     try:

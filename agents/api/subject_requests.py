@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
+from sfumato.agents import metrics
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.access.keys import Keys
 from sfumato.agents.files.uploads import NoUploadError
@@ -40,6 +41,8 @@ from sfumato.schemas.subject_request import ApprovalDraft, SubjectDraft, Subject
 router = APIRouter(prefix="/v1/subject-requests", tags=["subject requests"], route_class=Negotiated)
 
 CHUNK = 1024 * 1024
+REFUSALS: dict[type[Exception], str] = {ForbiddenError: "forbidden", GoneError: "gone", UntoldError: "not_recorded"}
+"""Why a clip was not delivered, as the metric says it."""
 MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such request, or not of your cameras"}}
 UNTOLD: dict[int | str, dict[str, Any]] = {
     503: {"description": "The broker does not take the record, so nothing happened"}
@@ -195,12 +198,15 @@ def content(id: str, request: Request, caller: Asking, requests: Known) -> Respo
         def read(start: int, end: int) -> Iterator[bytes]:
             file = request.app.state.uploads.open(upload)
             requests.deliver(id, person, f"{start}-{end - 1}/{clip.bytes}")
+            metrics.SUBJECT_DELIVERIES.labels("delivered").inc()
             return _bytes(file, start, end)
 
         return ranges.answer(request, clip, f"{id}.mp4", read, keep=False)
     except NoUploadError:
+        metrics.SUBJECT_DELIVERIES.labels("gone").inc()
         raise HTTPException(410, "the clip was deleted meanwhile; GET the request tells") from None
     except (NoRequestError, RequestStateError, ForbiddenError, GoneError, UntoldError) as error:
+        metrics.SUBJECT_DELIVERIES.labels(REFUSALS.get(type(error), "not_ready")).inc()
         _refuse(error)
 
 

@@ -222,7 +222,7 @@ def _weights(settings: Settings) -> list[Weight]:
 
 
 def _keys(settings: Settings) -> tuple[Key, ...] | Absent:
-    if not settings.database_url and not (settings.state_dir / "sfumato.db").exists():
+    if not settings.has_database:
         return Absent("there is no database in SFUMATO_STATE_DIR: no bridge has run with these settings")
 
     def read() -> tuple[Key, ...]:

@@ -11,7 +11,7 @@ import binascii
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,10 +65,10 @@ class KeyFiles:
                 raise KeyStoreError(f"SFUMATO_KEYS_DIR: {path} was taken away as soon as it was made")
             return key
 
-    def shred(self, camera: str, before: datetime) -> list[datetime]:
+    def shred(self, camera: str, before: datetime, keep: Collection[datetime] = ()) -> list[datetime]:
         """Overwriting is an attempt: file systems that copy on write, SSDs, snapshots and backups keep what was."""
         with _told(self._folder):
-            hours = [hour for hour in self._keyed(camera) if ended(hour, before)]
+            hours = [hour for hour in self._keyed(camera) if ended(hour, before) and hour not in keep]
             for hour in hours:
                 self._shred(self._path(camera, hour))
             return hours

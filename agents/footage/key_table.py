@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -64,14 +64,15 @@ class KeyTable:
                 pass  # another process was first, and its key is read below
         return self.key(camera, hour)
 
-    def shred(self, camera: str, before: datetime) -> list[datetime]:
+    def shred(self, camera: str, before: datetime, keep: Collection[datetime] = ()) -> list[datetime]:
         """SQLite overwrites what it deletes; PostgreSQL keeps the old row until it is vacuumed, and both their
         backups."""
         now = datetime.now(UTC)
         living = select(KeyRow).where(KeyRow.camera == camera, KeyRow.wrapped.is_not(None)).order_by(KeyRow.hour)
         with _told():
             with self._database.begin() as session:
-                rows = [row for row in session.scalars(living.with_for_update()) if ended(row.hour, before)]
+                found = session.scalars(living.with_for_update())
+                rows = [row for row in found if ended(row.hour, before) and row.hour not in keep]
                 for row in rows:
                     row.wrapped, row.shredded_at = None, now
             if rows:

@@ -24,17 +24,13 @@ from sfumato.schemas.audit import Origin
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId, format_time
 from sfumato.schemas.frame import RawFrame
 from sfumato.schemas.policy import Policy
+from sfumato.schemas.subject_request import READ_AFTER, READ_BEFORE
 from sfumato.schemas.topics import FRAMES_RAW
 
 CLIENT = "sfumato-reveal"
 """Client id, and the principal under ACLs."""
 TIMEOUT = 15.0
 """Longest wait for the broker, in seconds."""
-BEFORE = 20.0
-"""Seconds before the window that are read, too: there lies the keyframe that its first picture needs, and whoever was
-found there is still masked a moment later."""
-AFTER = 2.0
-"""Seconds after it: who is found there is masked before."""
 ATTEMPTS = 6
 """At a beginning that is early enough, each four times as far back as the one before."""
 
@@ -91,7 +87,7 @@ class Window:
             frame = self._parsed(message)
             if frame is None or frame.id in seen:
                 continue
-            if frame.captured_at > self._until + timedelta(seconds=AFTER):
+            if frame.captured_at > self._until + timedelta(seconds=READ_AFTER):
                 return
             seen.add(frame.id)
             yield self._opened(frame, policy)
@@ -133,10 +129,11 @@ class Window:
             return None  # beyond the end, where a broker need not answer: the topic was made anew
 
     def _early_enough(self, frame: RawFrame, written_ms: int, low: int) -> int:
-        """From where frames are older than the window by :data:`BEFORE`. Kafka's clock and the camera's may differ, and
-        a file is read faster than it was filmed: so it is looked at, and gone back further where need be."""
-        lead = (frame.captured_at - self._since).total_seconds() + BEFORE
-        wanted = frame.captured_at - timedelta(seconds=lead - BEFORE / 2)
+        """From where frames are older than the window by :data:`READ_BEFORE`. Kafka's clock and the camera's may
+        differ, and a file is read faster than it was filmed: so it is looked at, and gone back further where need be.
+        """
+        lead = (frame.captured_at - self._since).total_seconds() + READ_BEFORE
+        wanted = frame.captured_at - timedelta(seconds=lead - READ_BEFORE / 2)
         offset = self._origin.offset
         for attempt in range(ATTEMPTS):
             moment = max(0, written_ms - int(lead * 4**attempt * 1000))

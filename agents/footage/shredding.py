@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from sfumato.agents.footage.stores import KeyStore, KeyStoreError, named
+from sfumato.agents.footage.stores import KeyStore, ended, named
+from sfumato.agents.settings import Settings
+from sfumato.schemas.fault import Fault
+
+if TYPE_CHECKING:
+    from sfumato.agents.subjects.holds import Hold, Holds
 
 log = logging.getLogger(__name__)
 
@@ -15,28 +21,57 @@ INTERVAL = 300.0
 """Seconds between two looks for keys that have expired."""
 
 
-def shred_expired(store: KeyStore, hours: float, now: datetime) -> Iterator[tuple[str, datetime]]:
-    """Shred what all cameras of the store captured ``hours`` ago or earlier; yields what was shredded."""
+def shred_expired(
+    store: KeyStore, hours: float, now: datetime, held: Iterable[Hold] = ()
+) -> Iterator[tuple[str, datetime]]:
+    """Shred what all cameras of the store captured ``hours`` ago or earlier, but not what is held; yields what was
+    shredded."""
+    kept = {(hold.camera, hold.hour) for hold in held}
     for camera in store.cameras():
-        for hour in store.shred(camera, now - timedelta(hours=hours)):
+        keep = {hour for name, hour in kept if name == camera}
+        for hour in store.shred(camera, now - timedelta(hours=hours), keep):
             yield camera, hour
+
+
+def due(store: KeyStore, camera: str, before: datetime, held: Iterable[Hold]) -> list[Hold]:
+    """Of what is held, that which would be shredded."""
+    living = {found.hour for found in store.hours(camera) if found.shredded_at is None and ended(found.hour, before)}
+    return [hold for hold in held if hold.camera == camera and hold.hour in living]
 
 
 class Shredder(threading.Thread):
     """Shreds until the ingestor stops; what fails is said and tried again."""
 
-    def __init__(self, store: KeyStore, hours: float, stopping: threading.Event) -> None:
+    def __init__(self, store: KeyStore, settings: Settings, stopping: threading.Event) -> None:
         super().__init__(name="shredder", daemon=True)
         self._store = store
-        self._hours = hours
+        self._settings = settings
+        self._holds: Holds | None = None
         self._stopping = stopping
 
     def run(self) -> None:
         while True:
             try:
-                for camera, hour in shred_expired(self._store, self._hours, datetime.now(UTC)):
-                    log.info("the key of %s, %s, was shredded: %g hours have passed", camera, named(hour), self._hours)
-            except KeyStoreError as error:
+                self._shred(datetime.now(UTC))
+            except Fault as error:  # of the store, or of the database
                 log.critical("keys that have expired may remain: %s", error)
             if self._stopping.wait(INTERVAL):
                 return
+
+    def _shred(self, now: datetime) -> None:
+        held, hours = self._held(), self._settings.keys_hours
+        for camera, hour in shred_expired(self._store, hours, now, held):
+            log.info("the key of %s, %s, was shredded: %g hours have passed", camera, named(hour), hours)
+        before = now - timedelta(hours=hours)
+        for camera in {hold.camera for hold in held}:
+            for hold in due(self._store, camera, before, held):
+                log.warning("a key that has expired is kept: %s", hold)
+
+    def _held(self) -> list[Hold]:
+        if self._holds is None:
+            if not self._settings.has_database:
+                return []
+            from sfumato.agents.subjects.holds import Holds  # with a database, which most ingestors do without
+
+            self._holds = Holds(self._settings)
+        return self._holds.look()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -83,8 +83,9 @@ class KeyStore(Protocol):
     def make(self, camera: str, hour: datetime) -> bytes:
         """The key, made where there is none. :class:`KeyGoneError`, :class:`KeyStoreError`."""
 
-    def shred(self, camera: str, before: datetime) -> list[datetime]:
-        """Delete the keys of the hours that ended at ``before`` or earlier; those that still had one, sorted."""
+    def shred(self, camera: str, before: datetime, keep: Collection[datetime] = ()) -> list[datetime]:
+        """Delete the keys of the hours that ended at ``before`` or earlier, but not those of the hours to ``keep``;
+        those that still had one, sorted."""
 
     def hours(self, camera: str) -> list[KeyHour]:
         """The camera's hours, sorted."""
@@ -133,7 +134,7 @@ class DerivedKeys:
 
     make = key
 
-    def shred(self, camera: str, before: datetime) -> list[datetime]:
+    def shred(self, camera: str, before: datetime, keep: Collection[datetime] = ()) -> list[datetime]:
         raise KeyStoreError(
             "SFUMATO_KEYS_STORE: the keys of `environment` are derived from one secret, so that none can be deleted "
             "alone; use `files` or `database`, or destroy the secret and with it every key"

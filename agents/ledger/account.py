@@ -44,11 +44,12 @@ class Epoch:
 class Tally:
     """The open segment: what came since the one before was sealed. ``opened_at``: when the first of it came that the
     log's head does not cover, monotonic, in seconds; None: nothing did. ``first_offset``: of the first such event; -1:
-    none came."""
+    none came. ``written_at``: when the broker took it, Unix seconds."""
 
     opened_at: float | None = None
     hashes: list[bytes] = field(default_factory=list)
     first_offset: int = -1
+    written_at: float = 0.0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     runs: dict[int, Sequences] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Log:
         self.next_offset = offset + 1
         tally = self.tally
         if tally.first_offset < 0:
-            tally.first_offset = offset
+            tally.first_offset, tally.written_at = offset, entry.written_at
             tally.open(now)
         if isinstance(entry.identity, str):
             new = self._ids.add(entry.identity)

@@ -42,7 +42,7 @@ class Place(NamedTuple):
 @dataclass(slots=True)
 class Entry:
     """``identity``: (epoch, sequence) of a frame, else the first half of a SHA-256, in hexadecimal. ``outcome`` None:
-    not a valid audit event, or a disclosure."""
+    not a valid audit event, or a disclosure. ``written_at``: by the broker's clock, Unix seconds."""
 
     log: str
     identity: tuple[int, int] | str
@@ -51,6 +51,7 @@ class Entry:
     reason: Reason | None = None
     policy: tuple[str, int] | None = None
     detectors: tuple[tuple[str, str], ...] = ()
+    written_at: float = 0.0
 
 
 def read_audit(key: bytes | None, value: bytes | None, partition: int) -> Entry:

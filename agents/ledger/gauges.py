@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from sfumato.agents import metrics
 from sfumato.agents.ledger.account import Log
 from sfumato.agents.ledger.book import Book
+from sfumato.agents.ledger.entries import Place
 from sfumato.schemas.outcome import Outcome
+
+
+class Unread(NamedTuple):
+    """How far a partition is from being read. ``since``: when the last message that was read was written, Unix seconds:
+    what waits is younger."""
+
+    messages: int
+    since: float
 
 
 class Gauges:
@@ -16,9 +27,10 @@ class Gauges:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def show(self, now: float) -> None:
-        """``now``: monotonic, in seconds."""
+    def show(self, now: float, wall: float, unread: Mapping[Place, Unread]) -> None:
+        """``now``: monotonic, ``wall``: Unix time, both in seconds."""
         for found in self._book.logs.values():
+            self._show_behind(found, wall, unread.get(found.place, Unread(0, 0.0)))
             waiting = found.tally.first_offset >= 0 and found.tally.opened_at is not None
             age = now - (found.tally.opened_at or now) if waiting else 0.0
             metrics.LEDGER_UNSEALED.labels(found.name).set(age)
@@ -28,7 +40,21 @@ class Gauges:
             for state, count in balance(found).items():
                 metrics.LEDGER_FRAMES.labels(found.name, state).set(count)
 
+    def _show_behind(self, found: Log, wall: float, unread: Unread) -> None:
+        """Whose events wait in a partition is known once they are read, so all of them count for each of its logs."""
+        tally = found.tally
+        oldest = [unread.since] if unread.messages else []
+        taken = 0
+        if tally.first_offset >= 0:
+            taken = len(tally.hashes) + tally.duplicates
+            oldest.append(tally.written_at)
+        seconds = max(0.0, wall - min(oldest)) if oldest else 0.0
+        metrics.LEDGER_BEHIND_SECONDS.labels(found.name).set(seconds)
+        metrics.LEDGER_BEHIND.labels(found.name).set(taken + unread.messages)
+
     def clear(self) -> None:
+        metrics.LEDGER_BEHIND_SECONDS.clear()
+        metrics.LEDGER_BEHIND.clear()
         metrics.LEDGER_UNSEALED.clear()
         metrics.LEDGER_FRAMES.clear()
 

@@ -23,7 +23,7 @@ from sfumato.agents import exits, messages, metrics
 from sfumato.agents.ledger.book import Book, Rules
 from sfumato.agents.ledger.bulk import BulkReader
 from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
-from sfumato.agents.ledger.gauges import Gauges
+from sfumato.agents.ledger.gauges import Gauges, Unread
 from sfumato.agents.ledger.heads import HeadError, HeadStore
 from sfumato.agents.ledger.keys import KeyFileError, Keys, load
 from sfumato.agents.ledger.reports import ReportStore
@@ -73,6 +73,7 @@ class Sealer:
         self._committed: dict[Place, int] = {}
         self._committed_at = 0.0
         self._readers: dict[Place, BulkReader] = {}
+        self._written: dict[Place, float] = {}
         self._busy = asyncio.Lock()
         self._revoked = self._renewed = 0
         self.taken = 0
@@ -141,7 +142,7 @@ class Sealer:
             self._book.take_report(camera, report, now)
         self._book.due(now)
         await self._publish()
-        self._gauges.show(now)
+        self._gauges.show(now, time.time(), {place: self._unread(app, place) for place in _assigned(app)})
 
     async def _take(self, app: Any, events: Iterable[Any]) -> None:
         now = time.monotonic()
@@ -159,8 +160,9 @@ class Sealer:
             if offset > expected or (offset == expected and tuple(message.headers or ()) == UNREADABLE):
                 await self._read_until(place, offset)
             elif offset == expected:
-                self.taken += 1
-                self._book.take(place, offset, self._entry(place, message.key, message.value, message.headers), now)
+                entry = self._entry(place, message.key, message.value, message.headers)
+                entry.written_at = message.timestamp or time.time()  # none: it could not be parsed
+                self._put(place, offset, entry, now)
         for place in places:
             await self._read_ahead(app, place)
         await self._publish()
@@ -200,7 +202,6 @@ class Sealer:
         if self._revoked != before:
             raise Revoked
         now = time.monotonic()
-        self.taken += len(messages)
         by_header = place.topic != self._audit  # librdkafka's headers cost as much as all the rest of an audit event
         for message in messages:
             offset = message.offset() or 0
@@ -208,7 +209,9 @@ class Sealer:
                 log.warning("%s: offsets %d to %d do not exist any more", place, expected, offset - 1)
             expected = offset + 1
             headers = _headers(message) if by_header else ()
-            self._book.take(place, offset, self._entry(place, message.key(), message.value(), headers), now)
+            entry = self._entry(place, message.key(), message.value(), headers)
+            entry.written_at = message.timestamp()[1] / 1000
+            self._put(place, offset, entry, now)
         await self._publish()
         return len(messages)
 
@@ -218,6 +221,17 @@ class Sealer:
         if offset is None:
             raise Revoked
         return offset
+
+    def _put(self, place: Place, offset: int, entry: Entry, now: float) -> None:
+        self.taken += 1
+        self._written[place] = entry.written_at
+        self._book.take(place, offset, entry, now)
+
+    def _unread(self, app: Any, place: Place) -> Unread:
+        """By what the broker said last. A partition of which nothing was read yet has no known age."""
+        end, next = app.consumer.highwater(TP(place.topic, place.partition)), self._book.next(place)
+        waiting = end - next if end is not None and next is not None else 0
+        return Unread(max(0, waiting), self._written.get(place, time.time()))
 
     def _entry(self, place: Place, key: Any, value: Any, headers: Any) -> Entry:
         if place.topic == self._audit:

@@ -24,6 +24,7 @@ from av.error import FFmpegError
 from confluent_kafka import KafkaException
 from sqlalchemy.exc import SQLAlchemyError
 
+from sfumato.agents import metrics
 from sfumato.agents.files.uploads import Uploads, fill
 from sfumato.agents.footage.reveal import FootageGoneError, Window, source
 from sfumato.agents.footage.stores import KeyStoreError
@@ -37,7 +38,7 @@ from sfumato.models.subject import SubjectError
 from sfumato.models.task import NoPolicy
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.policy import Policy
-from sfumato.schemas.subject_request import Clip
+from sfumato.schemas.subject_request import Clip, SubjectState
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Clerk:
         while not self.stopping.is_set():
             try:
                 self._requests.expire()
+                for state, count in self._requests.counts().items():
+                    metrics.SUBJECT_REQUESTS.labels(state).set(count)
                 worked = self.step()
             except AWAY as error:
                 log.warning("subject requests wait: %s", type(error).__name__)
@@ -87,30 +90,36 @@ class Clerk:
             return False
         log.info("subject request %s: attempt %d", claim.request.id, claim.attempt)
         try:
-            self._do(claim)
+            metrics.REVEALED.labels(self._do(claim)).inc()
         except LostError as error:
+            metrics.REVEALED.labels("lost").inc()
             log.warning("subject request %s: %s", claim.request.id, error)
         except AWAY as error:
+            metrics.REVEALED.labels("put_off").inc()
             log.warning("subject request %s is tried again: %s", claim.request.id, type(error).__name__)
             with suppress(LostError):
                 self._requests.release(claim)
         return True
 
-    def _do(self, claim: Claim) -> None:
+    def _do(self, claim: Claim) -> SubjectState:
+        """What the request then is."""
         if claim.upload is not None:
             self._uploads.delete(claim.upload)
         try:
             film, clip = self._film(claim)
             self._keep(claim, film, clip)
+            return SubjectState.READY
         except (SubjectError, FFmpegError) as error:
             self._requests.fail(claim, str(error) if isinstance(error, SubjectError) else "the clip was not encoded")
         except FootageGoneError as error:
             self._requests.fail(claim, str(error), error.at)
+            return SubjectState.GONE
         except (LostError, *AWAY):
             raise
         except Exception as error:  # noqa: BLE001 - of one request; its text may hold anything
             log.error("subject request %s failed: %s", claim.request.id, type(error).__name__)
             self._requests.fail(claim, f"failed: {type(error).__name__}; see the log of sfumato reveal")
+        return SubjectState.FAILED
 
     def _film(self, claim: Claim) -> tuple[bytes, Clip]:
         """The masked clip as an MP4 file, and what is told of it."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import secrets
 import threading
+from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException
 
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.disclosure import Act, Disclosure
+from sfumato.schemas.subject_request import Clip, SubjectRequest
 from sfumato.schemas.topics import DISCLOSURES
 
 TOLD_WITHIN = 5.0
 """Seconds for Kafka to take a message; without it the act does not happen."""
-ONCE = frozenset(Act) - {Act.APPROVED, Act.REFUSED, Act.DELIVERED}
+ONCE = frozenset(Act) - {Act.APPROVED, Act.REFUSED, Act.DELIVERED, Act.SHREDDED}
 """Acts that a request has once at most: told again after a crash, they are the same message."""
 
 
@@ -59,6 +61,40 @@ class Disclosures:
             if self._producer is None:
                 self._producer = Producer(self._settings, client_id=self._client_id, idempotent=False)
             return self._producer
+
+
+def about(
+    request: SubjectRequest,
+    act: Act,
+    by: str,
+    *,
+    note: str | None = None,
+    clip: Clip | None = None,
+    range: str | None = None,
+) -> Disclosure:
+    """What is told of a request now. ``note``: its first 500 characters are."""
+    return Disclosure(
+        id=identity(request.id, act),
+        request=request.id,
+        act=act,
+        at=datetime.now(UTC),
+        by=by,
+        kind=request.kind,
+        camera=request.camera,
+        epoch=request.epoch,
+        sequence=request.sequence,
+        box=(request.box.left, request.box.top, request.box.right, request.box.bottom),
+        since=request.since,
+        until=request.until,
+        reason=request.reason,
+        case=request.case,
+        needed=request.needed,
+        note=note[:500] if note is not None else None,
+        sha256=clip.sha256 if clip else None,
+        frames=clip.frames if clip else None,
+        shown=clip.shown if clip else None,
+        range=range,
+    )
 
 
 def identity(request: str, act: Act) -> str:

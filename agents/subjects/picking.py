@@ -56,7 +56,7 @@ def pick(settings: Settings, draft: SubjectDraft) -> Choice:
     assert box is not None  # the draft has either
     if event.width and event.height and not boxes.usable(_box(box), (event.width, event.height)):
         raise PickError(f"box: outside the picture, which is {event.width}x{event.height}")
-    return Choice(target, box, event.origin)
+    return Choice(target, box, event.origin, kept_until(settings, event))
 
 
 def held(detections: tuple[Detection, ...], point: Point) -> Detection:
@@ -78,12 +78,12 @@ def held(detections: tuple[Detection, ...], point: Point) -> Detection:
 
 def check(settings: Settings, camera: str, captured_at: datetime, event: AuditEvent) -> None:
     """GoneError where the footage is known to be gone; ``sfumato reveal`` looks again, and knows for sure."""
-    kept_until = event.audited_at + timedelta(minutes=settings.raw_retention_minutes)
-    if kept_until <= datetime.now(UTC):
+    until = kept_until(settings, event)
+    if until <= datetime.now(UTC):
         raise GoneError(
-            f"the footage is deleted since {format_time(kept_until)}: it is kept for "
+            f"the footage is deleted since {format_time(until)}: it is kept for "
             f"{settings.raw_retention_minutes} minutes (SFUMATO_RAW_RETENTION_MINUTES)",
-            kept_until,
+            until,
         )
     try:
         hours = {found.hour: found.shredded_at for found in stores.make(settings).hours(camera)}
@@ -93,6 +93,11 @@ def check(settings: Settings, camera: str, captured_at: datetime, event: AuditEv
     shredded_at = hours.get(stores.hour_of(captured_at))
     if shredded_at is not None:
         raise GoneError(f"the footage was shredded at {format_time(shredded_at)}", shredded_at)
+
+
+def kept_until(settings: Settings, event: AuditEvent) -> datetime:
+    """When Kafka may delete the frame, at the earliest about; it deletes in segments, later."""
+    return event.audited_at + timedelta(minutes=settings.raw_retention_minutes)
 
 
 def _event(settings: Settings, draft: SubjectDraft) -> AuditEvent:

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from sfumato.agents.database import Database
 from sfumato.agents.files.uploads import Uploads
 from sfumato.agents.settings import Settings
-from sfumato.agents.subjects.disclosures import Disclosures, identity
+from sfumato.agents.subjects.disclosures import Disclosures, about
 from sfumato.agents.subjects.rows import OPEN, ApprovalRow, RequestRow, view
 from sfumato.schemas.anonymization import Rectangle
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.detection import Target
-from sfumato.schemas.disclosure import Act, Disclosure
+from sfumato.schemas.disclosure import Act
 from sfumato.schemas.subject_request import (
     ApprovalDraft,
     Clip,
@@ -84,11 +84,12 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, and where its frame lies on ``frames.raw``."""
+    """What was chosen, and where its frame lies on ``frames.raw``, until about when."""
 
     target: Target | None
     box: Rectangle
     origin: Origin
+    footage_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class Requests:
             created_at=now,
             expires_at=now + timedelta(hours=self._settings.subject_hours),
             attempts=0,
+            footage_until=choice.footage_until,
         )
         made = view(row, ())
         self._tell(made, Act.REQUESTED, person.id)
@@ -283,6 +285,13 @@ class Requests:
             shown = _seen(session, _held(session, claim, lock=False))
         self._fail(shown, error, gone_at)
 
+    def counts(self) -> dict[SubjectState, int]:
+        """Requests that are not forgotten, by state; what is over its time counts as it was until it is ended."""
+        with self._database.read() as session:
+            found = session.execute(select(RequestRow.state, func.count()).group_by(RequestRow.state))
+            counted = {SubjectState(state): number for state, number in found}
+        return {state: counted.get(state, 0) for state in SubjectState}
+
     def expire(self) -> None:
         """End what is over its time, and delete its clips; forget what ended long ago. Raises UntoldError."""
         wanted = select(RequestRow.id).where(RequestRow.state.in_(OPEN), RequestRow.expires_at <= datetime.now(UTC))
@@ -323,30 +332,7 @@ class Requests:
         clip: Clip | None = None,
         range: str | None = None,
     ) -> None:
-        self._disclosures.tell(
-            Disclosure(
-                id=identity(shown.id, act),
-                request=shown.id,
-                act=act,
-                at=datetime.now(UTC),
-                by=by,
-                kind=shown.kind,
-                camera=shown.camera,
-                epoch=shown.epoch,
-                sequence=shown.sequence,
-                box=(shown.box.left, shown.box.top, shown.box.right, shown.box.bottom),
-                since=shown.since,
-                until=shown.until,
-                reason=shown.reason,
-                case=shown.case,
-                needed=shown.needed,
-                note=note,
-                sha256=clip.sha256 if clip else None,
-                frames=clip.frames if clip else None,
-                shown=clip.shown if clip else None,
-                range=range,
-            )
-        )
+        self._disclosures.tell(about(shown, act, by, note=note, clip=clip, range=range))
 
 
 def _permit(row: RequestRow, given: list[ApprovalRow], person: Person) -> None:

@@ -42,6 +42,7 @@ class RequestRow(Base):
     gone_at: Mapped[datetime | None] = mapped_column(Instant)
     upload: Mapped[str | None] = mapped_column(String(32))
     clip: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    footage_until: Mapped[datetime | None] = mapped_column(Instant)
     attempts: Mapped[int] = mapped_column(Integer)
     leased_until: Mapped[datetime | None] = mapped_column(Instant)
     worker: Mapped[str | None] = mapped_column(String(100))
@@ -83,4 +84,5 @@ def view(row: RequestRow, approvals: Iterable[ApprovalRow]) -> SubjectRequest:
         error=row.error,
         gone_at=row.gone_at,
         clip=Clip.model_validate(row.clip) if row.clip and state is SubjectState.READY else None,
+        footage_until=row.footage_until,
     )

@@ -36,11 +36,12 @@ export class SubjectRequest {
   take(request) {
     if (this.request?.version === request.version && this.request.state === request.state) return;
     this.request = request;
-    const { state, approvals, needed, error, gone_at: gone, clip } = request;
+    const { state, approvals, needed, error, gone_at: gone, clip, footage_until: kept } = request;
     const focused = this.root.contains(document.activeElement);
     this.state.textContent = this.state.dataset.state = state;
     const agreed = approvals.filter(({ verdict }) => verdict === "approve").length;
     say(this.said, [`${agreed} of ${needed} approvals`, state === "approved" ? "the clip is being made" : "",
+      kept && ["pending", "approved"].includes(state) ? `the footage may be deleted from ${moment(kept)} on` : "",
       ENDED.includes(state) ? "" : `ends ${moment(request.expires_at)}`].filter(Boolean).join(" · "));
     this.given.replaceChildren(...approvals.map(({ by, verdict, note, at }) =>
       element("li", {}, `${by === caller() ? "You" : by}: ${verdict}, ${moment(at)}: ${note}`)));
