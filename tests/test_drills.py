@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,13 +18,16 @@ from drills.detector import FAULTS, WEDGE
 from drills.plan import Plan
 from drills.registry import DRILLS, KAFKA_ONLY
 from drills.report import Row
+from drills.searching import RUNS, Search
 from drills.site import DrillError
 
 from sfumato.models import images
+from sfumato.models.encoders import TICKS, Encoded, Encoder
 from sfumato.schemas.audit import AuditEvent, Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, TimeSource
 from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.unit import H264
 from tests.test_docs import DOCS
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
@@ -62,6 +66,16 @@ def audit(sequence: int, outcome: Outcome = Outcome.MASKED, reason: Reason | Non
     )
 
 
+def unit(sequence: int, encoded: Encoded) -> AnonymizedFrame:
+    return replace(published(sequence, SHOWN[0]), content_type=H264, payload=encoded.payload, unit=encoded.unit)
+
+
+def run_of(pictures: Sequence[np.ndarray]) -> list[Encoded]:
+    """One run of the worker's encoder, with a keyframe every two seconds of one picture each."""
+    encoder = Encoder("libx264", load.OUTPUT, load.WIDTH, load.HEIGHT, TICKS)
+    return [encoder.encode(picture, round(number / TICKS)) for number, picture in enumerate(pictures)]
+
+
 def tally(count: int = 6) -> Tally:
     """All of so many frames on the raw topic; nothing of what became of them yet."""
     counted = Tally()
@@ -80,7 +94,7 @@ def test_a_stream_without_faults_counts_none():
         counted.add_audit(audit(sequence))
         publish(counted, sequence, grey)
     assert counted.balanced
-    assert (counted.duplicates, counted.leaked, counted.disordered, counted.searched) == (0, 0, 0, 6)
+    assert (counted.duplicates, counted.search.leaked, counted.disordered, counted.search.searched) == (0, 0, 0, 6)
 
 
 def test_what_is_lost_doubled_leaked_or_out_of_order_is_counted():
@@ -93,8 +107,56 @@ def test_what_is_lost_doubled_leaked_or_out_of_order_is_counted():
     publish(counted, 1, grey)
     publish(counted, 3, SHOWN[3])  # a duplicate is searched, too
     assert (counted.lost, counted.unaccounted) == (3, 1)
-    assert (counted.duplicates, counted.leaked, counted.disordered) == (2, 1, 1)
+    assert (counted.duplicates, counted.search.leaked, counted.disordered) == (2, 1, 1)
     assert not counted.balanced
+
+
+def test_the_search_decodes_every_run_of_h264_and_counts_what_it_cannot():
+    grey = np.full_like(SHOWN[0], 127)
+    first, second = run_of([grey, grey, grey, SHOWN[3], grey, grey]), run_of([grey, SHOWN[1]])
+    assert [each.unit.keyframe for each in first] == [True, False] * 3
+    search = Search()
+    for sequence, encoded in enumerate(first[:4]):  # the marker is in a picture that is no keyframe
+        search.look(unit(sequence, encoded))
+    assert (search.searched, search.units, search.leaked, search.unsearchable) == (4, 4, 1, 0)
+    search.look(unit(2, second[0]))  # a new run begins, and the old one goes on between its units
+    search.look(unit(4, first[4]))
+    search.look(unit(3, second[1]))
+    search.look(unit(5, first[5]))
+    assert (search.searched, search.leaked, search.unsearchable) == (8, 2, 0)
+    search = Search()
+    for number in (
+        0,
+        0,
+        2,
+        2,
+        3,
+        5,
+        4,
+        5,
+    ):  # a keyframe is searched wherever it comes; 5 has nothing to rest on at first
+        search.look(unit(number, first[number]))
+    assert (search.searched, search.leaked, search.unsearchable) == (7, 1, 1)
+    cut = replace(first[1], payload=first[1].payload[: len(first[1].payload) // 2])
+    for encoded in (first[0], cut, first[1]):  # a repeat of what was damaged does not mend it
+        search.look(unit(0, encoded))
+    search.look(replace(published(0, grey), payload=b"\xff\xd8\xff"))
+    assert (search.searched, search.leaked, search.unsearchable) == (8, 1, 4)
+    assert not replace(Row(), unsearchable=1).passed
+
+
+def test_only_the_newest_runs_are_open():
+    grey = np.full_like(SHOWN[0], 127)
+    search, runs = Search(), [run_of([grey, grey]) for _ in range(RUNS + 1)]
+    for number in (0, 1):
+        for run in runs:
+            search.look(unit(number, run[number]))
+    assert search.searched + search.unsearchable == 2 * len(runs)
+    assert search.unsearchable == len(runs)  # each was closed before it went on
+
+
+def test_a_leak_shows_in_what_h264_makes_of_every_picture():
+    assert sum(map(marker.shows, load.filmed(SHOWN))) == len(SHOWN)
 
 
 def test_a_dropped_frame_needs_no_picture_and_the_first_outcome_counts():
@@ -169,7 +231,7 @@ def test_a_drill(rows, name):
     row = rows[name]
     assert row.passed, row
     assert row.faults == 1
-    assert row.searched > 0
+    assert 0 < row.units < row.searched
     assert row.recovery_s is not None
 
 

@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 
 from drills import marker
+from drills.searching import Run
 from sfumato.models import images
 from sfumato.models.detectors import Image
-from sfumato.schemas.policy import Policy
+from sfumato.models.encoders import TICKS, Encoder
+from sfumato.schemas.policy import Codec, Output, Policy
 
 WIDTH, HEIGHT = 192, 144
 PICTURES = 48
@@ -24,6 +26,9 @@ PICTURES = 48
 STILLS, VIDEO = ("north", "hall"), "west"
 CAMERAS = (*STILLS, VIDEO)
 """Two send JPEG, one H.264 with a keyframe every 16 pictures; of two partitions each has one at least."""
+FILMED = ("hall", VIDEO)
+"""Their output is H.264, of one made of stills and one made of H.264; that of the others is JPEG."""
+OUTPUT = Output(codec=Codec.H264)
 FPS = 6.0
 
 
@@ -78,8 +83,17 @@ def sent(table: Path) -> list[Image]:
         return [*found, *(frame.to_ndarray(format="bgr24") for frame in container.decode(video=0))]
 
 
+def filmed(shown: Sequence[Image]) -> list[Image]:
+    """Pictures as they would come out of the cameras with H.264 output, were nothing masked."""
+    encoder, decoder = Encoder("libx264", OUTPUT, WIDTH, HEIGHT, TICKS), Run()
+    units = (encoder.encode(picture, round(number / FPS / TICKS)) for number, picture in enumerate(shown))
+    return [picture for unit in units for picture in decoder.decode(unit.payload, unit.unit)[0]]
+
+
 def policy(camera: str, **changes: Any) -> Policy:
     """Faces are masked by the default, ``solid``."""
+    if camera in FILMED:
+        changes = {"output": OUTPUT, **changes}
     return Policy.model_validate(
         {
             "camera": camera,
