@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from drills import __main__ as drills
-from drills import load, marker, report
+from drills import load, marker, planting, report
+from drills.copies import Copies
 from drills.counting import Tally
 from drills.detector import FAULTS, WEDGE
+from drills.films import Masked
 from drills.plan import Plan
+from drills.readers import VENDOR
 from drills.registry import DRILLS, KAFKA_ONLY
 from drills.report import Row
 from drills.searching import RUNS, Search
@@ -27,8 +31,30 @@ from sfumato.schemas.audit import AuditEvent, Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, TimeSource
 from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.topics import FRAMES_ANONYMIZED
 from sfumato.schemas.unit import H264
 from tests.test_docs import DOCS
+
+
+class Copied(NamedTuple):
+    """As a consumer gives it."""
+
+    key_: bytes
+    value_: bytes
+    headers_: list[tuple[str, bytes]]
+
+    def key(self) -> bytes:
+        return self.key_
+
+    def value(self) -> bytes:
+        return self.value_
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return self.headers_
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 SHOWN = load.pictures()
@@ -157,6 +183,34 @@ def test_only_the_newest_runs_are_open():
 
 def test_a_leak_shows_in_what_h264_makes_of_every_picture():
     assert sum(map(marker.shows, load.filmed(SHOWN))) == len(SHOWN)
+
+
+def test_what_a_vendor_lacks_has_twice_or_should_not_have_is_counted():
+    copies = Copies(("north",))
+    sent = [Copied(b"north", b"jpeg", [("ce_sequence", b"%d" % n)]) for n in range(5)]
+    for message in (*sent, Copied(b"hall", b"jpeg", [])):
+        copies.take(FRAMES_ANONYMIZED, message)  # type: ignore[arg-type]
+    strange = [Copied(b"hall", b"jpeg", []), Copied(b"north", b"jpeG", [("ce_sequence", b"0")])]
+    for message in (sent[0], sent[2], sent[1], sent[2], sent[4], *strange):
+        copies.take(VENDOR.topic, message)  # type: ignore[arg-type]
+    assert (copies.lost, copies.duplicates, copies.disordered, copies.foreign) == (1, 1, 1, 2)
+
+
+def test_a_film_that_is_too_short_or_shows_the_marker_is_counted(tmp_path):
+    grey, masked = np.full_like(SHOWN[0], 127), Masked()
+    for number, pictures in enumerate(([grey] * 8, [*[grey] * 4, SHOWN[0], SHOWN[1]])):
+        load.film(path := tmp_path / f"{number}.mp4", pictures, 25)
+        masked.add(path.read_bytes(), 8)
+    assert masked == Masked(frames=16, lost=2, leaked=2)
+
+
+def test_only_what_the_drill_planted_itself_is_not_counted():
+    counted = tally(1)
+    counted.planted = frozenset({"planted"})
+    counted.add_audit(audit(0))
+    publish(counted, 0, SHOWN[0])
+    counted.add_published(planting.frame(FrameId("planted", 1, 0), images.encode(SHOWN[0], 85)), AT, at=1.0)
+    assert (counted.search.searched, counted.search.leaked, counted.unaccounted, counted.lost) == (1, 1, 0, 0)
 
 
 def test_a_dropped_frame_needs_no_picture_and_the_first_outcome_counts():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,13 @@ def place(number: int) -> tuple[int, int]:
 def write(folder: Path, cameras: Sequence[str] = CAMERAS, fps: float = FPS) -> Path:
     """Write the pictures, and the ``cameras.toml`` that shows them for ever; returns its path."""
     shown = pictures()
-    stills, film = folder / "stills", folder / "film.mkv"
+    stills, looped = folder / "stills", folder / "film.mkv"
     stills.mkdir(parents=True)
     for number, picture in enumerate(shown):
         (stills / f"{number:03}.jpg").write_bytes(images.encode(picture, 92))
-    _film(film, shown, fps)
+    film(looped, shown, fps)
     rows: list[dict[str, Any]] = [
-        {"id": camera, "url": film.as_uri(), "loop": True}
+        {"id": camera, "url": looped.as_uri(), "loop": True}
         if camera == VIDEO
         else {"id": camera, "url": f"stills://{stills}", "loop": True, "fps": fps}
         for camera in cameras
@@ -113,7 +113,8 @@ def _stills(table: Path) -> list[Path]:
     return sorted(table.with_name("stills").glob("*.jpg"))
 
 
-def _film(path: Path, shown: Sequence[Image], fps: float) -> None:
+def film(path: Path, shown: Iterable[Image], fps: float) -> None:
+    """Write H.264 with a keyframe every 16 pictures; the name's ending says in what container."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

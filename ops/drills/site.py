@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,8 @@ class Site:
         path = os.pathsep.join([str(OPS), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._environment = {"PYTHONPATH": path, "DRILL_FAULT": str(self._fault), **(environment or {})}
         self.tally = Tally()
+        self.lock = threading.Lock()
+        """Of the tally and of all else that comes from the topics."""
         self._witnesses: list[Witness] = []
         self._ended = False
         self._sound = False
@@ -86,7 +89,7 @@ class Site:
         self.stack.__enter__()
         try:
             self.stack.publish(*self.policies)
-            self.witness = self.watch(TOPICS, self.tally.take)
+            self.watch(TOPICS, self.tally.take)
             self.start_workers()
             self.start_cameras()
             self.await_flow(time.monotonic(), lambda arrival: True)
@@ -106,12 +109,11 @@ class Site:
         if self._sound:
             shutil.rmtree(self.folder, ignore_errors=True)  # else its logs are wanted
 
-    def watch(self, topics: Sequence[Topic], take: Callable[[Topic, Message], None]) -> Witness:
-        """Read topics, too, from their beginning to the drill's end."""
-        witness = Witness(self.stack.settings, topics, take)
+    def watch(self, topics: Sequence[Topic], take: Callable[[Topic, Message], None]) -> None:
+        """Read topics, too, from their beginning to the drill's end; ``take`` is called with :attr:`lock` held."""
+        witness = Witness(self.stack.settings, topics, take, self.lock)
         witness.start()
         self._witnesses.append(witness)
-        return witness
 
     def start_workers(self) -> None:
         arguments = ("--workers", str(self.workers))
@@ -165,7 +167,7 @@ class Site:
         return self._first(since, counts) or since
 
     def _first(self, since: float, counts: Callable[[Arrival], bool]) -> float | None:
-        with self.witness.lock:
+        with self.lock:
             return self.tally.first(self.cameras, since, counts)
 
     def wait(self, condition: Callable[[], bool], problem: str, patience: float = PATIENCE) -> None:
@@ -187,6 +189,20 @@ class Site:
             self.stack.stop("ingest")
         with contextlib.suppress(DrillError):
             self.wait(lambda: self.all_read() and self._balanced(), "not every frame has its outcome")
+        self._read_on()
+
+    def await_rest(self, complete: Callable[[], bool]) -> None:
+        """Until nothing is missing of what comes after the frames' outcomes, or nothing more comes of it."""
+
+        def holds() -> bool:
+            with self.lock:
+                return complete()
+
+        with contextlib.suppress(DrillError):
+            self.wait(holds, "something is missing")
+        self._read_on()
+
+    def _read_on(self) -> None:
         time.sleep(1.0)  # what comes now is a duplicate, or a surprise
         with contextlib.suppress(DrillError):
             self.wait(self.all_read, "the topics were not read to their end", QUIET)
@@ -194,7 +210,7 @@ class Site:
     def row(self, **more: Any) -> Row:
         """The counts, when all is over."""
         self.settle()
-        with self.witness.lock:
+        with self.lock:
             tally = self.tally
             row = Row(
                 lost=tally.lost,
@@ -216,7 +232,7 @@ class Site:
 
     def count(self, reason: str) -> int:
         """Frames audited for that reason so far; ``masked`` for those without one."""
-        with self.witness.lock:
+        with self.lock:
             return self.tally.reasons[reason]
 
     def all_read(self) -> bool:
@@ -226,5 +242,5 @@ class Site:
         return all(witness.caught_up() for witness in self._witnesses)
 
     def _balanced(self) -> bool:
-        with self.witness.lock:
+        with self.lock:
             return self.tally.balanced

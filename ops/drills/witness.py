@@ -13,15 +13,20 @@ from sfumato.schemas.topics import Topic
 
 
 class Witness(threading.Thread):
-    """Hands every message to ``take``, in the order of its partition. ``lock`` guards what that changes."""
+    """Hands every message to ``take``, in the order of its partition. ``lock`` guards it."""
 
-    def __init__(self, settings: Settings, topics: Sequence[Topic], take: Callable[[Topic, Message], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Sequence[Topic],
+        take: Callable[[Topic, Message], None],
+        lock: threading.Lock,
+    ) -> None:
         super().__init__(name="witness", daemon=True)
-        self.lock = threading.Lock()
         self.problem: BaseException | None = None
         self.heard = time.monotonic()
         """When a message was read last (monotonic, seconds)."""
-        self._take = take
+        self._take, self._lock = take, lock
         self._closing = threading.Event()
         self._topics = {settings.topic(topic): topic for topic in topics}
         options: dict[str, str | int | bool] = {
@@ -66,7 +71,7 @@ class Witness(threading.Thread):
                 raise KafkaException(error)
             return
         self.heard = time.monotonic()
-        with self.lock:
+        with self._lock:
             self._take(self._topics[message.topic() or ""], message)
         self._next[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
 
