@@ -8,7 +8,6 @@ import time
 from ipaddress import ip_address
 
 from sqlalchemy.exc import SQLAlchemyError
-
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
