@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections import Counter
 
@@ -14,7 +15,7 @@ from drills.copies import Copies
 from drills.plan import Plan
 from drills.planting import Planting
 from drills.report import Row
-from drills.site import Site
+from drills.site import PATIENCE, Site
 from sfumato.agents import provision
 from sfumato.agents.shares import Vendor
 from sfumato.schemas.find import Find
@@ -31,8 +32,14 @@ def kill_share(plan: Plan) -> Row:
         provision.create(site.stack.settings, (VENDOR.topic,))
         table = site.folder / "shares.toml"
         table.write_text(f'[[vendor]]\nname = "{VENDOR.name}"\ncameras = {list(VENDOR.cameras)}\n')
-        copies = Copies(VENDOR.cameras)
-        site.watch((FRAMES_ANONYMIZED, VENDOR.topic), copies.take)
+        copies, came = Copies(VENDOR.cameras), threading.Event()
+
+        def take(topic: Topic, message: Message) -> None:
+            copies.take(topic, message)
+            if topic is VENDOR.topic:
+                came.set()
+
+        site.watch((FRAMES_ANONYMIZED, VENDOR.topic), take)
 
         def start() -> float:
             site.stack.start("share", "--shares", str(table), metrics_port=0)
@@ -46,8 +53,11 @@ def kill_share(plan: Plan) -> Row:
             return time.time() - since
 
         start()
-        for _ in range(plan.times):
+        for number in range(plan.times):
             site.now_and_then()
+            if number % 2:  # the moment between a copy and its acknowledgement, as near as can be
+                came.clear()
+                came.wait(PATIENCE)
             site.stack.kill("share")
             site.recoveries.append(start())
         site.settle()

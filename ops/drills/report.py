@@ -66,6 +66,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         took = "" if row["recovery_s"] is None else f"{row['recovery_s']:.1f} s"
         failed = f" **{row['failed']}**" if row["failed"] else ""
+        failed += f" **{row['unsearchable']} unsearchable**" if row["unsearchable"] else ""
         counts = " | ".join(
             str(row[key]) for key in ("faults", "frames", "lost", "unaccounted", "leaked", "duplicates")
         )
