@@ -23,7 +23,7 @@ from drills.readers import VENDOR
 from drills.registry import DRILLS, KAFKA_ONLY
 from drills.report import Row
 from drills.searching import RUNS, Search
-from drills.site import DrillError
+from drills.site import DrillError, faults_of_ours
 
 from sfumato.models import images
 from sfumato.models.encoders import TICKS, Encoded, Encoder
@@ -257,6 +257,14 @@ def test_a_row_fails_by_each_count_and_results_are_written_for_others(tmp_path):
     assert list(read)[:6] == ["name", "lost", "unaccounted", "duplicates", "leaked", "recovery_s"]
     assert {"at", "broker", "version", "stalled_s"} <= read.keys()
     assert "| `kill-worker` | 2 | 0 | 1 | 0 | 0 | 0 | 7.1 s |" in report.table([row.json()])
+
+
+def test_what_no_fault_brings_about_is_a_failure():
+    counted = tally(2)
+    counted.add_audit(audit(0, Outcome.FULLY_MASKED, Reason.DETECTOR_ERROR))
+    assert faults_of_ours(counted.reasons) is None
+    counted.add_audit(audit(1, Outcome.FULLY_MASKED, Reason.ENCODE_ERROR))
+    assert faults_of_ours(counted.reasons) == "frames ended as {'encode_error': 1}"
 
 
 def test_every_drill_is_documented():

@@ -26,6 +26,7 @@ from drills.witness import Witness
 from sfumato.agents.broker import BrokerProcess, EmbeddedBroker
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.supervise import STEADY
+from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.topics import Topic
 
@@ -34,6 +35,10 @@ PATIENCE = 120.0
 QUIET = 3.0
 """Seconds without a message after which the embedded broker's topics count as read."""
 OPS = Path(__file__).parents[1]
+
+
+NEVER = (Reason.MASK_ERROR, Reason.ENCODE_ERROR, Reason.TRACKING_ERROR)
+"""What no drill's fault brings about."""
 
 
 class DrillError(RuntimeError):
@@ -226,6 +231,7 @@ class Site:
                 disordered=tally.disordered,
                 reasons=dict(sorted(tally.reasons.items())),
                 more=more,
+                failed=faults_of_ours(tally.reasons),
             )
         self._sound = row.passed
         return row
@@ -244,3 +250,9 @@ class Site:
     def _balanced(self) -> bool:
         with self.lock:
             return self.tally.balanced
+
+
+def faults_of_ours(reasons: Mapping[str, int]) -> str | None:
+    """Which of :data:`NEVER` came up; None: none."""
+    found = {reason.value: count for reason in NEVER if (count := reasons.get(reason, 0))}
+    return f"frames ended as {found}" if found else None
