@@ -15,12 +15,14 @@ from drills.copies import Copies
 from drills.plan import Plan
 from drills.planting import Planting
 from drills.report import Row
-from drills.site import PATIENCE, Site
+from drills.site import PATIENCE, DrillError, Site
 from sfumato.agents import provision
 from sfumato.agents.shares import Vendor
 from sfumato.schemas.find import Find
 from sfumato.schemas.topics import FINDS, FRAMES_ANONYMIZED, Topic
 
+BACKLOG = 5.0
+"""Seconds for which nothing is copied before a kill amid many copies."""
 VENDOR = Vendor(name="drill", cameras=("north", load.VIDEO))
 """Gets a camera with JPEG and one with H.264, and one of them not."""
 
@@ -36,13 +38,16 @@ def kill_share(plan: Plan) -> Row:
 
         def take(topic: Topic, message: Message) -> None:
             copies.take(topic, message)
-            if topic is VENDOR.topic:
+            if topic is not FRAMES_ANONYMIZED:
                 came.set()
 
         site.watch((FRAMES_ANONYMIZED, VENDOR.topic), take)
 
-        def start() -> float:
+        def launch() -> None:
             site.stack.start("share", "--shares", str(table), metrics_port=0)
+
+        def start() -> float:
+            launch()
             since = time.time()
 
             def flows() -> bool:
@@ -55,10 +60,14 @@ def kill_share(plan: Plan) -> Row:
         start()
         for number in range(plan.times):
             site.now_and_then()
-            if number % 2:  # the moment between a copy and its acknowledgement, as near as can be
-                came.clear()
-                came.wait(PATIENCE)
             site.stack.kill("share")
+            if number % 2:  # and again amid the copies of what has queued up, which are not acknowledged yet
+                time.sleep(BACKLOG)
+                came.clear()
+                launch()
+                if not came.wait(PATIENCE):
+                    raise DrillError("no copy came")
+                site.stack.kill("share")
             site.recoveries.append(start())
         site.settle()
         site.await_rest(lambda: not copies.lost)
