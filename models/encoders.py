@@ -120,11 +120,12 @@ class Encoder:
         frame.pts, frame.time_base = pts, time_base
         frame.pict_type = PictureType.I if due else PictureType.NONE
         packets = self._context.encode(frame)
-        if len(packets) != 1 or packets[0].is_keyframe != due:
+        keyframe = len(packets) == 1 and packets[0].is_keyframe  # also unasked: x264 begins anew where a scene does
+        if len(packets) != 1 or due > keyframe:
             raise EncoderError("the encoder did not answer a picture with one unit of the kind asked for")
-        if due:
+        if keyframe:
             self._keyframe_at = pts
         self._pts = pts
-        unit = AnonymizedUnit(pts, time_base, due, self.stream, self._number)
+        unit = AnonymizedUnit(pts, time_base, keyframe, self.stream, self._number)
         self._number += 1
         return Encoded(bytes(packets[0]), unit, width, height)

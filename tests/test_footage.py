@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from postgresql import PostgreSQL, postgresql
 
 from sfumato.agents.cli import main
 from sfumato.agents.footage import key_files, sealing, stores
@@ -30,7 +31,6 @@ from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId
 from sfumato.schemas.frame import Message, RawFrame, TimeSource
 from sfumato.schemas.unit import H264, RawUnit
-from tests.postgresql import PostgreSQL, postgresql
 
 AT = datetime(2026, 11, 25, 13, 59, 59, 999_999, tzinfo=UTC)
 HOUR = datetime(2026, 11, 25, 13, tzinfo=UTC)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from postgresql import PostgreSQL, postgresql
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -30,7 +31,6 @@ from sfumato.schemas.topics import JOB_EVENTS
 from tests import films
 from tests.films import red, scene, write
 from tests.jobbing import OWNER, Workshop, workshop
-from tests.postgresql import PostgreSQL, postgresql
 
 FRAMES = 100
 """Of a film: two parts."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from redis_server import Redis
 
 from sfumato.agents.access.limits import FAILURES, Left, Limits
 from sfumato.agents.broker import free_port
@@ -21,39 +17,10 @@ from tests.calling import app as application
 from tests.calling import bearer, client
 
 
-class Redis:
-    """Debian's redis-server on loopback; ``stop`` and ``start`` again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        server = shutil.which("redis-server")
-        assert server, "apt-get install redis-server"
-        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--dir", str(self._folder)]
-        self._process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", self._port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise TimeoutError("redis-server does not answer")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-
-
 @pytest.fixture
 def redis(tmp_path) -> Iterator[Redis]:
-    started = Redis(tmp_path)
-    yield started
-    started.stop()
+    with Redis(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

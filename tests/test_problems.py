@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from fastapi import APIRouter, FastAPI, Query
+from postgresql import postgresql
 from starlette.testclient import TestClient
 
 from sfumato.agents.web import problems
@@ -21,7 +22,6 @@ from sfumato.schemas.problem import KINDS, Fault
 from sfumato.schemas.scope import Scope
 from tests.calling import app as application
 from tests.calling import client as calling
-from tests.postgresql import postgresql
 
 log = logging.getLogger("sfumato.tests")
 
@@ -128,6 +128,20 @@ def test_each_line_of_the_log_names_the_request(client):
     inside, outside = written.getvalue().splitlines()
     assert inside.endswith("INFO sfumato.tests: [abc] deleting")
     assert outside.endswith("INFO sfumato.tests: outside")
+
+
+def test_while_the_database_is_away_nobody_gets_in_and_is_told_to_come_back(tmp_path):
+    with postgresql() as server, application(tmp_path, database_url=server.database()) as app:
+        keys = [app.state.keys.create("test", tuple(Scope), cameras=["*"], purpose="tests").secret for _ in "ab"]
+        known, other = (calling(app, key) for key in keys)
+        assert known.get("/v1/jobs").status_code == 200
+        server.stop()
+        for answer in (known.get("/v1/jobs"), other.get("/v1/cameras"), calling(app, "sfumato_x").get("/v1/cameras")):
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), answer.text
+            assert answer.json()["type"] == "urn:sfumato:problem:unavailable"
+            assert "postgres" not in answer.text
+        server.start()
+        assert [caller.get("/v1/jobs").status_code for caller in (known, other)] == [200, 200]
 
 
 def test_a_text_that_postgresql_cannot_hold_is_the_callers_fault(tmp_path):

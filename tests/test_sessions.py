@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from sfumato.agents.access.sessions import SignedIn
@@ -114,6 +116,35 @@ def test_an_open_websocket_closes_when_its_key_is_revoked(app, new, monkeypatch)
             "code": 1008,
             "reason": "your key, token or session has ended",
         }
+
+
+def away(*_: object) -> None:
+    raise OperationalError("SELECT", {}, Exception("the database is away"))
+
+
+def test_an_open_websocket_closes_when_its_key_is_revoked_though_the_database_was_away(app, new, monkeypatch):
+    monkeypatch.setattr("sfumato.agents.access.gate.RECHECK", 0.02)
+    find, asked = app.state.keys.find, threading.Event()
+    monkeypatch.setattr(app.state.keys, "recall", lambda text: None)
+    app.state.live.put(frame("north", 0))
+    with websocket(client(app, new.secret), "/v1/cameras/north/live") as socket:
+        assert socket.receive_bytes()
+        monkeypatch.setattr(app.state.keys, "find", lambda text: asked.set() or away())
+        assert asked.wait(10)
+        app.state.keys.revoke(new.key.id)
+        monkeypatch.setattr(app.state.keys, "find", find)
+        assert socket.receive()["code"] == 1008
+
+
+def test_an_open_websocket_closes_by_and_by_while_its_key_cannot_be_looked_up(app, new, monkeypatch):
+    monkeypatch.setattr("sfumato.agents.access.gate.RECHECK", 0.02)
+    monkeypatch.setattr("sfumato.agents.access.gate.UNCHECKED", 0.1)
+    monkeypatch.setattr(app.state.keys, "recall", lambda text: None)
+    app.state.live.put(frame("north", 0))
+    with websocket(client(app, new.secret), "/v1/cameras/north/live") as socket:
+        monkeypatch.setattr(app.state.keys, "find", away)
+        assert socket.receive_bytes()
+        assert socket.receive()["code"] == 1008
 
 
 @pytest.mark.parametrize(("others", "agreed"), [(["sfumato"], "sfumato"), ([], None)])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from postgresql import PostgreSQL, postgresql
 from pydantic import ValidationError
 
 from sfumato.agents.files.uploads import NoUploadError
@@ -26,7 +27,6 @@ from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.disclosure import Act, Disclosure
 from sfumato.schemas.subject_request import Point, SubjectState
 from tests.masking import found
-from tests.postgresql import PostgreSQL, postgresql
 from tests.requesting import ASKS, FIRST, SECOND, THIRD, Office, draft, office
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)

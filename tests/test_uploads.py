@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
+from postgresql import PostgreSQL, postgresql
 from sqlalchemy import delete, select, update
 
 from sfumato.agents.database import Database
@@ -21,7 +22,6 @@ from sfumato.agents.files.sealing import KEY, SEGMENT, SealError
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, TooLargeError, Uploads, fill
 from sfumato.agents.settings import Settings
 from sfumato.models.content import ContentError
-from tests.postgresql import PostgreSQL, postgresql
 from tests.uploading import box, film, make_uploads
 
 OWNER = "key:1"

@@ -213,6 +213,18 @@ def test_a_run_ends_with_its_size_or_the_policys_output():
     assert pool.encode("a", large, output, 9, TICKS).unit.number == 0
 
 
+def test_a_keyframe_that_the_encoder_makes_unasked_is_one_to_join_at():
+    """x264 begins anew where a scene does: grey while fully masked, and then a picture."""
+    pool, output = Encoders("libx264", 8), Output(codec=Codec.H264, keyframe_interval=60)
+    shown = [np.full((144, 176, 3), 127, np.uint8)] * 30 + clip_pictures(5)
+    units = [pool.encode("a", image, output, 3600 * n, TICKS) for n, image in enumerate(shown)]
+    assert [n for n, each in enumerate(units) if each.unit.keyframe] == [0, 30]
+    assert [each.unit.number for each in units] == list(range(35))
+    context = av.CodecContext.create("h264", "r")
+    pictures = [picture for each in units[30:] for picture in context.decode(av.Packet(each.payload))]
+    assert len([*pictures, *context.decode(None)]) == 5
+
+
 def test_only_so_many_encoders_are_kept():
     pool, image = Encoders("libx264", 2), np.zeros((96, 128, 3), np.uint8)
     runs = [pool.encode(camera, image, Output(), n, TICKS).unit for n, camera in enumerate("abacbca")]

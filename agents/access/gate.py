@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from ipaddress import ip_address
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -27,6 +30,8 @@ RECHECK = 5.0
 """Seconds after which the caller of an open WebSocket is looked at again,"""
 POLICY_VIOLATION = 1008
 """and the code with which it is closed once the key, token or session has ended."""
+UNCHECKED = 60.0
+"""Seconds for which it stays open although the database does not say."""
 
 
 class Gate:
@@ -62,6 +67,9 @@ class Gate:
             answer = problems.response(error.status_code, str(error.detail), dict(error.headers or {}))
             await answer(scope, receive, send_with_headers)
             return
+        except problems.AWAY as error:
+            await problems.away(error)(scope, receive, send_with_headers)
+            return
         try:
             if scope["type"] == "http":
                 await self._app(scope, receive, send_with_headers)
@@ -84,7 +92,13 @@ class Gate:
 
         async def watch() -> None:
             nonlocal closed
-            while await is_known(scope):
+            known = time.monotonic()
+            while time.monotonic() - known <= UNCHECKED:
+                with contextlib.suppress(SQLAlchemyError, TimeoutError):
+                    async with asyncio.timeout(UNCHECKED):
+                        if not await is_known(scope):
+                            break
+                    known = time.monotonic()
                 await asyncio.sleep(RECHECK)
             closed = True
             reason = "your key, token or session has ended"

@@ -5,6 +5,7 @@ Raise ``HTTPException(status, "field: what is wrong; what to do")``, or :class:`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from xml.sax.saxutils import escape
@@ -15,7 +16,8 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -23,6 +25,8 @@ from sfumato.agents.web import formats, request_ids
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.problem import KINDS, TYPES, Fault, Problem
 from sfumato.schemas.remedy import field_of, remedy
+
+log = logging.getLogger(__name__)
 
 JSON = "application/problem+json"
 XML = "application/problem+xml"
@@ -32,6 +36,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 LONGEST_NAME = 100
 SHOWN = 100
 """Faults that one answer names at most."""
+AWAY = (OperationalError, InterfaceError, PoolError)
+"""What is raised while the database does not answer."""
 
 
 class Refusal(HTTPException):
@@ -56,6 +62,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DataError, _unstorable)
+    for kind in AWAY:
+        app.add_exception_handler(kind, _away)
 
 
 def response(
@@ -111,6 +119,16 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _unstorable(request: Request, error: Exception) -> Response:
     """PostgreSQL holds no text with U+0000, and no larger numbers than SQL knows."""
     return response(422, "a text with the character U+0000, or a number that is too large; leave it out")
+
+
+def away(error: Exception) -> Response:
+    """The answer while the database is away. Of the error its kind alone: its text may hold what was sent."""
+    log.error("the database does not answer: %s", type(getattr(error, "orig", error)).__name__)
+    return response(503, "the database does not answer; try again", {"Retry-After": "5"})
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    return away(error)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -59,7 +59,7 @@ def queues_full(plan: Plan) -> Row:
             with site.recovering():
                 brokers.go_on(broker)
         row = site.row()
-        dropped = site.witness.tally.account.report()["dropped"].get("queue_full", 0)
+        dropped = site.tally.account.report()["dropped"].get("queue_full", 0)
         row.more["queue_full"] = dropped
         if not dropped or not row.reasons.get("too_much_held"):
             raise DrillError(f"no queue was full: {dropped} dropped, {row.reasons}")
@@ -136,11 +136,11 @@ def overload(plan: Plan) -> Row:
         time.sleep(seconds)
         site.misbehave("")
         row = site.row()
-        arrivals = site.witness.tally.arrivals
+        arrivals = site.tally.arrivals
         shown = {camera: sum(a.frame.camera == camera for a in arrivals) for camera in cameras}
         row.more["oldest_s"] = round(max(a.age for a in arrivals), 2)
         # What its batch took is the machine's: it comes on top, as docs/policies.md says.
-        row.more["oldest_when_looked_at_s"] = round(max(a.age - site.witness.tally.took[a.frame] for a in arrivals), 2)
+        row.more["oldest_when_looked_at_s"] = round(max(a.age - site.tally.took[a.frame] for a in arrivals), 2)
         row.more["fewest_of_most"] = round(min(shown.values()) / max(shown.values()), 2)
         row.more["skipped"] = row.reasons.get("late", 0)
         if not row.more["skipped"]:

@@ -51,8 +51,8 @@ def _recover(site: Site) -> None:
 
 def _await_seals(site: Site, moment: float) -> None:
     def sealed() -> bool:
-        with site.witness.lock:
-            return site.witness.tally.seals.sealed_since(moment) >= set(site.cameras)
+        with site.lock:
+            return site.tally.seals.sealed_since(moment) >= set(site.cameras)
 
     site.wait(sealed, "not every camera's log goes on")
 
@@ -61,8 +61,8 @@ def _row(site: Site, **more: Any) -> Row:
     site.settle()
     site.stack.stop("ledger")  # seals what is open
     site.wait(site.all_read, "the checkpoints were not read to their end")
-    with site.witness.lock:
-        seals = site.witness.tally.seals
+    with site.lock:
+        seals = site.tally.seals
         unsealed, wrong = seals.verdict(keys.load(site.stack.settings).signer.verifier)
         segments = len(seals.came)
     row = site.row(segments=segments, unsealed=unsealed, **more)

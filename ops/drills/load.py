@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 
 from drills import marker
+from drills.searching import Run
 from sfumato.models import images
 from sfumato.models.detectors import Image
-from sfumato.schemas.policy import Policy
+from sfumato.models.encoders import TICKS, Encoder
+from sfumato.schemas.policy import Codec, Output, Policy
 
 WIDTH, HEIGHT = 192, 144
 PICTURES = 48
@@ -24,6 +26,9 @@ PICTURES = 48
 STILLS, VIDEO = ("north", "hall"), "west"
 CAMERAS = (*STILLS, VIDEO)
 """Two send JPEG, one H.264 with a keyframe every 16 pictures; of two partitions each has one at least."""
+FILMED = ("hall", VIDEO)
+"""Their output is H.264, of one made of stills and one made of H.264; that of the others is JPEG."""
+OUTPUT = Output(codec=Codec.H264)
 FPS = 6.0
 
 
@@ -52,13 +57,13 @@ def place(number: int) -> tuple[int, int]:
 def write(folder: Path, cameras: Sequence[str] = CAMERAS, fps: float = FPS) -> Path:
     """Write the pictures, and the ``cameras.toml`` that shows them for ever; returns its path."""
     shown = pictures()
-    stills, film = folder / "stills", folder / "film.mkv"
+    stills, looped = folder / "stills", folder / "film.mkv"
     stills.mkdir(parents=True)
     for number, picture in enumerate(shown):
         (stills / f"{number:03}.jpg").write_bytes(images.encode(picture, 92))
-    _film(film, shown, fps)
+    film(looped, shown, fps)
     rows: list[dict[str, Any]] = [
-        {"id": camera, "url": film.as_uri(), "loop": True}
+        {"id": camera, "url": looped.as_uri(), "loop": True}
         if camera == VIDEO
         else {"id": camera, "url": f"stills://{stills}", "loop": True, "fps": fps}
         for camera in cameras
@@ -78,8 +83,17 @@ def sent(table: Path) -> list[Image]:
         return [*found, *(frame.to_ndarray(format="bgr24") for frame in container.decode(video=0))]
 
 
+def filmed(shown: Sequence[Image]) -> list[Image]:
+    """Pictures as they would come out of the cameras with H.264 output, were nothing masked."""
+    encoder, decoder = Encoder("libx264", OUTPUT, WIDTH, HEIGHT, TICKS), Run()
+    units = (encoder.encode(picture, round(number / FPS / TICKS)) for number, picture in enumerate(shown))
+    return [picture for unit in units for picture in decoder.decode(unit.payload, unit.unit)[0]]
+
+
 def policy(camera: str, **changes: Any) -> Policy:
     """Faces are masked by the default, ``solid``."""
+    if camera in FILMED:
+        changes = {"output": OUTPUT, **changes}
     return Policy.model_validate(
         {
             "camera": camera,
@@ -99,7 +113,8 @@ def _stills(table: Path) -> list[Path]:
     return sorted(table.with_name("stills").glob("*.jpg"))
 
 
-def _film(path: Path, shown: Sequence[Image], fps: float) -> None:
+def film(path: Path, shown: Iterable[Image], fps: float) -> None:
+    """Write H.264 with a keyframe every 16 pictures; the name's ending says in what container."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drills import failures, ledgers, outages, processes
+from drills import failures, ledgers, outages, processes, readers, stores
 from drills.plan import Plan
 from drills.report import Row
 
@@ -13,6 +13,9 @@ DRILLS: dict[str, Callable[[Plan], Row]] = {
     "kill-ingestor": processes.kill_ingestor,
     "kill-ledger": ledgers.kill_ledger,
     "kill-bridge": processes.kill_bridge,
+    "kill-share": readers.kill_share,
+    "kill-inspector": readers.kill_inspector,
+    "kill-archive": stores.kill_archive,
     "terminate": processes.terminate,
     "zombie": processes.zombie,
     "rebalance-storm": processes.rebalance_storm,
@@ -33,6 +36,8 @@ DRILLS: dict[str, Callable[[Plan], Row]] = {
     "policy-topic-missing": failures.policy_topic_missing,
     "key-store-missing": failures.key_store_missing,
     "signing-key-missing": ledgers.signing_key_missing,
+    "database-gone": stores.database_gone,
+    "redis-gone": stores.redis_gone,
     "overload": failures.overload,
 }
 KAFKA_ONLY = frozenset({"broker-restart", "one-of-three", "network-cut", "disk-full"})

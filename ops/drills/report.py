@@ -14,7 +14,8 @@ from typing import Any
 @dataclass
 class Row:
     """``recovery_s``: the worst of its ``faults``, from the fault's end until outputs flow again; None: there is none.
-    ``searched``: published pictures in which the marker was looked for. ``reasons``: audit events by reason. ``more``:
+    ``searched``: published pictures in which the marker was looked for, ``units`` of them of H.264; ``unsearchable``:
+    messages without a picture in which it could be. ``reasons``: audit events by reason. ``more``:
     what is the drill's own. ``failed``: what did not hold besides the counts."""
 
     lost: int = 0
@@ -25,6 +26,8 @@ class Row:
     faults: int = 0
     frames: int = 0
     searched: int = 0
+    units: int = 0
+    unsearchable: int = 0
     disordered: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +38,8 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        return not (self.lost or self.unaccounted or self.leaked or self.disordered or self.failed)
+        counted = (self.lost, self.unaccounted, self.leaked, self.disordered, self.unsearchable)
+        return not (any(counted) or self.failed)
 
     def json(self) -> dict[str, Any]:
         """As it is published: the name first."""
@@ -62,6 +66,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         took = "" if row["recovery_s"] is None else f"{row['recovery_s']:.1f} s"
         failed = f" **{row['failed']}**" if row["failed"] else ""
+        failed += f" **{row['unsearchable']} unsearchable**" if row["unsearchable"] else ""
         counts = " | ".join(
             str(row[key]) for key in ("faults", "frames", "lost", "unaccounted", "leaked", "duplicates")
         )

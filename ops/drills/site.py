@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,21 +16,29 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from confluent_kafka import Message
 from stack import Stack, StackError
 
 from drills import load, marker
-from drills.counting import Arrival, Witness
+from drills.counting import TOPICS, Arrival, Tally
 from drills.report import Row
+from drills.witness import Witness
 from sfumato.agents.broker import BrokerProcess, EmbeddedBroker
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.supervise import STEADY
+from sfumato.schemas.outcome import Reason
 from sfumato.schemas.policy import Policy
+from sfumato.schemas.topics import Topic
 
 PATIENCE = 120.0
 """Longest wait, in seconds, for outputs to flow again and for the last frames to have their outcomes."""
 QUIET = 3.0
 """Seconds without a message after which the embedded broker's topics count as read."""
 OPS = Path(__file__).parents[1]
+
+
+NEVER = (Reason.MASK_ERROR, Reason.ENCODE_ERROR, Reason.TRACKING_ERROR)
+"""What no drill's fault brings about."""
 
 
 class DrillError(RuntimeError):
@@ -69,19 +78,23 @@ class Site:
         self._fault.write_text("")
         path = os.pathsep.join([str(OPS), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._environment = {"PYTHONPATH": path, "DRILL_FAULT": str(self._fault), **(environment or {})}
+        self.tally = Tally()
+        self.lock = threading.Lock()
+        """Of the tally and of all else that comes from the topics."""
+        self._witnesses: list[Witness] = []
         self._ended = False
         self._sound = False
 
     def __enter__(self) -> Self:
-        hidden = sum(not marker.shows(picture) for picture in load.sent(self.table))
+        sent = load.sent(self.table)
+        hidden = 2 * len(sent) - sum(map(marker.shows, (*sent, *load.filmed(sent))))
         if hidden:
             raise DrillError(f"the search misses the marker in {hidden} raw pictures: it could find no leak")
         list(fetch_weights(self.stack.settings))
         self.stack.__enter__()
         try:
             self.stack.publish(*self.policies)
-            self.witness = Witness(self.stack.settings)
-            self.witness.start()
+            self.watch(TOPICS, self.tally.take)
             self.start_workers()
             self.start_cameras()
             self.await_flow(time.monotonic(), lambda arrival: True)
@@ -94,11 +107,18 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.witness.close()
+            for witness in self._witnesses:
+                witness.close()
         finally:  # no process may be left behind, whatever interrupts the drill
             self.stack.__exit__(kind, error, trace)
         if self._sound:
             shutil.rmtree(self.folder, ignore_errors=True)  # else its logs are wanted
+
+    def watch(self, topics: Sequence[Topic], take: Callable[[Topic, Message], None]) -> None:
+        """Read topics, too, from their beginning to the drill's end; ``take`` is called with :attr:`lock` held."""
+        witness = Witness(self.stack.settings, topics, take, self.lock)
+        witness.start()
+        self._witnesses.append(witness)
 
     def start_workers(self) -> None:
         arguments = ("--workers", str(self.workers))
@@ -148,16 +168,19 @@ class Site:
 
     def await_flow(self, since: float, counts: Callable[[Arrival], bool]) -> float:
         """When every camera had shown a picture that counts; :class:`DrillError` where that takes too long."""
-        self.wait(
-            lambda: self.witness.first(self.cameras, since, counts) is not None, "not every camera's outputs flow"
-        )
-        return self.witness.first(self.cameras, since, counts) or since
+        self.wait(lambda: self._first(since, counts) is not None, "not every camera's outputs flow")
+        return self._first(since, counts) or since
+
+    def _first(self, since: float, counts: Callable[[Arrival], bool]) -> float | None:
+        with self.lock:
+            return self.tally.first(self.cameras, since, counts)
 
     def wait(self, condition: Callable[[], bool], problem: str, patience: float = PATIENCE) -> None:
         deadline = time.monotonic() + patience
         while not condition():
-            if self.witness.problem is not None:
-                raise DrillError(f"the witness failed: {self.witness.problem!r}")
+            for witness in self._witnesses:
+                if witness.problem is not None:
+                    raise DrillError(f"the witness failed: {witness.problem!r}")
             if time.monotonic() > deadline:
                 raise DrillError(f"{problem} within {patience:g} s; logs: {self.folder}")
             time.sleep(0.05)
@@ -171,6 +194,20 @@ class Site:
             self.stack.stop("ingest")
         with contextlib.suppress(DrillError):
             self.wait(lambda: self.all_read() and self._balanced(), "not every frame has its outcome")
+        self._read_on()
+
+    def await_rest(self, complete: Callable[[], bool]) -> None:
+        """Until nothing is missing of what comes after the frames' outcomes, or nothing more comes of it."""
+
+        def holds() -> bool:
+            with self.lock:
+                return complete()
+
+        with contextlib.suppress(DrillError):
+            self.wait(holds, "something is missing")
+        self._read_on()
+
+    def _read_on(self) -> None:
         time.sleep(1.0)  # what comes now is a duplicate, or a surprise
         with contextlib.suppress(DrillError):
             self.wait(self.all_read, "the topics were not read to their end", QUIET)
@@ -178,34 +215,44 @@ class Site:
     def row(self, **more: Any) -> Row:
         """The counts, when all is over."""
         self.settle()
-        with self.witness.lock:
-            tally = self.witness.tally
+        with self.lock:
+            tally = self.tally
             row = Row(
                 lost=tally.lost,
                 unaccounted=tally.unaccounted,
                 duplicates=tally.duplicates,
-                leaked=tally.leaked,
+                leaked=tally.search.leaked,
                 recovery_s=round(max(self.recoveries), 2) if self.recoveries else None,
                 faults=len(self.recoveries),
                 frames=len(tally.raw),
-                searched=tally.searched,
+                searched=tally.search.searched,
+                units=tally.search.units,
+                unsearchable=tally.search.unsearchable,
                 disordered=tally.disordered,
                 reasons=dict(sorted(tally.reasons.items())),
                 more=more,
+                failed=faults_of_ours(tally.reasons),
             )
         self._sound = row.passed
         return row
 
     def count(self, reason: str) -> int:
         """Frames audited for that reason so far; ``masked`` for those without one."""
-        with self.witness.lock:
-            return self.witness.tally.reasons[reason]
+        with self.lock:
+            return self.tally.reasons[reason]
 
     def all_read(self) -> bool:
         if isinstance(self.stack.broker, EmbeddedBroker):
-            return time.monotonic() - self.witness.heard > QUIET  # it does not tell where a partition ends
-        return self.witness.caught_up()
+            heard = max(witness.heard for witness in self._witnesses)
+            return time.monotonic() - heard > QUIET  # it does not tell where a partition ends
+        return all(witness.caught_up() for witness in self._witnesses)
 
     def _balanced(self) -> bool:
-        with self.witness.lock:
-            return self.witness.tally.balanced
+        with self.lock:
+            return self.tally.balanced
+
+
+def faults_of_ours(reasons: Mapping[str, int]) -> str | None:
+    """Which of :data:`NEVER` came up; None: none."""
+    found = {reason.value: count for reason in NEVER if (count := reasons.get(reason, 0))}
+    return f"frames ended as {found}" if found else None
