@@ -205,3 +205,11 @@ def test_several_threads_at_once_get_each_their_own_maps(graph, provider):
     for one, other in zip(alone * 4, together, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_output_that_is_not_finite_raises(graph, monkeypatch):
+    """It would be a picture without faces: nothing compares as greater than a NaN."""
+    answer = [np.zeros(4, np.float32), np.array([0, np.nan], np.float32)]
+    monkeypatch.setitem(runtime.PROVIDERS, Provider.OPENVINO, lambda *_: lambda: lambda _: answer)
+    with pytest.raises(RuntimeError, match="not finite"):
+        Runtime(graph, options())(np.zeros((1, 3, 32, 32), np.float32))
