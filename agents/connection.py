@@ -38,6 +38,19 @@ def client_config(settings: Settings) -> dict[str, Any]:
     return config
 
 
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """The same for a consumer that commits nothing by itself; ``group`` is required by the client. Raises as
+    :func:`client_config`."""
+    return client_config(settings) | {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 50,
+        "fetch.queue.backoff.ms": 10,  # once its queue was full; the default, 1 s, is longer than the queue lasts
+    }
+
+
 def faust_credentials(settings: Settings) -> Credentials | None:
     """The same for Faust; None: plaintext. Raises as :func:`client_config`."""
     from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials  # others do without Faust

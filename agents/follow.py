@@ -12,7 +12,7 @@ from typing import TypeVar
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import messages
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.topics import Topic
 
@@ -33,14 +33,7 @@ class Follower(threading.Thread):
         self._since = since
         self._loaded = threading.Event()
         self._closing = threading.Event()
-        self._options: dict[str, str | int | bool] = {
-            **client_config(settings),
-            "group.id": f"{settings.group_id}-{topic.name}",  # required by the client; nothing is committed
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 100,
-        }
+        self._options = consumer_config(settings, f"{settings.group_id}-{topic.name}") | {"fetch.wait.max.ms": 100}
 
     def load(self, timeout: float = 30.0) -> None:
         """Raises TimeoutError where the topic cannot be read to its end in time, in seconds."""

@@ -13,7 +13,7 @@ import threading
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import messages, metrics
-from sfumato.agents.connection import client_config, diagnose
+from sfumato.agents.connection import consumer_config, diagnose
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
 from sfumato.models import bitstream
@@ -50,10 +50,9 @@ class Reader(threading.Thread):
         self._closing = threading.Event()
         self._room = threading.Semaphore(HANDED_OVER)
         self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "group.id": f"{settings.group_id}-bridge",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
+            consumer_config(settings, f"{settings.group_id}-bridge")
+            | {
+                "enable.partition.eof": False,
                 "auto.offset.reset": "latest",
                 "fetch.wait.max.ms": 20,
                 "queued.max.messages.kbytes": 64 * 1024,

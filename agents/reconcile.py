@@ -16,7 +16,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import messages
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.sequences import Sequences
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent
@@ -153,15 +153,7 @@ class TopicReader:
     def __init__(self, settings: Settings) -> None:
         self.account = Account()
         self._topics = {settings.topic(topic): topic for topic in (EPOCHS, AUDIT, FRAMES_ANONYMIZED)}
-        self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "group.id": f"{settings.group_id}-reconcile",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
-            }
-        )
+        self._consumer = Consumer(consumer_config(settings, f"{settings.group_id}-reconcile"))
         self._waiting = self._assign()
 
     def __enter__(self) -> TopicReader:

@@ -15,7 +15,7 @@ import av
 from av.error import FFmpegError
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.decoding import UndecodableError, UnitDecoder
 from sfumato.agents.mp4 import Film, Timeline
 from sfumato.agents.reader import parse
@@ -50,14 +50,7 @@ class CameraMessages:
         self._key = camera.encode()
         self._topic = settings.topic(FRAMES_ANONYMIZED)
         self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "group.id": f"{settings.group_id}-record",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
-                "queued.max.messages.kbytes": 32 * 1024,
-            }
+            consumer_config(settings, f"{settings.group_id}-record") | {"queued.max.messages.kbytes": 32 * 1024}
         )
         self._found = False
         try:

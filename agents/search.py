@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from pydantic import Field
 
 from sfumato.agents import messages
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.fault import Fault
@@ -82,16 +82,7 @@ class Search(Generic[R]):
         """Raises :class:`SearchError`."""
         self._query = query
         self._topic = settings.topic(query.topic)
-        self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "group.id": f"{settings.group_id}-search",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
-            }
-        )
+        self._consumer = Consumer(consumer_config(settings, f"{settings.group_id}-search"))
         try:
             self._parts = self._begin(positions)
         except KafkaException as error:

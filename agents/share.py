@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Received
 
 from sfumato.agents import metrics, provision
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.produce import Producer
 from sfumato.agents.reader import parse
 from sfumato.agents.settings import Settings
@@ -79,14 +79,11 @@ def share(settings: Settings, vendors: Sequence[Vendor], stopping: threading.Eve
     provision.check(settings, (FRAMES_ANONYMIZED, *(vendor.topic for vendor in vendors)))
     metrics.serve(settings)
     consumer = Consumer(
-        {
-            **client_config(settings),
-            "group.id": f"{settings.group_id}-share",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
+        consumer_config(settings, f"{settings.group_id}-share")
+        | {
+            "enable.partition.eof": False,
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 1000,
-            "fetch.wait.max.ms": 50,
             "queued.max.messages.kbytes": 64 * 1024,
         }
     )

@@ -115,6 +115,17 @@ def test_a_face_too_small_for_the_picture_is_refused(detector):
         detector.detect([np.zeros((2160, 3840, 3), np.uint8)], [4])
 
 
+def test_pictures_side_by_side_are_answered_in_order(detector, portrait):
+    options = DetectorOptions(threads=1, streams=3, weights_dir=load().weights_dir)
+    pictures = [images.resize(portrait, side, side) for side in (300, 64, 200, 400)] + [np.zeros_like(portrait)]
+    smallest = [None, 16, None, 24, None]
+    together = detectors.make("centerface", options).detect(pictures, smallest)
+    assert together == detector.detect(pictures, smallest)
+    assert len({len(found) for found in together}) > 1
+    with pytest.raises(TooManyViews):
+        detectors.make("centerface", options).detect([portrait, np.zeros((2160, 3840, 3), np.uint8)], [None, 4])
+
+
 def test_both_providers_find_the_same_faces(detector, portrait):
     other = detectors.make(
         "centerface", DetectorOptions(threads=1, provider="onnxruntime", weights_dir=load().weights_dir)

@@ -11,7 +11,7 @@ from typing import Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
 from sfumato.schemas.topics import Topic
@@ -30,15 +30,7 @@ class Reading:
     def __init__(self, settings: Settings, topic: Topic) -> None:
         self.name = settings.topic(topic)
         self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "group.id": f"{settings.group_id}-export",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
-                "queued.max.messages.kbytes": 32 * 1024,
-            }
+            consumer_config(settings, f"{settings.group_id}-export") | {"queued.max.messages.kbytes": 32 * 1024}
         )
         try:
             # All topics: asking for one by name lets some brokers create it.

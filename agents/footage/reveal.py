@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from sfumato.agents import messages
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.footage.stores import KeyGoneError, UnopenedError
@@ -57,16 +57,8 @@ class Window:
         self._deleted = f"the frames are deleted: {FRAMES_RAW.name} keeps them {settings.raw_retention_minutes} minutes"
         self._opener = Opener(stores.make(settings), required=settings.raw_sealing == "on")
         self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "client.id": CLIENT,
-                "group.id": f"{settings.group_id}-raw",  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
-                "queued.max.messages.kbytes": 64 * 1024,
-            }
+            consumer_config(settings, f"{settings.group_id}-raw")
+            | {"client.id": CLIENT, "queued.max.messages.kbytes": 64 * 1024}
         )
         try:
             self._start = self._begin()

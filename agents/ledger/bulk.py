@@ -9,7 +9,7 @@ import time
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from sfumato.agents.connection import client_config
+from sfumato.agents.connection import consumer_config
 from sfumato.agents.ledger.entries import Place
 from sfumato.agents.settings import Settings
 
@@ -24,16 +24,8 @@ class BulkReader:
         self._place = place
         self._position: int | None = None
         self._consumer = Consumer(
-            {
-                **client_config(settings),
-                "group.id": settings.group_id,  # required by the client; nothing is committed
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",  # where the offset is gone
-                "fetch.wait.max.ms": 20,
-                "queued.max.messages.kbytes": 16 * 1024,
-                "fetch.queue.backoff.ms": 10,  # after the queue was full; the default, 1 s, is longer than it lasts
-            }
+            consumer_config(settings, settings.group_id)
+            | {"fetch.wait.max.ms": 20, "queued.max.messages.kbytes": 16 * 1024}
         )
 
     def read(self, offset: int, most: int) -> list[Message]:
