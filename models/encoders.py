@@ -121,7 +121,7 @@ class Encoder:
         frame.pict_type = PictureType.I if due else PictureType.NONE
         packets = self._context.encode(frame)
         keyframe = len(packets) == 1 and packets[0].is_keyframe  # also unasked: x264 begins anew where a scene does
-        if len(packets) != 1 or due > keyframe:
+        if len(packets) != 1 or (due and not keyframe):
             raise EncoderError("the encoder did not answer a picture with one unit of the kind asked for")
         if keyframe:
             self._keyframe_at = pts
