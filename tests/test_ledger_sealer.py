@@ -60,9 +60,8 @@ class Handing:
         key, value, headers = self.messages[offset]
         if offset == 7:
             key, value, headers = None, None, UNREADABLE  # type: ignore[assignment]
-        message = SimpleNamespace(
-            topic=self.tp.topic, partition=0, offset=offset, key=key, value=value, headers=list(headers)
-        )
+        place = {"topic": self.tp.topic, "partition": 0, "offset": offset}
+        message = SimpleNamespace(**place, key=key, value=value, headers=list(headers), timestamp=1.8e9 + offset)
         return SimpleNamespace(message=message, value=value)
 
     async def hand(self, *offsets: int) -> None:
