@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-STEADY = 10.0
+STEADY = 5.0
 """A worker that ran this long, in seconds, is restarted without an added pause: it did not fail at its start, which
-takes some 3 s, and up to 6 s more until the group gives it partitions."""
+takes some 3 s. Where another was killed, the group gives it no partitions for 6 s."""
 GRACE = 15.0
 """Seconds a worker has to end after SIGTERM before it is killed."""
 

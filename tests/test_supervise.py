@@ -42,7 +42,7 @@ def test_a_killed_worker_is_started_again(tmp_path):
 
 def test_only_what_fails_at_its_start_waits_longer_and_longer():
     pauses = [SHORTEST_PAUSE]
-    for lived in (3.0, 9.0, 3.0, 3.0, 3.0, 3.0, 3.0, 11.0):
+    for lived in (3.0, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 6.0):
         pauses.append(next_pause(pauses[-1], lived))
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 0.5]
 
