@@ -389,6 +389,19 @@ def test_two_ledgers_at_once_do_not_fork(seed, turns):
     assert not any(log.stopped for book in books for log in book.logs.values())
 
 
+def test_a_report_from_before_the_log_was_opened_does_not_make_its_segment_old():
+    book = make_book(events=10, seconds=600.0)
+    book.take_report("north", Report(epoch=1, last_sent=5, dropped={Reason.QUEUE_FULL: 3}, ended=True), 1000.0)
+    book.open(PLACE, [], [])
+    for offset in range(6):
+        book.take(PLACE, offset, entry(offset), 1001.0)
+    book.due(1599.0)
+    assert book.sealed() == []
+    book.due(1601.0)
+    ((sealed,),) = book.sealed()
+    assert sealed.head.size == 6
+
+
 def test_a_head_that_contradicts_a_log_stops_it_for_good():
     """Signed by the same key, of other leaves: somebody has rewritten the topic, or has another one."""
     other, newest = make_book(), Newest()

@@ -69,6 +69,8 @@ class Book:
         self._claims: dict[str, dict[int, Head]] = {}
         self._reports: dict[str, dict[int, Report]] = {}
         self._sealed: list[Sealed] = []
+        self._now = 0.0
+        """The newest moment that the book was told: monotonic, in seconds."""
         self._own: OrderedDict[tuple[str, datetime], None] = OrderedDict()
 
     def open(self, place: Place, heads: Iterable[Head], covers: Iterable[Cover]) -> list[str]:
@@ -104,6 +106,7 @@ class Book:
 
     def take(self, place: Place, offset: int, entry: Entry, now: float) -> None:
         """Take an event in; within a partition in the order of offsets. ``now``: monotonic, in seconds."""
+        self._now = now
         self._next[place] = offset + 1
         found = self.logs.get(entry.log) or self._make(entry.log, place)
         if found.place != place:
@@ -123,6 +126,7 @@ class Book:
 
     def take_report(self, camera: str, report: Report, now: float) -> None:
         """The ingestor's word on an epoch."""
+        self._now = now
         kept = self._reports.setdefault(camera, {})
         kept[report.epoch] = report
         if len(kept) > MOST_REPORTS:
@@ -193,14 +197,14 @@ class Book:
         if home is None:
             found = self.logs[name] = Log(name, place)
             for report in self._reports.get(name, {}).values():
-                found.take_report(report, 0.0)
+                found.take_report(report, self._now)
             return found
         return self._adopt(home)  # it lies in a partition that is another's, and will be stopped
 
     def _adopt(self, head: Head) -> Log:
         found = self.logs[head.log] = Log.from_head(head)
         for report in self._reports.get(head.log, {}).values():
-            found.take_report(report, 0.0)
+            found.take_report(report, self._now)
         if found.stopped:
             log.critical("log %s is stopped: %s", found.name, found.stopped)
         metrics.LEDGER_STOPPED.labels(found.name).set(bool(found.stopped))
