@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,11 +63,13 @@ class Partition:
 
 class Acknowledger:
     """All partitions of a worker. ``idle``: a camera silent for so long, in seconds, holds nothing back; ``longest``:
-    nor does a group of pictures that goes on for so long."""
+    nor does a group of pictures that goes on for so long. Neither counts from before ``since``: when the broker came
+    into reach (monotonic, seconds)."""
 
-    def __init__(self, idle: float, longest: float) -> None:
+    def __init__(self, idle: float, longest: float, since: Callable[[], float] = lambda: 0.0) -> None:
         self._idle = idle
         self._longest = longest
+        self._since = since
         self._partitions: dict[tuple[str, int], Partition] = {}
 
     def take(self, event: Any, origin: Origin, task: Task | None) -> None:
@@ -112,9 +114,9 @@ class Acknowledger:
                 _release(partition, camera)
 
     def _let_go(self, partition: Partition) -> None:
-        now = time.monotonic()
+        now, since = time.monotonic(), self._since()
         for camera, gop in list(partition.gops.items()):
-            if now - gop.heard > self._idle or now - gop.since > self._longest:
+            if now - max(gop.heard, since) > self._idle or now - max(gop.since, since) > self._longest:
                 _release(partition, camera)
 
 

@@ -21,13 +21,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sfumato.agents import exits, metrics, provision, retention
+from sfumato.agents import exits, metrics, provision, retention, transport
 from sfumato.agents.acknowledge import Acknowledger
 from sfumato.agents.footage import stores
 from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.policies import PolicyStore
 from sfumato.agents.policy_files import FloorError, read_floor
 from sfumato.agents.produce import Producer, deliver
+from sfumato.agents.reach import Reach
 from sfumato.agents.settings import Settings
 from sfumato.agents.suspensions import SuspensionStore
 from sfumato.agents.watch import Watchdog
@@ -218,8 +219,16 @@ def _unopened(record: Record, frame: RawFrame, error: stores.UnopenedError) -> A
 class Worker:
     """Moves batches from Faust's stream to the broker: one batch is computed while the one before is delivered."""
 
-    def __init__(self, settings: Settings, anonymizer: Anonymizer, producer: Producer) -> None:
-        self.acknowledger = Acknowledger(settings.camera_idle, settings.gop_hold)
+    def __init__(
+        self,
+        settings: Settings,
+        anonymizer: Anonymizer,
+        producer: Producer,
+        polled: Callable[[], float | None] = time.monotonic,
+    ) -> None:
+        """``polled``: as of :class:`Reach`."""
+        self._reach = Reach(polled, settings.camera_idle / 2)
+        self.acknowledger = Acknowledger(settings.camera_idle, settings.gop_hold, lambda: self._reach.since)
         self._settings = settings
         self._anonymizer = anonymizer
         self._producer = producer
@@ -251,6 +260,7 @@ class Worker:
                 service.cancel()
 
     def _read(self, events: Sequence[Any]) -> tuple[list[Task], list[Ending]]:
+        self._reach.hear()
         tasks, unreadable = [], []
         for event in events:
             record = _record(event)
@@ -266,10 +276,14 @@ class Worker:
         return tasks, unreadable
 
     async def _close_idle(self) -> None:
-        """Look after cameras that fell silent: what their decoders hold comes out, and they hold back nothing."""
+        """Look after cameras that fell silent: what their decoders hold comes out, and they hold back nothing. A broker
+        out of reach silences all: to close their decoders would drop what comes next of their groups of pictures, and
+        whoever reads it again would publish it behind later frames."""
+        idle = self._settings.camera_idle
         while True:
-            await asyncio.sleep(min(1.0, self._settings.camera_idle / 2))
-            await self._compute(partial(self._anonymizer.close_idle, self._settings.camera_idle), [])
+            await asyncio.sleep(min(1.0, idle / 4))
+            if self._reach.lasts() >= idle:
+                await self._compute(partial(self._anonymizer.close_idle, idle), [])
 
     async def _release_due(self) -> None:
         """Look after frames that wait for later ones, where none comes in time."""
@@ -357,6 +371,7 @@ async def run(app: Any, stream: Any, settings: Settings) -> None:
         metrics.serve(settings)
         Watchdog(app, settings, exits.restart).start()
     with exits.working():
-        worker = Worker(settings, anonymizer, Producer(settings, client_id="sfumato-anonymize"))
+        producer = Producer(settings, client_id="sfumato-anonymize")
+        worker = Worker(settings, anonymizer, producer, partial(transport.polled, app))
         app.on_partitions_revoked.connect(lambda *_, **__: worker.acknowledger.clear(), weak=False)
         await worker.run(stream)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from aiokafka.consumer import fetcher
@@ -37,6 +38,15 @@ def mend() -> None:
     """Apply both mends; idempotent."""
     fetcher.PartitionRecords = TolerantRecords
     AIOKafkaConsumerThread._create_worker_consumer = _create_prompt_consumer
+
+
+def polled(app: Any) -> int | None:
+    """When the broker last answered a fetch, as aiokafka notes it (milliseconds, by the wall clock); None: not yet."""
+    consumer = app.consumer._thread._consumer
+    assigned = consumer.assignment() if consumer is not None else ()
+    with suppress(AssertionError):  # not assigned any more
+        return max((at for tp in assigned if (at := consumer.last_poll_timestamp(tp)) is not None), default=None)
+    return None
 
 
 class TolerantRecords(fetcher.PartitionRecords):  # type: ignore[misc]

@@ -123,6 +123,21 @@ def test_a_silent_camera_still_holds_back_what_has_not_ended(now):
     assert partition.end(2) == 3
 
 
+def test_while_the_broker_is_out_of_reach_no_camera_is_silent(now):
+    partition = Partition(idle=10, longest=20)
+    since = [0.0]
+    partition.acknowledger._since = lambda: since[0]
+    partition.take(("a", "K"), ("a", "P"))
+    assert partition.end(0, 1) == 0
+    now[0] += 60
+    since[0] = now[0]  # it has come back
+    assert partition.end() == 0
+    now[0] += 9
+    assert partition.end() == 0
+    now[0] += 2
+    assert partition.end() == 2
+
+
 def test_a_group_without_end_is_let_go_after_a_time(now):
     partition = Partition(longest=20)
     partition.take(("a", "K"))
