@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,7 @@ class BrokerError(Fault, RuntimeError):
     """A broker cannot be started or has died; the text says why and what to do."""
 
 
-class BrokerProcess:
+class BrokerProcess(ABC):
     """A broker as a child process on loopback: a context manager that starts and stops it.
 
     The broker has its own session, so that Ctrl-C reaches this process alone and the broker outlives its
@@ -127,9 +128,9 @@ class BrokerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
+    @abstractmethod
     def _command(self) -> tuple[list[str], dict[str, str]]:
         """The command line and the whole environment of the broker that listens on ``self.port``."""
-        raise NotImplementedError
 
     def _litter(self) -> list[Path]:
         """What is deleted where this process dies without stopping the broker."""

@@ -61,9 +61,7 @@ class Mtcnn:
             moves, scores = _judge(network, picture, _square(boxes), side)
             boxes, passed = _moved(_square(boxes), moves), scores >= least
             boxes, scores = _best(boxes[passed], scores[passed], OVERLAP)
-        height, width = picture.shape[:2]
-        boxes = boxes.clip(0, (width, height, width, height))
-        there = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        boxes, there = tiles.inside(boxes, picture)
         return tiles.detections(Target.FACE, boxes[there], scores[there])
 
     def _proposals(self, picture: Image, scale: float) -> tuple[Boxes, Scores]:

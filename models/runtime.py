@@ -171,12 +171,12 @@ def _cuda(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Loa
 
     # A session plans its convolutions anew whenever the shape of its input changes, CenterFace's in more than a second.
     @lru_cache(COMPILED_SHAPES)
-    def session(shape: tuple[int, ...]) -> Any:
-        made = _cuda_session(modules, path, options)
-        _check(made, on_cpu(), shape)
-        return made
+    def planned(shape: tuple[int, ...]) -> Call:
+        session = _cuda_session(modules, path, options)
+        _check(session, on_cpu(), shape)
+        return _call(session, outputs)
 
-    return lambda: lambda batch: _call(session(batch.shape), outputs)(batch)
+    return lambda: lambda batch: planned(batch.shape)(batch)
 
 
 def _check(on_gpu: Any, on_cpu: Any, shape: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models.detectors import Image
-from sfumato.models.tiles import MOST_VIEWS, Boxes, Scores, TooManyViews, View, at_border, best, cut
+from sfumato.models.tiles import MOST_VIEWS, Boxes, Scores, TooManyViews, View, at_border, best, cut, inside
 from sfumato.schemas.detection import Detection, Target
 
 Corners = NDArray[np.float64]
@@ -45,9 +45,8 @@ def look(picture: Image, finest: float, find: Find, overlap: float) -> tuple[Box
         raise TooManyViews(f"{len(chosen)} views of one picture")
     found = [_look(picture, view, find) for view in chosen]
     boxes, corners, scores, borders = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    height, width = picture.shape[:2]
-    boxes, corners = boxes.clip(0, (width, height, width, height)), corners.clip(0, (width, height))
-    there = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes, there = inside(boxes, picture)
+    corners = corners.clip(0, picture.shape[1::-1])
     boxes, corners, scores = boxes[there], corners[there], scores[there]
     kept = best(boxes, scores, borders[there], overlap)
     return boxes[kept], corners[kept], scores[kept]

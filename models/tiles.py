@@ -63,12 +63,20 @@ def look(picture: Image, views: Iterable[View], find: Find, overlap: float) -> t
     views = list(views)
     if len(views) > MOST_VIEWS:
         raise TooManyViews(f"{len(views)} views of one picture")
-    height, width = picture.shape[:2]
     found = [_look(picture, view, find) for view in views]
-    boxes = np.concatenate([boxes for boxes, _, _ in found]).clip(0, (width, height, width, height))
+    boxes, there = inside(np.concatenate([boxes for boxes, _, _ in found]), picture)
     scores, at_border = (np.concatenate([part[i] for part in found]) for i in (1, 2))
-    there = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return merge(boxes[there], scores[there], at_border[there], overlap)
+
+
+def inside(boxes: Boxes, picture: Image) -> tuple[Boxes, NDArray[np.bool_]]:
+    """The boxes cut off at the picture's edges, and shape (n,): of which something is left. Raises RuntimeError where
+    one is not a number: nobody knows where that object is."""
+    if np.isnan(boxes).any():
+        raise RuntimeError("a box is not a number")
+    height, width = picture.shape[:2]
+    cut_off: Boxes = boxes.clip(0, (width, height, width, height))
+    return cut_off, (cut_off[:, 2] > cut_off[:, 0]) & (cut_off[:, 3] > cut_off[:, 1])
 
 
 def detections(target: Target, boxes: Boxes, scores: Scores) -> tuple[Detection, ...]:

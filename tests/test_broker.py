@@ -20,7 +20,6 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sfumato.agents.broker import (
     MEMORY_EXIT_CODE,
     BrokerError,
-    BrokerProcess,
     EmbeddedBroker,
     answers,
     default_memory_limit,
@@ -210,4 +209,4 @@ def test_kafka_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_unstarted_broker_is_a_named_error() -> None:
     with pytest.raises(BrokerError, match="not started"):
-        _ = BrokerProcess(free_port()).pid
+        _ = EmbeddedBroker(free_port()).pid

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.models import tiles
+from sfumato.models import scales, tiles
 from sfumato.models.tiles import TooManyViews, View
 
 
@@ -60,6 +60,15 @@ def test_boxes_come_back_in_the_pixels_of_the_picture():
     boxes, scores = tiles.look(picture, views, find, 0.5)
     np.testing.assert_allclose(boxes, [[110, 60, 130, 70]], atol=1)
     assert scores.tolist() == [1]
+
+
+def test_a_box_that_is_not_a_number_raises():
+    """The object was seen, and nobody knows where: left out, it would stay open."""
+    picture, box = np.zeros((100, 100, 3), np.uint8), np.array([[10.0, np.nan, 20.0, 20.0]])
+    with pytest.raises(RuntimeError, match="not a number"):
+        tiles.look(picture, [View((0, 0, 100, 100), 100, 100)], lambda _: (box, np.ones(1)), 0.5)
+    with pytest.raises(RuntimeError, match="not a number"):
+        scales.look(picture, 1.0, lambda _: (box, np.zeros((1, 4, 2)), np.ones(1)), 0.5)
 
 
 def test_what_would_need_too_many_views_is_refused():

@@ -133,7 +133,7 @@ class Requests:
             footage_until=choice.footage_until,
         )
         made = view(row, ())
-        self._tell(made, Act.REQUESTED, person.id)
+        self._disclosures.tell(about(made, Act.REQUESTED, person.id))
         with self._database.begin() as session:
             session.add(row)
         return made
@@ -168,7 +168,7 @@ class Requests:
             _permit(row, _approvals(session, id), person)
             shown = _seen(session, row)
         approved = draft.verdict is Verdict.APPROVE
-        self._tell(shown, Act.APPROVED if approved else Act.REFUSED, person.id, note=draft.note)
+        self._disclosures.tell(about(shown, Act.APPROVED if approved else Act.REFUSED, person.id, note=draft.note))
         with self._database.begin() as session:
             row, now = _find(session, id, lock=True), datetime.now(UTC)
             given = _approvals(session, id)
@@ -200,7 +200,7 @@ class Requests:
             raise ForbiddenError("only who asked for it may withdraw it; POST …/approvals refuses it")
         if shown.state.ended:
             raise RequestStateError(f"it has ended: {shown.state}")
-        self._tell(shown, Act.WITHDRAWN, person.id)
+        self._disclosures.tell(about(shown, Act.WITHDRAWN, person.id))
         self._close(id, SubjectState.WITHDRAWN)
 
     def deliver(self, id: str, person: Person, asked: str) -> tuple[Clip, str]:
@@ -208,7 +208,7 @@ class Requests:
         :class:`NoRequestError`, :class:`RequestStateError`, :class:`ForbiddenError`, :class:`GoneError`,
         UntoldError."""
         clip, upload = self.clip(id, person)
-        self._tell(self.get(id), Act.DELIVERED, person.id, clip=clip, range=asked)
+        self._disclosures.tell(about(self.get(id), Act.DELIVERED, person.id, clip=clip, range=asked))
         return clip, upload
 
     def clip(self, id: str, person: Person) -> tuple[Clip, str]:
@@ -267,7 +267,7 @@ class Requests:
         """The clip is whole. Raises :class:`LostError`, UntoldError."""
         with self._database.read() as session:
             shown = _seen(session, _held(session, claim, lock=False))
-        self._tell(shown, Act.MADE, WORKER, clip=clip)
+        self._disclosures.tell(about(shown, Act.MADE, WORKER, clip=clip))
         with self._database.begin() as session:
             row = _held(session, claim)
             row.state, row.clip, row.leased_until, row.worker = (
@@ -298,7 +298,7 @@ class Requests:
         with self._database.read() as session:
             ids = list(session.scalars(wanted))
         for id in ids:
-            self._tell(self.get(id), Act.EXPIRED, WORKER)
+            self._disclosures.tell(about(self.get(id), Act.EXPIRED, WORKER))
             self._close(id, SubjectState.EXPIRED)
         with self._database.begin() as session:
             old = RequestRow.ended_at < datetime.now(UTC) - timedelta(days=KEPT_DAYS)
@@ -306,7 +306,7 @@ class Requests:
 
     def _fail(self, shown: SubjectRequest, error: str, gone_at: datetime | None = None) -> None:
         state = SubjectState.FAILED if gone_at is None else SubjectState.GONE
-        self._tell(shown, Act.FAILED if gone_at is None else Act.GONE, WORKER, note=error[:500])
+        self._disclosures.tell(about(shown, Act.FAILED if gone_at is None else Act.GONE, WORKER, note=error))
         self._close(shown.id, state, error[:500], gone_at)
 
     def _close(self, id: str, state: SubjectState, error: str | None = None, gone_at: datetime | None = None) -> None:
@@ -321,18 +321,6 @@ class Requests:
             _end(row, state, datetime.now(UTC))
         if upload is not None:
             self._uploads.delete(upload)
-
-    def _tell(
-        self,
-        shown: SubjectRequest,
-        act: Act,
-        by: str,
-        *,
-        note: str | None = None,
-        clip: Clip | None = None,
-        range: str | None = None,
-    ) -> None:
-        self._disclosures.tell(about(shown, act, by, note=note, clip=clip, range=range))
 
 
 def _permit(row: RequestRow, given: list[ApprovalRow], person: Person) -> None:
