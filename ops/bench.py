@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import islice
@@ -23,6 +24,7 @@ from typing import Any
 
 import av
 from clips import clip
+from confluent_kafka import KafkaError
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.fetch import fetch_weights
@@ -37,9 +39,9 @@ from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Evidence
 from sfumato.schemas.epoch import EpochRecord, EpochState
-from sfumato.schemas.frame import RawFrame, TimeSource
+from sfumato.schemas.frame import Message, RawFrame, TimeSource
 from sfumato.schemas.outcome import Outcome
-from sfumato.schemas.topics import EPOCHS, FRAMES_RAW
+from sfumato.schemas.topics import EPOCHS, FRAMES_RAW, Topic
 
 GOALS = {"ratio": 0.9, "e2e_ms": {"p50": 50, "p99": 300}}
 CLIP = "bikes"
@@ -119,10 +121,10 @@ def compare(stack: Stack, pictures: list[bytes], rounds: int) -> list[tuple[floa
     stack.start("anonymize")
     stack.wait_for_worker()
     found = []
-    with BenchReader(settings) as reader:
+    with BenchReader(settings) as reader, closing(Sender(settings)) as sender:
         for epoch in range(rounds + 1):
             bare = bare_fps(stack, ensemble, pictures)
-            pipeline = pipeline_fps(stack, reader, cameras, epoch, pictures)
+            pipeline = pipeline_fps(stack, reader, sender, cameras, epoch, pictures)
             say(f"round {epoch}: bare loop {bare:.2f} fps, pipeline {pipeline:.2f} fps")
             found.append((bare, pipeline))
     stack.stop("anonymize")
@@ -141,24 +143,44 @@ def bare_fps(stack: Stack, ensemble: Ensemble, pictures: list[bytes]) -> float:
     return len(pictures) / (time.perf_counter() - started)
 
 
-def pipeline_fps(stack: Stack, reader: BenchReader, cameras: list[str], epoch: int, pictures: list[bytes]) -> float:
+class Sender:
+    """The cameras' producer, for all rounds: connecting takes librdkafka half a second, at times a whole one."""
+
+    def __init__(self, settings: Any) -> None:
+        self._producer = Producer(settings, client_id="bench")
+
+    def send(self, topic: Topic, message: Message) -> None:
+        self._producer.send(topic, message, self._refused)
+
+    def close(self) -> None:
+        if self._producer.close(60):
+            raise SystemExit("bench: the broker did not take the frames")
+
+    def _refused(self, error: KafkaError | None) -> None:
+        if error is not None:
+            say(f"the broker refused a message: {error}")
+
+
+def pipeline_fps(
+    stack: Stack, reader: BenchReader, sender: Sender, cameras: list[str], epoch: int, pictures: list[bytes]
+) -> float:
     """The same frames through Kafka and Faust, from the first one sent to the last one audited."""
-    producer = Producer(stack.settings, client_id="bench")
     sealer = Sealer(stores.make(stack.settings))
     sent_at = datetime.now(UTC)
     for i, payload in enumerate(pictures):
         id = FrameId(cameras[i % len(cameras)], epoch, i // len(cameras))
         taken_at = sent_at + id.sequence * CADENCE  # where time stands still, no mask is ever let go
         frame = RawFrame(id, taken_at, TimeSource.ARRIVAL, 640, 272, "image/jpeg", payload)
-        producer.send(FRAMES_RAW, sealer.seal(frame).to_message(), lambda error: None)
+        sender.send(FRAMES_RAW, sealer.seal(frame).to_message())
     for i, camera in enumerate(cameras):
         last = len(range(i, len(pictures), len(cameras))) - 1
         record = EpochRecord(camera=camera, epoch=epoch, state=EpochState.ENDED, at=sent_at, last_sequence=last)
-        producer.send(EPOCHS, record.to_message(), lambda error: None)
-    if producer.close(60):
-        raise SystemExit("bench: the broker did not take the frames")
+        sender.send(EPOCHS, record.to_message())
+    deadline = time.monotonic() + TIMEOUT
     while (camera, epoch) not in reader.account.epochs or not reader.account.epochs[camera, epoch].ended:
         reader.read(0.5)
+        if time.monotonic() > deadline:
+            raise SystemExit("bench: the broker did not take the frames")
     settle(stack, reader)
     if reader.last_audited_at is None:
         raise SystemExit("bench: nothing was audited")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count, islice
@@ -27,7 +28,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from bench import BenchReader, decoded, pipeline_fps, say
+from bench import BenchReader, Sender, decoded, pipeline_fps, say
 from stack import Stack, demonstration_policy
 
 from sfumato.agents.broker import free_port
@@ -177,9 +178,9 @@ def through_kafka(run: str, payloads: list[bytes], workers: int, frames: int) ->
             port = free_port()
             stack.start("anonymize", name=f"anonymize-{worker}", metrics_port=port)
             stack.wait_for(f"anonymize-{worker}", 60, partial(assigned, stack, port))
-        with BenchReader(stack.settings) as reader:
-            pipeline_fps(stack, reader, cameras, 0, payloads * 2)  # warms it up
-            found = pipeline_fps(stack, reader, cameras, 1, [payloads[i % BATCH] for i in range(frames)])
+        with BenchReader(stack.settings) as reader, closing(Sender(stack.settings)) as sender:
+            pipeline_fps(stack, reader, sender, cameras, 0, payloads * 2)  # warms it up
+            found = pipeline_fps(stack, reader, sender, cameras, 1, [payloads[i % BATCH] for i in range(frames)])
             if reader.account.outcomes.keys() != {Outcome.MASKED}:
                 raise SystemExit(f"bench: not every frame was masked: {reader.account.report()}")
     say(f"pipeline, {run}: {found:.1f}")
