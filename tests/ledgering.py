@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sfumato.agents.ledger.note import Checkpoint, VerifierKey, open_note
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sfumato.agents.ledger.book import Book, Rules
+from sfumato.agents.ledger.entries import Entry, Place, read_audit
+from sfumato.agents.ledger.note import Checkpoint, Signer, VerifierKey, open_note
 from sfumato.agents.ledger.tree import Range, Subtrees, consistent, leaf_hash
 from sfumato.agents.settings import Settings
 from sfumato.schemas.audit import AuditEvent, DetectorRecord, Origin
@@ -115,3 +119,17 @@ def assert_consistent(found: list[Published], values: list[bytes]) -> None:
     for number, (first, first_root) in enumerate(ordered):
         for second, second_root in ordered[number:]:
             assert consistent(first, second, tree.consistency(first, second), first_root, second_root)
+
+
+SIGNER = Signer("city.example", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+PLACE = Place("t.audit", 0)
+GRACE = 60.0
+
+
+def entry(*arguments, **changes) -> Entry:
+    message = event(*arguments, **changes).to_message()
+    return read_audit(message.key, message.value, 0)
+
+
+def make_book(events: int = 5, seconds: float = 10.0) -> Book:
+    return Book(SIGNER, Rules(events, seconds, GRACE), lambda name, version: None, {PLACE.topic: "audit"})
