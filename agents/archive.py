@@ -23,7 +23,7 @@ from typing import Any
 from sfumato.agents import exits, metrics
 from sfumato.agents.access.usage import Usage
 from sfumato.agents.credentials import Credentials, CredentialsError
-from sfumato.agents.database import Database, DatabaseError
+from sfumato.agents.database import AWAY, Database, DatabaseError
 from sfumato.agents.files.blobs import BlobError, Blobs
 from sfumato.agents.files.outbound import FailedError, Outbound, RefusedError
 from sfumato.agents.files.sealing import MasterKeys, SealError
@@ -49,6 +49,8 @@ FETCH_SECONDS = 3600.0
 """Longest download of a source,"""
 SLOWEST = 100_000.0
 """and the bytes a second that it must send: a worker does nothing else meanwhile."""
+DATABASE_PAUSE = 1.0
+"""Seconds after which a database that did not answer is asked again."""
 LEFTOVER = 86_400.0
 """Seconds after which a folder of masked, unfinished files belongs to a worker that died."""
 UNMENDED = (
@@ -166,16 +168,25 @@ class Worker:
             working.cancel()
 
     async def _work(self, stream: Any) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
             held, self._held = self._held, []
-            while await loop.run_in_executor(self._thread, self._archivist.step):
+            while await self._step():
                 pass
             for revoked, event in held:
                 if revoked == self.revoked:
                     await stream.ack(event)
+
+    async def _step(self) -> bool:
+        """Whether there may be more to do. What was under way while the database did not answer is taken again when its
+        lease has run out."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._archivist.step)
+        except AWAY as error:
+            log.warning("jobs wait for the database: %s", type(error).__name__)
+            await asyncio.sleep(DATABASE_PAUSE)
+            return True
 
 
 def build(settings: Settings) -> tuple[Archivist, Desk]:

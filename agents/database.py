@@ -6,7 +6,7 @@ Each table is declared in the module that owns its rows; each change of one is a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import DateTime, Dialect, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
+from sfumato.agents import postgresql
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
 
@@ -32,6 +34,9 @@ PRAGMAS = (
     "secure_delete=ON",
     f"busy_timeout={BUSY_TIMEOUT}",
 )
+
+AWAY = (OperationalError, InterfaceError, PoolError)
+"""What is raised while the database does not answer."""
 
 
 class DatabaseError(Fault, RuntimeError):
@@ -79,6 +84,8 @@ class Database:
         if url.drivername == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            postgresql.bound(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         reading = self.engine.execution_options(reading=True, postgresql_readonly=True)
         self._readings = sessionmaker(reading, expire_on_commit=False)
@@ -88,8 +95,9 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.set_main_option("path_separator", "os")
-        with self.engine.begin() as connection:
+        with self.engine.begin() as connection, ExitStack() as stack:
             if connection.dialect.name == "postgresql":
+                stack.enter_context(postgresql.patient(connection))  # others may migrate, and tables may be large
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7364756)")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from sfumato.agents.broker import free_port
 
 
 class PostgreSQL:
-    """A server in ``folder``; :meth:`stop` and :meth:`start` again, with what it holds.
+    """A server in ``folder``; :meth:`stop` and :meth:`start`, :meth:`pause` and :meth:`resume`, with what it holds.
 
     PostgreSQL refuses to run as root, so root becomes Debian's user postgres.
     """
@@ -43,12 +44,25 @@ class PostgreSQL:
             self._running = False
             self._control("-m", "immediate", "stop")
 
+    def pause(self) -> None:
+        """It takes connections and answers nothing."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self._processes():
+            process.resume()
+
     def database(self) -> str:
         """The URL of a new, empty database."""
         server, name = f"postgresql://postgres@127.0.0.1:{self._port}", f"t{uuid.uuid4().hex}"
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"{server}/{name}"
+
+    def _processes(self) -> list[psutil.Process]:
+        main = psutil.Process(int((self._folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [main, *main.children(recursive=True)]
 
     def _control(self, *arguments: str) -> None:
         self._run("pg_ctl", "-D", f"{self._folder}/data", "-w", *arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -14,7 +15,8 @@ from sfumato.agents.broker import HOST, free_port
 
 
 class Redis:
-    """A context manager: on loopback, in ``folder``, in memory; :meth:`stop` and :meth:`start` again, empty."""
+    """A context manager: on loopback, in ``folder``, in memory; :meth:`stop` and :meth:`start` again, empty;
+    :meth:`pause` and :meth:`resume`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, free_port()
@@ -40,6 +42,15 @@ class Redis:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self) -> None:
+        """It takes connections and answers nothing."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()

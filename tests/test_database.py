@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from postgresql import postgresql as server
+from sqlalchemy.exc import OperationalError
 
+from sfumato.agents import postgresql
 from sfumato.agents.access.keys import Keys
 from sfumato.agents.api import routes
 from sfumato.agents.database import Base, Database, DatabaseError
@@ -54,3 +57,24 @@ def test_a_key_opens_until_it_ends_and_only_its_hash_is_kept(database, tmp_path)
 def test_other_databases_are_refused_with_the_remedy(url, tmp_path):
     with pytest.raises(DatabaseError, match="SFUMATO_DATABASE_URL"):
         Database(Settings(state_dir=tmp_path, database_url=url))
+
+
+def test_a_server_that_stands_still_is_given_up_and_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(postgresql.Connection, "answer_timeout", 0.5)
+    monkeypatch.setattr(postgresql, "CONNECT_TIMEOUT", 2)  # libpq's least
+    with server() as postgres:
+        database = Database(Settings(state_dir=tmp_path, database_url=postgres.database()))
+        database.migrate()
+        keys = Keys(database)
+        new = keys.create("city", [], purpose="tests")
+        postgres.pause()
+        try:
+            for _ in range(2):  # a connection that was there, and a new one
+                with pytest.raises(OperationalError):
+                    keys.find(new.secret)
+        finally:
+            postgres.resume()
+        found = keys.find(new.secret)
+        assert found is not None
+        assert found.id == new.key.id
+        database.close()

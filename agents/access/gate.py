@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato.agents.access import callers
+from sfumato.agents.database import AWAY
 from sfumato.agents.web import problems
 
 PUBLIC = frozenset({"/", "/openapi.json"})
@@ -67,7 +68,7 @@ class Gate:
             answer = problems.response(error.status_code, str(error.detail), dict(error.headers or {}))
             await answer(scope, receive, send_with_headers)
             return
-        except problems.AWAY as error:
+        except AWAY as error:
             await problems.away(error)(scope, receive, send_with_headers)
             return
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -62,17 +63,16 @@ class Hold:
         self.broken = self.broken or error
 
     def _keep(self) -> None:
-        failing = 0.0
+        renewed = time.monotonic()
         while not self._over.wait(RENEWED):
             try:
                 self._claims.renew(self._claim, self.frames)
-                failing = 0.0
+                renewed = time.monotonic()
             except LostError:
                 return self._lost.set()
             except SQLAlchemyError as error:
-                failing += RENEWED
                 log.warning("the lease is not renewed: %s", type(error).__name__)
-                if failing > self._lease:
+                if time.monotonic() - renewed > self._lease:
                     return self._lost.set()
 
 

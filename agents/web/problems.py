@@ -16,11 +16,11 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolError
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from sfumato.agents.database import AWAY
 from sfumato.agents.web import formats, request_ids
 from sfumato.schemas.policy import Policy
 from sfumato.schemas.problem import KINDS, TYPES, Fault, Problem
@@ -36,8 +36,6 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 LONGEST_NAME = 100
 SHOWN = 100
 """Faults that one answer names at most."""
-AWAY = (OperationalError, InterfaceError, PoolError)
-"""What is raised while the database does not answer."""
 
 
 class Refusal(HTTPException):

@@ -37,7 +37,9 @@ DRILLS: dict[str, Callable[[Plan], Row]] = {
     "key-store-missing": failures.key_store_missing,
     "signing-key-missing": ledgers.signing_key_missing,
     "database-gone": stores.database_gone,
+    "database-hangs": stores.database_hangs,
     "redis-gone": stores.redis_gone,
+    "redis-hangs": stores.redis_hangs,
     "overload": failures.overload,
 }
 KAFKA_ONLY = frozenset({"broker-restart", "one-of-three", "network-cut", "disk-full"})
