@@ -7,10 +7,10 @@ import threading
 from types import TracebackType
 
 import httpx
-import uvicorn
 
 from sfumato.agents.bridge import make_app
 from sfumato.agents.settings import Settings
+from sfumato.agents.web.server import Server, config
 from sfumato.schemas.scope import Scope
 from tests.calling import bearer, secret
 
@@ -23,8 +23,9 @@ class Api:
         self.app = make_app(settings)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(self.app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)
-        self._server = uvicorn.Server(config)
+        quiet = config(self.app, settings, None)
+        quiet.lifespan = "off"
+        self._server = Server(quiet, self.app.state.live)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self.client = self.caller(*scopes)
 

@@ -182,6 +182,15 @@ def test_a_slow_answer_is_no_slow_request(app, key):
         assert read(connection).startswith(b"HTTP/1.1 200")
 
 
+def test_what_is_no_http_is_told_so_though_more_of_it_comes(app):
+    with listening(app) as port, socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n" + b"x" * 30_000_000)
+        connection.shutdown(socket.SHUT_WR)
+        answer = read(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.endswith(b"Invalid HTTP request received.")
+
+
 def test_headers_that_are_too_large_are_refused(app, key):
     with listening(app) as port, socket.create_connection(("127.0.0.1", port), 20) as connection:
         connection.sendall(head(key, "/v1/keys", **{"X-Large": "x" * 100_000})[:-2])  # and more of them to come

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from playwright.sync_api import Page
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -25,6 +24,7 @@ from sfumato.agents.live import Live
 from sfumato.agents.produce import Producer
 from sfumato.agents.reader import HANDED_OVER, Reader
 from sfumato.agents.settings import Settings
+from sfumato.agents.web.server import Server, config
 from sfumato.models import images
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, Message, RawFrame, TimeSource
@@ -66,8 +66,7 @@ class Bridge:
         self.app = make_app(settings)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(self.app, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=2)
-        self._server = uvicorn.Server(config)
+        self._server = Server(config(self.app, settings, None), self.app.state.live)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._producer = Producer(settings, client_id="test")
         self._client = httpx.Client(base_url=f"http://{self.address}", timeout=10, headers=bearer(self.key))

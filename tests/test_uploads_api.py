@@ -27,6 +27,7 @@ from sfumato.agents.settings import Settings
 from sfumato.agents.web.tus import EXTENSIONS
 from sfumato.schemas.scope import Scope
 from tests.calling import bearer, secret
+from tests.serving import Api
 from tests.test_bridge import Bridge
 from tests.test_uploads import blobs, long_film
 from tests.tus import BODY, BROKER, TUS, Slow, create, offset, patch, read, tus_client
@@ -341,25 +342,26 @@ def test_more_requests_than_memory_allows_are_told_to_wait(client, bridge, monke
 
 
 @pytest.mark.parametrize("dribbles", [False, True])
-def test_a_body_that_stops_or_dribbles_is_ended(client, bridge, monkeypatch, dribbles):
-    monkeypatch.setattr(api, "IDLE", 0.3)
-    url = create(client, 1_000_000)
-    slow = Slow(client, url, 1_000_000)
-    slow.send(b"x" * 100)
-    ending = threading.Event()
-    if dribbles:
+def test_a_body_that_stops_or_dribbles_is_ended_and_what_arrived_counts(tmp_path, dribbles):
+    with Api(Settings(state_dir=tmp_path, bootstrap_servers=BROKER, body_timeout=0.5)) as api:
+        api.client.headers.update(TUS)
+        url = create(api.client, 1_000_000)
+        slow = Slow(api.client, url, 1_000_000)
+        slow.send(b"x" * 100)
+        ending = threading.Event()
+        if dribbles:
 
-        def dribble() -> None:
-            while not ending.wait(0.05):
-                try:
-                    slow.send(b"x")
-                except OSError:
-                    return
+            def dribble() -> None:
+                while not ending.wait(0.05):
+                    try:
+                        slow.send(b"x")
+                    except OSError:
+                        return
 
-        threading.Thread(target=dribble, daemon=True).start()
-    assert slow.status() == 408
-    ending.set()
-    assert offset(client, url) >= 100
+            threading.Thread(target=dribble, daemon=True).start()
+        assert slow.status() == 408
+        ending.set()
+        assert offset(api.client, url) >= 100
 
 
 def test_the_resource_describes_itself():

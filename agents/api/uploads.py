@@ -7,8 +7,7 @@ import asyncio
 import base64
 import hmac
 import logging
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from sfumato.agents.access.callers import Caller, needs
 from sfumato.agents.files.uploads import ConflictError, NoUploadError, State, TooLargeError, Uploads, Writer
 from sfumato.agents.web import tus
+from sfumato.agents.web.bodies import TooSlowError
 from sfumato.agents.web.formats import Negotiated
 from sfumato.agents.web.idempotency import IdempotentByHeaders
 from sfumato.models.content import ContentError
@@ -28,10 +28,6 @@ from sfumato.schemas.upload import UploadStatus
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], max_body_size=2**62, route_class=Negotiated)
 """Its bodies are bounded by the upload's length and SFUMATO_UPLOAD_MAX_BYTES instead."""
-IDLE = 30.0
-"""Seconds without a byte after which a request is ended; what has arrived counts."""
-SLOWEST = 1024
-"""Bytes per second, on average, below which a request is ended; it is measured from IDLE seconds on."""
 MOST_WRITING = 32
 """Requests that write at once in one process: each holds up to three segments in memory."""
 
@@ -250,10 +246,11 @@ async def _append(request: Request, uploads: Uploads, state: State, start: int, 
             raise TooLargeError("Content-Length: more bytes than Upload-Length, or Tus-Max-Size, leaves")
         try:
             await _receive(request, writer, checksum)
-        except (ClientDisconnect, TimeoutError) as error:
+        except (ClientDisconnect, TooSlowError) as error:
             await asyncio.to_thread(writer.discard if checksum else writer.finish)
-            if isinstance(error, TimeoutError):
-                raise tus.refusal(408, "the body stopped, or is too slow; go on where HEAD says") from None
+            if isinstance(error, TooSlowError):
+                detail = "the body stopped, or is too slow; go on where HEAD says"
+                raise tus.refusal(408, detail, {"Connection": "close"}) from None
             raise tus.refusal(400, "the body broke off; go on where HEAD says") from None
         except BaseException:
             await asyncio.shield(asyncio.to_thread(writer.discard))
@@ -266,7 +263,7 @@ async def _append(request: Request, uploads: Uploads, state: State, start: int, 
 
 
 async def _receive(request: Request, writer: Writer, checksum: tus.Checksum | None) -> None:
-    async for chunk in _body(request):
+    async for chunk in request.stream():
         if checksum is not None:
             checksum.digest.update(chunk)
         writer.take(chunk)
@@ -274,21 +271,6 @@ async def _receive(request: Request, writer: Writer, checksum: tus.Checksum | No
             await asyncio.to_thread(writer.flush)
     if checksum is not None and not hmac.compare_digest(checksum.digest.digest(), checksum.wanted):
         raise tus.refusal(tus.STATUS_CHECKSUM_MISMATCH, "the body is not what Upload-Checksum says; send it again")
-
-
-async def _body(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises TimeoutError where it stops or dribbles."""
-    began, count, stream = time.monotonic(), 0, aiter(request.stream())
-    while True:
-        try:
-            async with asyncio.timeout(IDLE):
-                chunk = await anext(stream)
-        except StopAsyncIteration:
-            return
-        count += len(chunk)
-        if count < SLOWEST * (time.monotonic() - began - IDLE):
-            raise TimeoutError
-        yield chunk
 
 
 def _uploads(request: Request) -> Uploads:

@@ -26,6 +26,13 @@ STREAMED = 1_000_000_000
 """Bytes from which on a route does not hold a body in memory, but writes it somewhere as it comes."""
 
 
+class TooSlowError(HTTPException):
+    """The body stopped, or dribbles."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "the request's body came too slowly; send it again", {"Connection": "close"})
+
+
 class Held:
     """How much of bodies is in memory, and whose: 503 beyond ``most`` bytes in all, or half of it for one caller, or
     for one address that is not known. All methods belong to one event loop."""
@@ -92,8 +99,7 @@ class _Body:
             async with asyncio.timeout(min(self._left, self._timeout)):
                 message = await self._receive()
         except TimeoutError:
-            detail = "the request's body came too slowly; send it again"
-            raise HTTPException(408, detail, {"Connection": "close"}) from None
+            raise TooSlowError from None
         size = len(message.get("body", b""))
         self._size += size
         if self._size > self.largest:

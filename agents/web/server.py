@@ -18,6 +18,8 @@ from sfumato.agents.web.tls import Certificate
 log = logging.getLogger(__name__)
 
 LARGEST_HEADERS = 64 * 1024
+LINGER = 5.0
+"""Seconds for which a client that was refused may go on sending."""
 
 
 class Server(uvicorn.Server):
@@ -60,18 +62,31 @@ def config(app: Any, settings: Settings, certificate: Certificate | None) -> uvi
     )
 
 
+class _Unclosed:
+    """A transport, to be closed by somebody else."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+
+    def close(self) -> None:
+        pass
+
+
 def _patient_for(seconds: float) -> type[H11Protocol]:
     class Protocol(H11Protocol):
         """Closes a connection on which no whole header of a request came within so many seconds; uvicorn itself
-        times nothing but the pause between two requests."""
+        times nothing but the pause between two requests. Answers what is no HTTP so that the answer arrives."""
 
         _waiting: asyncio.TimerHandle | None = None
+        _refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._wait()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 self._stop_waiting()
@@ -81,6 +96,18 @@ def _patient_for(seconds: float) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            """Closed with bytes unread, the connection would be reset, and the answer might go with it."""
+            transport = self.transport
+            self.transport = _Unclosed(transport)  # type: ignore[assignment]
+            super().send_400_response(msg)
+            self.transport, self._refused = transport, True
+            if transport.can_write_eof():
+                transport.write_eof()
+                self.loop.call_later(LINGER, transport.close)
+            else:  # TLS
+                transport.close()
 
         def _wait(self) -> None:
             self._waiting = self.loop.call_later(seconds, self.transport.close)
