@@ -168,11 +168,10 @@ def write(
         weight = export.Weight(detector="centerface", sha256=CENTERFACE.weights_sha256, name="centerface")
         bundle.put_record(export.WEIGHTS, export.Weights(weights=(weight,)))
         bundle.put(export.KEY, f"{signed_by.verifier}\n".encode())
-        bundle.put(export.COPIES, b"")
         end = sealed[-1][1].sealed_at
-        searched = export.Searched(begin=BEGAN, end=end, partitions=1, messages=len(frames)) if with_frames else None
-        log = sealed[0][1].log
-        bundle.finish(export.Scope(log=log, first=first, size=size, frames=with_frames, searched=searched))
+        searched = export.Searched(begin=BEGAN, end=end, partitions=1, messages=len(frames))
+        bundle.put(export.COPIES, export.dump(searched) + b"\n" if with_frames else b"")
+        bundle.finish(export.Scope(log=sealed[0][1].log, first=first, size=size, frames=with_frames))
 
 
 def relist(folder: Path, **scope: object) -> None:

@@ -62,7 +62,7 @@ class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
     ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``policy``: the pattern
     under which the policy lies, where it is not the camera's own; ``policy_sha256``: of the text that the worker had,
-    as :func:`~sfumato.schemas.policy.digest` makes it, null where there was none. ``schedule``: which of its schedules
+    the value of a message on ``policies``; null where there was none. ``schedule``: which of its schedules
     was in force. ``spared``: the never-mask zones, by name, in which something found stayed unmasked."""
 
     id: str

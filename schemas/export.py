@@ -41,8 +41,8 @@ class _Record(BaseModel):
 
 
 class Searched(_Record):
-    """What was read of ``frames.anonymized``: all ``partitions``, from ``begin`` to ``end`` by the broker's clock;
-    ``messages``: those of the camera among it."""
+    """The first line of the copies, if anybody looked for them: what was read of ``frames.anonymized``, all
+    ``partitions``, from ``begin`` to ``end`` by the broker's clock; ``messages``: those of the camera among it."""
 
     begin: datetime
     end: datetime
@@ -51,15 +51,13 @@ class Searched(_Record):
 
 
 class Scope(_Record):
-    """What was exported: leaves ``first`` to ``size`` (exclusive) of a log, with or without the frames. ``searched``:
-    where messages that no event names were looked for; None: nowhere."""
+    """What was exported: leaves ``first`` to ``size`` (exclusive) of a log, with or without the frames."""
 
     format: Literal["sfumato.export.v1"] = FORMAT
     log: Annotated[str, Field(pattern=f"^{LOG_NAME.pattern}$")]
     first: Count
     size: Count
     frames: bool
-    searched: Searched | None = None
 
 
 class File(_Record):

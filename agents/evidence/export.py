@@ -111,7 +111,6 @@ class Export:
         self._leaves = leaves
         self._bundle = bundle
         self._published = Published(settings, wanted.camera, bundle)
-        self._searched: files.Searched | None = None
         self._policies: set[tuple[str, str]] = set()
         self._detectors: set[tuple[str, str]] = set()
         self._keys: dict[VerifierKey, None] = {}
@@ -133,7 +132,6 @@ class Export:
             first=account.first,
             size=account.size,
             frames=self._wanted.frames,
-            searched=self._searched,
         )
         self._bundle.finish(scope)
 
@@ -247,7 +245,8 @@ class Export:
             if not self._wanted.frames or not has_frames(self._chain.log):
                 return
             published, account = self._published, self.account
-            self._searched = published.search(self._wanted.since, self._wanted.until, self._neighbours())
+            searched = published.search(self._wanted.since, self._wanted.until, self._neighbours())
+            copies.put(files.dump(searched))
             for copy in published.besides():
                 copies.put(files.dump(copy))
         account.frames, account.copies, account.unnamed = published.found, published.copies, published.unnamed

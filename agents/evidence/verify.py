@@ -278,29 +278,34 @@ class Verification:
 
     def copies(self) -> None:
         other = unnamed = 0
+        searched: export.Searched | None = None
         try:
-            for line in read_lines(self._folder / COPIES, COPIES):
+            lines = read_lines(self._folder / COPIES, COPIES)
+            if (first := next(lines, None)) is not None:
+                searched = export.parse(export.Searched, first)
+            for line in lines:
                 copy = export.parse(export.Copy, line)
                 other, unnamed = other + copy.event, unnamed + (not copy.event)
         except (ExportError, EnvelopeError) as error:
             self.verdict.fail("copies", COPIES, str(error))
         self.verdict.facts["copies"] = other + unnamed
-        self.verdict.say("copies", f"none among {self._searched()}" if self._scope.searched else "not looked for")
+        self.verdict.say("copies", f"none among {_told(searched)}" if searched else "not looked for")
         if not has_frames(self._scope.log):
             self.verdict.say("copies", "none: a log without frames")
         if other + unnamed:
             counts = f"{other} whose frame's event names other bytes, {unnamed} without an event"
             self.verdict.say("copies", f"listed in {COPIES}")
-            self.verdict.note("copies", f"published besides, among {self._searched()}: {counts}")
-        elif has_frames(self._scope.log) and self._scope.searched is None:
+            self.verdict.note("copies", f"published besides, among {_told(searched)}: {counts}")
+        elif has_frames(self._scope.log) and searched is None:
             self.verdict.note("copies", "nobody looked for them: ask for an export with frames")
 
-    def _searched(self) -> str:
-        """What the exporter looked at, as it says."""
-        if (found := self._scope.searched) is None:
-            return "what nobody says was looked at"
-        times = " to ".join(f"{at:%Y-%m-%d %H:%M:%S}" for at in (found.begin, found.end))
-        return f"{found.messages} messages of {found.partitions} partitions, {times} UTC"
+
+def _told(searched: export.Searched | None) -> str:
+    """What the exporter looked at, as it says."""
+    if searched is None:
+        return "what nobody says was looked at"
+    times = " to ".join(f"{at:%Y-%m-%d %H:%M:%S}" for at in (searched.begin, searched.end))
+    return f"{searched.messages} messages of {searched.partitions} partitions, {times} UTC"
 
 
 def _named(log: str, run: Run) -> str:
