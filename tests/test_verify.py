@@ -311,6 +311,7 @@ def test_an_export_wants_a_key_and_whole_times(monkeypatch: pytest.MonkeyPatch, 
     assert "give --key what `sfumato ledger-key` prints" in run(*wanted).output
     assert "has no time zone" in run(*wanted, "--from", "2026-11-24T08:00:00").output
     assert "a time reads" in run(*wanted, "--until", "noon").output
+    assert "a time from 1971" in run(*wanted, "--from", "0001-01-01T00:00:00Z").output
     assert "an id matches" in run("export", "--camera", "../x", "--out", tmp_path / "north").output
     assert "CAMERA/EPOCH/SEQUENCE" in run("prove", "north/1", "--out", tmp_path / "north").output
     assert list(tmp_path.iterdir()) == []
