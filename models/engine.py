@@ -257,7 +257,8 @@ class Engine:
             self._encoders.close(camera)
             return
         pts = raw.pts if raw else round(task.frame.captured_at.timestamp() / TICKS)
-        encoded = self._encoders.encode(camera, image, task.policy.output, pts, raw.time_base if raw else TICKS)
+        time_base, source = raw.time_base if raw else TICKS, (task.frame.id.epoch, raw is None)
+        encoded = self._encoders.encode(camera, image, task.policy.output, pts, time_base, source)
         task.output, task.content_type, task.unit = encoded.payload, H264, encoded.unit
         task.width, task.height = encoded.width, encoded.height
 
