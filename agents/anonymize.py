@@ -117,12 +117,12 @@ class Anonymizer:
         return [(task, self._end(task)) for task in self._engine.close_idle(seconds)]
 
     def refuse(self, tasks: Iterable[Task], reason: Reason) -> list[Ending]:
-        """End tasks without detection: fully masked, or dropped where not even the size can be read."""
-        endings = []
-        for task in tasks:
+        """End tasks without detection: fully masked, or dropped where not even the size can be read. They stay as they
+        are: a thread that hangs may still come to write to them."""
+        fresh = [Task(task.frame, task.policy, task.origin) for task in tasks]
+        for task in fresh:
             self._engine.refuse(task, reason)
-            endings.append(self._end(task))
-        return endings
+        return [self._end(task) for task in fresh]
 
     def _end(self, task: Task) -> Ending:
         frame = task.frame

@@ -251,9 +251,39 @@ def test_the_engine_is_not_the_place_where_a_timeout_blocks():
     tasks = [slow.read(record(images.encode(noise(), 95)))]
     thread = threading.Thread(target=slow.anonymize, args=(tasks,), daemon=True)
     thread.start()
-    assert looking.wait(30)  # a frame refused before it is looked at never comes to the detector
+    assert looking.wait(30)
     (ending,) = slow.refuse(tasks, Reason.DETECTOR_TIMEOUT)
     assert ending.audit.reason is Reason.DETECTOR_TIMEOUT
     assert thread.is_alive()
     released.set()
     thread.join()
+
+
+def test_what_was_refused_stays_so_though_the_thread_that_hung_goes_on(monkeypatch):
+    """It wakes while the grey picture is made: what it then writes must not be published as fully masked."""
+    encoding, released, encode, grey = threading.Event(), threading.Event(), images.encode, images.grey
+
+    def hang(image, quality):
+        encoding.set()
+        assert released.wait(30)
+        return encode(image, quality)
+
+    def wake(width, height):
+        released.set()
+        thread.join(30)
+        return grey(width, height)
+
+    payload = encode(noise(), 95)
+    monkeypatch.setattr(images, "encode", hang)
+    monkeypatch.setattr(images, "grey", wake)
+    slow = anonymizer(policy=POLICY.model_copy(update={"lookahead": 0.0}))
+    tasks = [slow.read(record(payload))]
+    ended = []
+    thread = threading.Thread(target=lambda: ended.extend(slow.anonymize(tasks)), daemon=True)
+    thread.start()
+    assert encoding.wait(30)
+    (ending,) = slow.refuse(tasks, Reason.DETECTOR_TIMEOUT)
+    assert ended, "the thread has gone on"
+    assert (ending.audit.outcome, ending.audit.reason) == (Outcome.FULLY_MASKED, Reason.DETECTOR_TIMEOUT)
+    assert np.ptp(decode(ending.output)) <= 1
+    assert ending.audit.detections == ()
