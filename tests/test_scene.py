@@ -104,5 +104,7 @@ def test_units_keep_their_own_time():
 def test_the_sequence_of_units_may_go_back():
     """They are looked at in presentation order, and counted in decoding order."""
     tasks, scene = sorted(tasks_of("h264-b-frames", POLICY), key=lambda task: task.frame.unit.pts), Scene()
-    changes = [scene.follow(t.frame, p, t.frame.unit.seconds, HOLD) for t, p in zip(tasks, clip_pictures(40), strict=True)]
+    changes = [
+        scene.follow(t.frame, p, t.frame.unit.seconds, HOLD) for t, p in zip(tasks, clip_pictures(40), strict=True)
+    ]
     assert set(changes) == {None}
