@@ -95,7 +95,10 @@ class Engine:
         return settled
 
     def refuse(self, task: Task, reason: Reason, detail: str | None = None) -> None:
-        """Fully mask the task's frame as JPEG, or drop it where not even its size can be read. Needs no codec."""
+        """Fully mask the task's frame as JPEG, or drop it where not even its size can be read, or where it is a unit
+        to be discarded. Needs no codec."""
+        if _discarded(task):
+            return task.drop(Reason.DISCARDED)
         task.mask_fully(reason, detail)
         try:
             task.width, task.height = self._stated_size(task)
@@ -152,6 +155,8 @@ class Engine:
 
     def _judge(self, task: Task) -> Task:
         """Whether what was decoded can be looked at by a detector."""
+        if _discarded(task):  # whatever else became of it
+            task.drop(Reason.DISCARDED)
         if task.outcome is not None or self._excused(task):
             return task
         if task.image is None:
@@ -164,9 +169,7 @@ class Engine:
 
     def _excused(self, task: Task) -> bool:
         """Whether the frame has its outcome without being looked at."""
-        if task.frame.unit is not None and task.frame.unit.discard:
-            task.drop(Reason.DISCARDED)
-        elif isinstance(task.policy, NoPolicy):
+        if isinstance(task.policy, NoPolicy):
             task.mask_fully(task.policy.reason, task.policy.detail)
         elif missing := self._ensemble.missing(task.policy):
             task.mask_fully(Reason.TARGET_UNAVAILABLE, missing)
@@ -270,6 +273,11 @@ class Engine:
         if not 0 < frame.width * frame.height <= self._limits.max_pixels:
             raise ImageError(Reason.TOO_LARGE, f"states {frame.width}x{frame.height}")
         return frame.width, frame.height
+
+
+def _discarded(task: Task) -> bool:
+    """Whether nothing of the frame is to be published: it was sent for the sake of units that need it."""
+    return task.frame.unit is not None and task.frame.unit.discard
 
 
 def _codec(task: Task) -> Codec:

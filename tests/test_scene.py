@@ -17,7 +17,6 @@ from sfumato.schemas.frame import RawFrame, TimeSource
 from tests.encoding import clip_pictures, tasks_of
 from tests.test_anonymize import POLICY
 
-
 HOLD = 1.0
 
 

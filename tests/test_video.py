@@ -117,6 +117,28 @@ def test_units_to_be_discarded_are_decoded_and_dropped():
     assert sum(ending.audit.outcome is Outcome.MASKED for ending in endings) == 20
 
 
+@pytest.mark.parametrize(
+    ("limits", "policy", "left_out"),
+    [
+        ({"decoders": 0}, POLICY, None),  # too_many_cameras
+        ({}, POLICY, 14),  # damaged
+        ({}, NoPolicy(Reason.NO_POLICY), None),
+        ({"max_pixels": 100}, VIDEO, None),
+    ],
+)
+def test_units_to_be_discarded_are_never_published(limits, policy, left_out):
+    tasks = [
+        Task(replace(t.frame, unit=replace(t.frame.unit, discard=True)), policy, t.origin)
+        for t in tasks_of("h264", policy)
+        if t.frame.id.sequence != left_out
+    ]
+    whole = Whole(policy, **limits)
+    for endings in (whole.end(tasks), whole.refuse(tasks, Reason.DETECTOR_TIMEOUT)):
+        assert {(e.audit.outcome, e.audit.reason) for e in endings} == {(Outcome.DROPPED, Reason.DISCARDED)}
+        assert len(endings) == len(tasks)
+        assert published(endings) == []
+
+
 def test_without_a_policy_video_is_grey_jpeg():
     endings = Whole().end(tasks_of("h265", NoPolicy(Reason.NO_POLICY)))
     frames = published(endings)
