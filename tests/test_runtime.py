@@ -156,7 +156,27 @@ def test_a_gpu_that_computes_something_else_is_not_believed(graph, gpu):
             run(np.zeros((1, 3, 32, 64), np.float32))
     gpu.wrong = np.nan
     with pytest.raises(DetectorError, match="does not give"):
-        run(np.zeros((1, 3, 32, 64), np.float32))
+        run(np.zeros((1, 3, 64, 32), np.float32))
+
+
+def test_a_plan_that_was_refused_is_not_made_again(graph, gpu):
+    """For each frame of each batch it would take longer than a detection may."""
+    run, picture = Runtime(graph, options(provider="cuda")), np.zeros((1, 3, 32, 64), np.float32)
+    gpu.wrong = 0.1
+    for _ in range(3):
+        with pytest.raises(DetectorError, match="does not give"):
+            run(picture)
+    assert len(gpu.asked) == 2
+    gpu.wrong = 0.0
+    run(picture[:, :, :, :32])  # of no other shape
+
+
+def test_threads_that_meet_a_new_shape_make_one_plan(graph, gpu):
+    run = Runtime(graph, options(provider="cuda", streams=4))
+    picture = np.zeros((1, 3, 64, 64), np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, [picture] * 8))
+    assert len(gpu.asked) == 2
 
 
 def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
