@@ -229,7 +229,9 @@ def _session(modules: tuple[Any, Any], path: Path, options: DetectorOptions, pro
     how.intra_op_num_threads = _threads(options)
     how.log_severity_level = 3
     graph = _any_size(onnx.load(str(path)))
-    return onnxruntime.InferenceSession(graph.SerializeToString(), how, providers=providers)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), how, providers=providers)
+    session.disable_fallback()  # what a GPU fails at is not done on the CPU without a word
+    return session
 
 
 def _call(session: Any, outputs: tuple[str, ...]) -> Call:

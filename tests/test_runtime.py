@@ -116,13 +116,14 @@ def gpu(monkeypatch):
     """The GPU's provider on a machine without one: its lines run, and ONNX Runtime computes on the CPU."""
     import onnxruntime
 
-    made = SimpleNamespace(asked=[], wrong=0.0)
+    made = SimpleNamespace(asked=[], sessions=[], wrong=0.0)
 
     class Session(onnxruntime.InferenceSession):
         def __init__(self, graph, how, providers):
             self.is_gpu = not isinstance(providers[0], str)
             if self.is_gpu:
                 made.asked.append(providers[0][1])
+            made.sessions.append(self)
             super().__init__(graph, how, providers=["CPUExecutionProvider"])
 
         def run(self, *arguments):
@@ -188,6 +189,22 @@ def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DetectorError, match=r"cuda needs pip install 'sfumato\[cuda\]'"):
         Runtime(graph, options(provider="cuda"))
+
+
+def test_a_gpu_that_fails_is_an_error_and_no_turn_to_the_cpu(graph, gpu, monkeypatch):
+    """ONNX Runtime would make the session anew, on the CPU, and answer from there ever after."""
+    from onnxruntime.capi import _pybind_state
+
+    def fail(*_):
+        raise _pybind_state.EPFail("CUDA failure 700: an illegal memory access was encountered")
+
+    run, picture = Runtime(graph, options(provider="cuda")), np.zeros((1, 3, 32, 64), np.float32)
+    run(picture)
+    (session,) = (session for session in gpu.sessions[1:] if session.is_gpu)
+    monkeypatch.setattr(session, "_sess", SimpleNamespace(run=fail, is_webgpu_graph_capture_enabled=lambda: False))
+    for _ in range(2):
+        with pytest.raises(_pybind_state.EPFail, match="illegal memory access"):
+            run(picture)
 
 
 def test_graphs_of_tensorflow_stay_on_the_cpu(caplog):
