@@ -25,7 +25,7 @@ from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY, ImageError
 from sfumato.models.memories import Memories
 from sfumato.models.task import NoPolicy, Task
-from sfumato.schemas.detection import Evidence
+from sfumato.schemas.detection import DetectorName, Evidence
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Codec, Overload, OverloadRule, Policy
 from sfumato.schemas.unit import CODECS, H264
@@ -84,6 +84,10 @@ class Engine:
         """When the next frame that waits is to come back though no other frame comes: monotonic, in seconds; None where
         none waits. Any call of :meth:`anonymize`, with nothing too, then returns it."""
         return self._memories.due()
+
+    def broken(self) -> DetectorName | None:
+        """As of :meth:`~sfumato.models.ensemble.Ensemble.broken`."""
+        return self._ensemble.broken()
 
     def close_idle(self, seconds: float) -> list[Task]:
         """Bring to its outcome what is left of cameras that have been silent for so long, and forget them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.anonymize import Anonymizer, Ending, Record
-from sfumato.models import images
+from sfumato.models import ensemble, images
 from sfumato.models.detectors import Threshold
 from sfumato.models.engine import Engine, Limits
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
+from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, DetectorName, Target
@@ -287,3 +289,41 @@ def test_what_was_refused_stays_so_though_the_thread_that_hung_goes_on(monkeypat
     assert (ending.audit.outcome, ending.audit.reason) == (Outcome.FULLY_MASKED, Reason.DETECTOR_TIMEOUT)
     assert np.ptp(decode(ending.output)) <= 1
     assert ending.audit.detections == ()
+
+
+def test_only_a_detector_that_fails_for_all_cameras_is_broken(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(ensemble.time, "monotonic", lambda: clock[0])
+
+    def refuse_dark(images_):
+        if any(im.mean() < 9 for im in images_):
+            raise RuntimeError("a picture that it cannot bear")
+        return [() for _ in images_]
+
+    def look(*pictures):
+        """One second later."""
+        clock[0] += 1
+        with suppress(RuntimeError, TooManyViews):
+            seeing.detect(pictures, [POLICY] * len(pictures))
+
+    seeing, dark = Ensemble([detector := Scripted(refuse_dark)]), np.zeros((96, 128, 3), np.uint8)
+    for _ in range(200):
+        for pictures in ((noise(), dark), (noise(),), (dark,)):  # as the engine does with a batch that raised
+            look(*pictures)
+        assert seeing.broken() is None
+    for _ in range(2 * ensemble.FAILING_CALLS):
+        detector.behaviour = too_small
+        look(dark)
+    assert seeing.broken() is None
+    detector.behaviour = refuse_dark
+    look(noise())
+    for _ in range(ensemble.FAILING_CALLS):
+        assert seeing.broken() is None
+        look(dark)
+    assert seeing.broken() is DetectorName.CENTERFACE
+    look(noise())
+    assert seeing.broken() is None
+
+
+def too_small(images_):
+    raise TooManyViews("200 views of one picture")
