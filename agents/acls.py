@@ -73,7 +73,7 @@ class Role:
 
 
 ROLES: Mapping[str, Role] = {
-    "ingest": Role(writes=(FRAMES_RAW, EPOCHS)),
+    "ingest": Role((EPOCHS,), (FRAMES_RAW, EPOCHS)),
     "anonymize": Role((FRAMES_RAW, POLICIES, SUSPENSIONS), (FRAMES_ANONYMIZED, AUDIT), group=""),
     "inspect": Role((FRAMES_ANONYMIZED, POLICIES, SUSPENSIONS, FINDS), (FINDS, SUSPENSIONS), group="-inspect"),
     "archive": Role((JOBS,), (JOBS, JOB_EVENTS), group="-archive"),

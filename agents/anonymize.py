@@ -112,17 +112,22 @@ class Anonymizer:
         """When a frame that waits for later ones is to end though none comes (monotonic, seconds); None: none waits."""
         return self._engine.due()
 
+    def broken(self) -> str | None:
+        """What is wrong with a detector that only a fresh process may mend."""
+        name = self._engine.broken()
+        return None if name is None else f"detector {name.value} has failed for every picture, long enough"
+
     def close_idle(self, seconds: float) -> list[tuple[Task, Ending]]:
         """Bring to their end the tasks of cameras that have been silent for so long."""
         return [(task, self._end(task)) for task in self._engine.close_idle(seconds)]
 
     def refuse(self, tasks: Iterable[Task], reason: Reason) -> list[Ending]:
-        """End tasks without detection: fully masked, or dropped where not even the size can be read."""
-        endings = []
-        for task in tasks:
+        """End tasks without detection: fully masked, or dropped where not even the size can be read. They stay as they
+        are: a thread that hangs may still come to write to them."""
+        fresh = [Task(task.frame, task.policy, task.origin) for task in tasks]
+        for task in fresh:
             self._engine.refuse(task, reason)
-            endings.append(self._end(task))
-        return endings
+        return [self._end(task) for task in fresh]
 
     def _end(self, task: Task) -> Ending:
         frame = task.frame
@@ -241,7 +246,8 @@ class Worker:
         """When a frame that waits in the engine is to be asked for, though no other comes (monotonic, seconds)."""
         self._sooner = asyncio.Event()
         """Set where that has become earlier."""
-        self._ended: asyncio.Queue[tuple[list[Ending], bool]] = asyncio.Queue(maxsize=1)
+        self._ended: asyncio.Queue[tuple[list[Ending], bool, str | None]] = asyncio.Queue(maxsize=1)
+        """What has ended, whether that took too long, and why the process is to be left then."""
 
     async def run(self, stream: Any) -> None:
         delivering, *computing = [
@@ -306,11 +312,13 @@ class Worker:
                     self._inside.pop(task, None)
                     endings.append(ending)
                 self._expect(self._anonymizer.due())
+                why = self._anonymizer.broken()
             else:
+                why = "a detection hung"
                 log.critical("no outcome within %g s: fully masked, restarting", self._settings.detector_timeout)
                 left = list(self._inside)
                 endings += await asyncio.to_thread(self._anonymizer.refuse, left, Reason.DETECTOR_TIMEOUT)
-            await self._ended.put((endings, not done))
+            await self._ended.put((endings, not done, why))
 
     def _expect(self, due: float | None) -> None:
         sooner = due is not None and (self._due is None or due < self._due)
@@ -320,7 +328,7 @@ class Worker:
 
     async def _deliver_all(self, stream: Any) -> None:
         while True:
-            endings, timed_out = await self._ended.get()
+            endings, timed_out, why = await self._ended.get()
             await deliver(self._producer, [message for ending in endings for message in ending.messages()])
             for ending in endings:
                 self.acknowledger.end(ending.audit.origin)
@@ -330,9 +338,9 @@ class Worker:
             for event in self.acknowledger.releasable():
                 await stream.ack(event)
             metrics.HELD.set(self.acknowledger.held)
-            if timed_out:
+            if why is not None:
                 await stream.app.consumer.commit()
-                exits.restart("a detection hung")
+                exits.restart(why)
 
 
 def _record(event: Any) -> Record:

@@ -6,7 +6,7 @@ the epoch's record, and leaves no gap; of access units also all that cannot be d
 for which the key store gives no key: nothing is sent in the clear instead. Files read as fast as possible wait instead.
 Without a key for each camera the ingestor does not start. What the broker refuses for good (its topic is gone, access
 was withdrawn) ends the process. A killed ingestor loses what the broker had not acknowledged; its next run begins a new
-epoch.
+epoch, newer than those before whatever the clock says (``agents/epochs.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaError, KafkaException
 
-from sfumato.agents import metrics, provision
+from sfumato.agents import epochs, metrics, provision
 from sfumato.agents.admission import Admission
 from sfumato.agents.cameras import Camera
 from sfumato.agents.footage import stores
@@ -75,10 +75,11 @@ class Outlet:
 class Feed(threading.Thread):
     """One camera: reads its source, opens it again when it breaks, hands frames to the producer."""
 
-    def __init__(self, camera: Camera, outlet: Outlet) -> None:
+    def __init__(self, camera: Camera, outlet: Outlet, newest: int | None = None) -> None:
+        """``newest``: the camera's newest epoch so far, where it is known."""
         super().__init__(name=f"camera-{camera.id}", daemon=True)
         self.camera = camera
-        self.epoch = int(time.time() * 1000)
+        self.epoch = epochs.begin(newest)
         self.ended = False
         self.clean = False
         """Whether the epoch ended with everything acknowledged."""
@@ -250,13 +251,14 @@ def ingest(settings: Settings, cameras: Sequence[Camera]) -> int:
     """Read all cameras until they end or SIGTERM; the exit status: 0 if every frame accepted was delivered."""
     store = stores.make(settings)
     provision.check(settings, (FRAMES_RAW, EPOCHS))
+    before = epochs.newest(settings, [camera.id for camera in cameras])
     outlet = Outlet(settings, len(cameras), _sealer(settings, store, cameras))
     metrics.serve(settings)
     metrics.OUTSTANDING.set_function(lambda: outlet.admission.total)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: outlet.stopping.set())
     Shredder(store, settings, outlet.stopping).start()
-    feeds = [Feed(camera, outlet) for camera in cameras]
+    feeds = [Feed(camera, outlet, before.get(camera.id)) for camera in cameras]
     for feed in feeds:
         log.info("camera %s: %s, epoch %d", feed.camera.id, redact(feed.camera.url), feed.epoch)
         feed.start()

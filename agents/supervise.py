@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from sfumato.agents.exits import EXIT_CONFIGURATION
+from sfumato.agents.exits import EXIT_CONFIGURATION, EXIT_RESTART
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,11 @@ class Worker(threading.Thread):
             self._stopping.wait(wait)
 
     def _run_once(self) -> int:
-        process = subprocess.Popen(self._command, env=self._environment, preexec_fn=_die_with_parent)
+        try:
+            process = subprocess.Popen(self._command, env=self._environment, preexec_fn=_die_with_parent)
+        except (OSError, subprocess.SubprocessError) as error:  # no memory, no process or no file left, for now
+            log.error("worker cannot be started: %s", error)
+            return EXIT_RESTART
         log.info("worker started, pid %d", process.pid)
         while True:
             try:

@@ -73,7 +73,7 @@ class CenterFace:
         height, width = picture.shape[:2]
         scale = min(1.0, self._long_side / max(height, width)) if smallest is None else SEEN / smallest
         chosen = whole(width, height, scale) if smallest is None else views(width, height, scale)
-        boxes, scores = tiles.look(picture, chosen, self._find, OVERLAP)
+        boxes, scores = tiles.look(picture, chosen, self._find, OVERLAP, self.threshold)
         return tiles.detections(Target.FACE, boxes, scores)
 
     def _find(self, pixels: Image) -> tuple[Boxes, Scores]:
@@ -111,7 +111,8 @@ def _blob(image: Image) -> NDArray[np.float32]:
 
 
 def _decode(heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArray[np.float32]) -> tuple[Boxes, Scores]:
-    """Maps of the network to boxes (n, 4) as x0 y0 x1 y1 in input pixels, and scores (n,)."""
+    """Maps of the network to boxes (n, 4) as x0 y0 x1 y1 in input pixels, and scores (n,). Some may be the same face
+    still (:func:`_withheld`)."""
     rows, columns = np.nonzero(heat >= LOWEST_SCORE)
     scores = heat[rows, columns].astype(np.float64)
     heights, widths = np.exp(size[:, rows, columns].astype(np.float64)) * STRIDE
@@ -121,7 +122,26 @@ def _decode(heat: NDArray[np.float32], size: NDArray[np.float32], offset: NDArra
         cv2.dnn.NMSBoxes(np.stack([x, y, widths, heights], 1).tolist(), scores.tolist(), LOWEST_SCORE, OVERLAP),
         dtype=int,
     ).reshape(-1)
-    return np.stack([x, y, x + widths, y + heights], 1)[kept].reshape(-1, 4), scores[kept]
+    boxes = np.stack([x, y, x + widths, y + heights], 1).reshape(-1, 4)
+    kept = np.concatenate([kept, _withheld(boxes, scores, kept)])
+    return boxes[kept], scores[kept]
+
+
+def _withheld(boxes: Boxes, scores: Scores, kept: NDArray[np.int_]) -> NDArray[np.int_]:
+    """Boxes that were left out for better ones, but may count where none of those does: they are lower, so that a lower
+    score is asked of them. How high they are in the picture :func:`~sfumato.models.tiles.best` knows, and decides."""
+    least, most = CenterFace.threshold.range
+    left_out = np.setdiff1d(np.flatnonzero((scores >= least) & (scores < most)), kept)
+    if not left_out.size or scores[kept].min() >= most:
+        return left_out[:0]
+    a, b = boxes[left_out, None], boxes[None, kept]
+    sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0)
+    both, areas = sides.prod(-1), [(each[..., 2:] - each[..., :2]).prod(-1) for each in (a, b)]
+    same = both > OVERLAP * (areas[0] + areas[1] - both)
+    same &= scores[kept] >= scores[left_out, None]
+    no_lower = a[..., 3] - a[..., 1] >= b[..., 3] - b[..., 1]
+    hidden = (same & (no_lower | (scores[kept] >= most))).any(1)
+    return np.asarray(left_out[~hidden])
 
 
 def _points(

@@ -35,8 +35,20 @@ class Threshold:
     def __init__(self, score: float, *rises: tuple[float, float]) -> None:
         self._steps = ((0.0, score), *rises)
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The score under which no box counts, and the one from which each does."""
+        scores = [score for _, score in self._steps]
+        return min(scores), max(scores)
+
     def at(self, height: float) -> float:
         return next(score for least, score in reversed(self._steps) if height >= least)
+
+    def met(self, boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which count, shape (n,), of boxes (n, 4) as x0 y0 x1 y1 with their scores (n,)."""
+        from_height, asked = np.array(self._steps).T
+        heights = boxes[:, 3] - boxes[:, 1]
+        return np.asarray(scores >= asked[np.searchsorted(from_height, heights, "right").clip(1) - 1])
 
 
 class Detector(Protocol):

@@ -30,8 +30,15 @@ TICKS = Fraction(1, 90_000)
 """Time base of cameras that send stills."""
 ANY_RATE = 25
 """Frames per second that rate control assumes; the true times are in the units."""
+STEP_BACK = 1
+"""Seconds. Times that go back by no more than this are moved on tick by tick until they have caught up; further back
+they are another clock's, and no keyframe would be due before they had."""
 BT601 = 6
 """Colour matrix, primaries and transfer of what comes out (ITU-T H.273: SMPTE 170M)."""
+
+
+Form = tuple[Output, int, int, Fraction]
+"""What an encoder is made for: output, width and height in pixels, time base."""
 
 
 class EncoderError(Fault, RuntimeError):
@@ -59,24 +66,28 @@ class Encoded:
 
 
 class Encoders:
-    """The encoders of all cameras. A camera's run ends with its size, its policy's output or its time base, and when
-    it is the one heard least recently of more than ``limit``."""
+    """The encoders of all cameras. A camera's run ends with its size, its policy's output, its time base or the source
+    of its times, where they go back by more than :data:`STEP_BACK`, and when it is the one heard least recently of more
+    than ``limit``."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
         self._encoders: dict[str, Encoder] = {}
 
-    def encode(self, camera: str, image: Image, output: Output, pts: int, time_base: Fraction) -> Encoded:
-        """The picture as the camera's next unit. Pictures of one camera come one after the other.
+    def encode(
+        self, camera: str, image: Image, output: Output, pts: int, time_base: Fraction, source: object = None
+    ) -> Encoded:
+        """The picture as the camera's next unit. Pictures of one camera come one after the other. ``source``: within
+        what ``pts`` runs on, as the epoch.
 
         An odd width or height loses its last column or row. Raises :class:`EncoderError` or what FFmpeg raises; the
         camera's run has ended then.
         """
         height, width = (side - side % 2 for side in image.shape[:2])
         encoder = self._encoders.pop(camera, None)
-        if encoder is None or not encoder.fits(output, width, height, time_base):
-            encoder = Encoder(self._name, output, width, height, time_base)
+        if encoder is None or not encoder.fits((output, width, height, time_base), source, pts):
+            encoder = Encoder(self._name, output, width, height, time_base, source)
         encoded = encoder.encode(image[:height, :width], pts)
         self._encoders[camera] = encoder
         if len(self._encoders) > self._limit:
@@ -91,9 +102,12 @@ class Encoders:
 class Encoder:
     """One run: a stream that begins with a keyframe. Sides in pixels, even."""
 
-    def __init__(self, name: str, output: Output, width: int, height: int, time_base: Fraction) -> None:
+    def __init__(
+        self, name: str, output: Output, width: int, height: int, time_base: Fraction, source: object = None
+    ) -> None:
         self.stream = secrets.token_hex(8)
-        self._form = (output, width, height, time_base)
+        self._form: Form = (output, width, height, time_base)
+        self._source = source
         self._number = 0
         self._pts: int | None = None
         self._keyframe_at = 0
@@ -107,8 +121,10 @@ class Encoder:
         context.options = ENCODERS[name]
         self._context = context
 
-    def fits(self, output: Output, width: int, height: int, time_base: Fraction) -> bool:
-        return self._form == (output, width, height, time_base)
+    def fits(self, form: Form, source: object, pts: int) -> bool:
+        """Whether the run may go on with such a picture."""
+        back = 0 if self._pts is None else (self._pts - pts) * self._form[3]
+        return self._form == form and self._source == source and back <= STEP_BACK
 
     def encode(self, image: Image, pts: int) -> Encoded:
         """``image``: uint8, (height, width, 3), BGR. ``pts`` that does not rise is moved on by one tick."""

@@ -25,7 +25,7 @@ from sfumato.models.ensemble import Ensemble
 from sfumato.models.images import GREY, ImageError
 from sfumato.models.memories import Memories
 from sfumato.models.task import NoPolicy, Task
-from sfumato.schemas.detection import Evidence
+from sfumato.schemas.detection import DetectorName, Evidence
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Codec, Overload, OverloadRule, Policy
 from sfumato.schemas.unit import CODECS, H264
@@ -85,6 +85,10 @@ class Engine:
         none waits. Any call of :meth:`anonymize`, with nothing too, then returns it."""
         return self._memories.due()
 
+    def broken(self) -> DetectorName | None:
+        """As of :meth:`~sfumato.models.ensemble.Ensemble.broken`."""
+        return self._ensemble.broken()
+
     def close_idle(self, seconds: float) -> list[Task]:
         """Bring to its outcome what is left of cameras that have been silent for so long, and forget them."""
         idle = dict.fromkeys([*self._decoders.idle(seconds), *self._memories.idle(seconds)])
@@ -95,7 +99,10 @@ class Engine:
         return settled
 
     def refuse(self, task: Task, reason: Reason, detail: str | None = None) -> None:
-        """Fully mask the task's frame as JPEG, or drop it where not even its size can be read. Needs no codec."""
+        """Fully mask the task's frame as JPEG, or drop it where not even its size can be read, or where it is a unit
+        to be discarded. Needs no codec."""
+        if _discarded(task):
+            return task.drop(Reason.DISCARDED)
         task.mask_fully(reason, detail)
         try:
             task.width, task.height = self._stated_size(task)
@@ -152,6 +159,8 @@ class Engine:
 
     def _judge(self, task: Task) -> Task:
         """Whether what was decoded can be looked at by a detector."""
+        if _discarded(task):  # whatever else became of it
+            task.drop(Reason.DISCARDED)
         if task.outcome is not None or self._excused(task):
             return task
         if task.image is None:
@@ -164,9 +173,7 @@ class Engine:
 
     def _excused(self, task: Task) -> bool:
         """Whether the frame has its outcome without being looked at."""
-        if task.frame.unit is not None and task.frame.unit.discard:
-            task.drop(Reason.DISCARDED)
-        elif isinstance(task.policy, NoPolicy):
+        if isinstance(task.policy, NoPolicy):
             task.mask_fully(task.policy.reason, task.policy.detail)
         elif missing := self._ensemble.missing(task.policy):
             task.mask_fully(Reason.TARGET_UNAVAILABLE, missing)
@@ -257,7 +264,8 @@ class Engine:
             self._encoders.close(camera)
             return
         pts = raw.pts if raw else round(task.frame.captured_at.timestamp() / TICKS)
-        encoded = self._encoders.encode(camera, image, task.policy.output, pts, raw.time_base if raw else TICKS)
+        time_base, source = raw.time_base if raw else TICKS, (task.frame.id.epoch, raw is None)
+        encoded = self._encoders.encode(camera, image, task.policy.output, pts, time_base, source)
         task.output, task.content_type, task.unit = encoded.payload, H264, encoded.unit
         task.width, task.height = encoded.width, encoded.height
 
@@ -269,6 +277,11 @@ class Engine:
         if not 0 < frame.width * frame.height <= self._limits.max_pixels:
             raise ImageError(Reason.TOO_LARGE, f"states {frame.width}x{frame.height}")
         return frame.width, frame.height
+
+
+def _discarded(task: Task) -> bool:
+    """Whether nothing of the frame is to be published: it was sent for the sake of units that need it."""
+    return task.frame.unit is not None and task.frame.unit.discard
 
 
 def _codec(task: Task) -> Codec:

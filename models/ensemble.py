@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 
+from sfumato.models import boxes
 from sfumato.models.detectors import ON_REQUEST, Detector, Image, Smallest
+from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.audit import DetectorRecord
 from sfumato.schemas.detection import Detection, DetectorName, Evidence, Target
 from sfumato.schemas.policy import Policy
+
+SAME = 0.3
+"""Boxes of one detector that overlap so much (intersection over union) are one object."""
+FAILING_SECONDS = 30.0
+FAILING_CALLS = 50
+"""A detector that has done nothing but raise for so long, so often, is broken: as where a GPU is lost, for which each
+call of the process fails from then on. One camera whose pictures it cannot bear is not enough, where it sees others."""
 
 
 class Ensemble:
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self._detectors = tuple(detectors)
+        self._failing: dict[DetectorName, tuple[float, int]] = {}
+        """Those that raised when last called: since when (monotonic, seconds), and how often since."""
+
+    def broken(self) -> DetectorName | None:
+        """A detector that only a fresh process may mend, if there is one."""
+        before = time.monotonic() - FAILING_SECONDS
+        failing = self._failing.items()
+        return next((name for name, (since, calls) in failing if since <= before and calls >= FAILING_CALLS), None)
 
     def missing(self, policy: Policy) -> str | None:
         """What the policy asks for that no detector here can give, in words; None where all can be looked for."""
@@ -39,8 +58,8 @@ class Ensemble:
         """What the chosen detectors find in each picture, in order. Boxes scored below the threshold that applies are
         marked weak. Raises what a detector raises, and RuntimeError where one skips a picture."""
         found: list[list[Detection]] = [[] for _ in pictures]
-        for _, boxes in self.apart(pictures, policies):
-            for index, detections in enumerate(boxes):
+        for _, seen in self.apart(pictures, policies):
+            for index, detections in enumerate(seen):
                 found[index] += detections
         return [tuple(detections) for detections in found]
 
@@ -53,13 +72,27 @@ class Ensemble:
             if not asked:
                 continue
             smallest = [_smallest(detector, policies[index]) for index in asked]
-            boxes = self._look(detector, [pictures[index] for index in asked], smallest)
-            if len(boxes) != len(asked):
+            seen = self._counted(detector, [pictures[index] for index in asked], smallest)
+            if len(seen) != len(asked):
                 raise RuntimeError(f"{detector.name} answered for a different number of pictures")
             found: list[tuple[Detection, ...]] = [() for _ in pictures]
-            for index, detections in zip(asked, boxes, strict=True):
+            for index, detections in zip(asked, seen, strict=True):
                 found[index] = tuple(_judged(detector, detections, policies[index]))
             yield detector.name, found
+
+    def _counted(
+        self, detector: Detector, pictures: Sequence[Image], smallest: Smallest
+    ) -> list[tuple[Detection, ...]]:
+        try:
+            seen = self._look(detector, pictures, smallest)
+        except TooManyViews:  # the policy asks for too much
+            raise
+        except Exception:
+            since, calls = self._failing.get(detector.name, (time.monotonic(), 0))
+            self._failing[detector.name] = since, calls + 1
+            raise
+        self._failing.pop(detector.name, None)
+        return seen
 
     def _look(self, detector: Detector, pictures: Sequence[Image], smallest: Smallest) -> list[tuple[Detection, ...]]:
         return detector.detect(pictures, smallest)
@@ -80,7 +113,27 @@ def _smallest(detector: Detector, policy: Policy) -> int | None:
     return min((s for t in _chosen(detector, policy) if (s := policy.targets[t].smallest) is not None), default=None)
 
 
-def _judged(detector: Detector, detections: Sequence[Detection], policy: Policy) -> Iterator[Detection]:
+def _judged(detector: Detector, detections: Sequence[Detection], policy: Policy) -> list[Detection]:
+    """Those that the policy wants, the weak ones marked."""
+    found = list(_marked(detector, detections, policy))
+    least = min((d.score for d in found if d.evidence is not Evidence.WEAK), default=math.inf)
+    return [_raised(d, found) if d.evidence is Evidence.WEAK and d.score >= least else d for d in found]
+
+
+def _raised(weak: Detection, found: Sequence[Detection]) -> Detection:
+    """Where thresholds rise with the height, one that does not count may be a better one of the same object than one
+    that does: then both count."""
+    counts = any(
+        d.evidence is not Evidence.WEAK
+        and d.target is weak.target
+        and d.score <= weak.score
+        and boxes.overlap(d.box, weak.box) > SAME
+        for d in found
+    )
+    return weak.model_copy(update={"evidence": Evidence.DETECTED}) if counts else weak
+
+
+def _marked(detector: Detector, detections: Sequence[Detection], policy: Policy) -> Iterator[Detection]:
     wanted = _chosen(detector, policy)
     for detection in detections:
         if detection.target not in wanted:

@@ -116,13 +116,14 @@ class Memory:
         image = task.image
         if image is None:
             raise ValueError("no picture")
-        change = self._scene.follow(task.frame, image, at)
-        if change in (Change.RUN, Change.CUT):
-            self._timeline.cut(clock=change is Change.RUN)
+        change = self._scene.follow(task.frame, image, at, policy.hold)
+        if change in (Change.RUN, Change.CLOCK, Change.CUT):
+            self._timeline.cut(clock=change is not Change.CUT)
         if change is Change.RUN:
             self.let_all_go()
+        if change in (Change.RUN, Change.CLOCK):
             self._delays.clear()
-        if change is not None:
+        if change not in (None, Change.CLOCK):
             self._motion.reset()
         self._timeline.hold, self._timeline.reach = policy.hold, policy.lookahead + SLACK
         found = list(task.detections)

@@ -188,10 +188,10 @@ class Reveal:
                     findings.reasons[task.frame.id] = task.reason or Reason.UNDECODABLE
                     continue
                 at = _time(task.frame)
-                change = scene.follow(task.frame, task.image, at)
-                if change in (Change.RUN, Change.CUT):
-                    masked.cut(clock=change is Change.RUN)
-                    people.cut(clock=change is Change.RUN)
+                change = scene.follow(task.frame, task.image, at, self._policy.hold)
+                if change in (Change.RUN, Change.CLOCK, Change.CUT):
+                    masked.cut(clock=change is not Change.CUT)
+                    people.cut(clock=change is not Change.CUT)
                     run += 1
                 moving = self._moving(motion, change, task.image, at)
                 if moving is None:
@@ -212,7 +212,7 @@ class Reveal:
 
     def _moving(self, motion: Motion, change: Change | None, image: Image, at: float) -> tuple[Detection, ...] | None:
         """What moves, where the policy masks that; None while that is not known."""
-        if change is not None:
+        if change not in (None, Change.CLOCK):
             motion.reset()
         masking = self._policy.targets.get(Target.MOTION)
         return () if masking is None else motion.detect(image, at, masking)

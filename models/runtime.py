@@ -169,22 +169,37 @@ def _cuda(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Loa
     _cuda_session(modules, path, options)  # a worker that cannot use its GPU does not start
     on_cpu = cache(lambda: _session(modules, path, options, ["CPUExecutionProvider"]))
 
+    planning = Lock()  # several streams may meet a new shape at once
+    refused: dict[tuple[int, ...], str] = {}
+    """What is wrong with the plan of a shape. To make it again for each frame would take minutes a batch."""
+
     # A session plans its convolutions anew whenever the shape of its input changes, CenterFace's in more than a second.
     @lru_cache(COMPILED_SHAPES)
     def planned(shape: tuple[int, ...]) -> Call:
-        session = _cuda_session(modules, path, options)
-        _check(session, on_cpu(), shape)
-        return _call(session, outputs)
+        if shape not in refused:
+            session = _cuda_session(modules, path, options)
+            if problem := _difference(session, on_cpu(), shape):
+                refused[shape] = problem
+            else:
+                return _call(session, outputs)
+        raise DetectorError(refused[shape])
 
-    return lambda: lambda batch: planned(batch.shape)(batch)
+    def call(batch: Array) -> list[Array]:
+        with planning:
+            run = planned(batch.shape)
+        return run(batch)
+
+    return lambda: call
 
 
-def _check(on_gpu: Any, on_cpu: Any, shape: tuple[int, ...]) -> None:
-    """Whether a GPU's plan for inputs of this shape computes what the graph says: a wrong one would find no face."""
+def _difference(on_gpu: Any, on_cpu: Any, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with a GPU's plan for inputs of this shape: one that does not compute what the graph says would
+    find no face."""
     noise = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     for ours, theirs in zip(_call(on_gpu, ())(noise), _call(on_cpu, ())(noise), strict=True):
         if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
-            raise DetectorError(f"the GPU does not give what the CPU gives for an input of shape {shape}")
+            return f"the GPU does not give what the CPU gives for an input of shape {shape}"
+    return None
 
 
 def _cuda_session(modules: tuple[Any, Any], path: Path, options: DetectorOptions) -> Any:
@@ -214,7 +229,9 @@ def _session(modules: tuple[Any, Any], path: Path, options: DetectorOptions, pro
     how.intra_op_num_threads = _threads(options)
     how.log_severity_level = 3
     graph = _any_size(onnx.load(str(path)))
-    return onnxruntime.InferenceSession(graph.SerializeToString(), how, providers=providers)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), how, providers=providers)
+    session.disable_fallback()  # what a GPU fails at is not done on the CPU without a word
+    return session
 
 
 def _call(session: Any, outputs: tuple[str, ...]) -> Call:

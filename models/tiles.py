@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.models import images
-from sfumato.models.detectors import Image
+from sfumato.models.detectors import Image, Threshold
 from sfumato.schemas.detection import Detection, Target
 
 Boxes = NDArray[np.float64]
@@ -54,11 +54,13 @@ def cut(length: int, longest: int, overlap: int) -> tuple[list[int], int]:
     return [i * (length - tile) // (count - 1) for i in range(count)], tile
 
 
-def look(picture: Image, views: Iterable[View], find: Find, overlap: float) -> tuple[Boxes, Scores]:
+def look(
+    picture: Image, views: Iterable[View], find: Find, overlap: float, threshold: Threshold | None = None
+) -> tuple[Boxes, Scores]:
     """What ``find`` sees in each view, in the picture's pixels, each object once.
 
     ``find`` takes the view's pixels and gives boxes in them. ``overlap``: boxes with a greater intersection over
-    union are the same object.
+    union are the same object. ``threshold``: one that rises, as of :func:`best`.
     """
     views = list(views)
     if len(views) > MOST_VIEWS:
@@ -66,7 +68,7 @@ def look(picture: Image, views: Iterable[View], find: Find, overlap: float) -> t
     found = [_look(picture, view, find) for view in views]
     boxes, there = inside(np.concatenate([boxes for boxes, _, _ in found]), picture)
     scores, at_border = (np.concatenate([part[i] for part in found]) for i in (1, 2))
-    return merge(boxes[there], scores[there], at_border[there], overlap)
+    return merge(boxes[there], scores[there], at_border[there], overlap, threshold)
 
 
 def inside(boxes: Boxes, picture: Image) -> tuple[Boxes, NDArray[np.bool_]]:
@@ -112,23 +114,31 @@ def at_border(boxes: Boxes, view: View, picture: Image) -> NDArray[np.bool_]:
     return cut
 
 
-def merge(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> tuple[Boxes, Scores]:
+def merge(
+    boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float, threshold: Threshold | None = None
+) -> tuple[Boxes, Scores]:
     """The best box of each object and its score."""
-    kept = best(boxes, scores, at_border, overlap)
+    kept = best(boxes, scores, at_border, overlap, threshold)
     return boxes[kept], scores[kept]
 
 
-def best(boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float) -> list[int]:
+def best(
+    boxes: Boxes, scores: Scores, at_border: NDArray[np.bool_], overlap: float, threshold: Threshold | None = None
+) -> list[int]:
     """Which box is the best one of each object, as non-maximum suppression has it, with one difference: of two boxes
     of which a border may have cut one nobody knows which is right, so both stay unless the better one covers the
-    other."""
+    other. Where the ``threshold`` rises with the height of a box, the better one may be one that does not count: then
+    one that counts stays beside it."""
     order = np.argsort(-scores, kind="stable")
+    # As :func:`detections` rounds them, since they are judged after that.
+    counts = np.zeros(len(boxes), bool) if threshold is None else threshold.met(boxes.round(1), scores.round(3))
     kept: list[int] = []
     for i in order:
         both, area, areas = _areas(boxes[i], boxes[kept])
         same = both > overlap * (area + areas - both)
         same &= ~(at_border[kept] | at_border[i])
-        if not (same | (both > COVERED * area)).any():
+        same |= both > COVERED * area
+        if not (same & (counts[kept] | ~counts[i])).any():
             kept.append(int(i))
     return kept
 

@@ -240,7 +240,8 @@ class Timeline:
         continued, lost = _pair(missed, [d.box for d in weak], moment.time, WEAK_OVERLAP, 0.0)
         for track, number in continued:
             box = boxes.union(weak[number].box, track.predict(moment.time))
-            update = {"box": boxes.clip(box, moment.size), "evidence": Evidence.DETECTED}
+            # The outline is the weak box's own: alone it would mask less than the predicted box does.
+            update = {"box": boxes.clip(box, moment.size), "evidence": Evidence.DETECTED, "outline": None}
             self._continue(track, moment, weak[number].box, [weak[number].model_copy(update=update)])
         used = {number for _, number in continued}
         moment.weak += [d for number, d in enumerate(weak) if number not in used]

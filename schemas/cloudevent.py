@@ -34,7 +34,8 @@ class EnvelopeError(ValueError):
 class FrameId(NamedTuple):
     """A frame's identity, the same on every topic it appears on.
 
-    ``epoch`` is the UTC time in milliseconds at which the ingestor started reading the camera;
+    ``epoch`` is the UTC time in milliseconds at which the ingestor started reading the camera, or, where that is not
+    newer than an epoch before, one more than that;
     ``sequence`` counts that epoch's frames from 0.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents.anonymize import Anonymizer, Ending, Record
-from sfumato.models import images
+from sfumato.models import ensemble, images
 from sfumato.models.detectors import Threshold
 from sfumato.models.engine import Engine, Limits
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
+from sfumato.models.tiles import TooManyViews
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, DetectorName, Target
@@ -251,9 +253,77 @@ def test_the_engine_is_not_the_place_where_a_timeout_blocks():
     tasks = [slow.read(record(images.encode(noise(), 95)))]
     thread = threading.Thread(target=slow.anonymize, args=(tasks,), daemon=True)
     thread.start()
-    assert looking.wait(30)  # a frame refused before it is looked at never comes to the detector
+    assert looking.wait(30)
     (ending,) = slow.refuse(tasks, Reason.DETECTOR_TIMEOUT)
     assert ending.audit.reason is Reason.DETECTOR_TIMEOUT
     assert thread.is_alive()
     released.set()
     thread.join()
+
+
+def test_what_was_refused_stays_so_though_the_thread_that_hung_goes_on(monkeypatch):
+    """It wakes while the grey picture is made: what it then writes must not be published as fully masked."""
+    encoding, released, encode, grey = threading.Event(), threading.Event(), images.encode, images.grey
+
+    def hang(image, quality):
+        encoding.set()
+        assert released.wait(30)
+        return encode(image, quality)
+
+    def wake(width, height):
+        released.set()
+        thread.join(30)
+        return grey(width, height)
+
+    payload = encode(noise(), 95)
+    monkeypatch.setattr(images, "encode", hang)
+    monkeypatch.setattr(images, "grey", wake)
+    slow = anonymizer(policy=POLICY.model_copy(update={"lookahead": 0.0}))
+    tasks = [slow.read(record(payload))]
+    ended = []
+    thread = threading.Thread(target=lambda: ended.extend(slow.anonymize(tasks)), daemon=True)
+    thread.start()
+    assert encoding.wait(30)
+    (ending,) = slow.refuse(tasks, Reason.DETECTOR_TIMEOUT)
+    assert ended, "the thread has gone on"
+    assert (ending.audit.outcome, ending.audit.reason) == (Outcome.FULLY_MASKED, Reason.DETECTOR_TIMEOUT)
+    assert np.ptp(decode(ending.output)) <= 1
+    assert ending.audit.detections == ()
+
+
+def test_only_a_detector_that_fails_for_all_cameras_is_broken(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(ensemble.time, "monotonic", lambda: clock[0])
+
+    def refuse_dark(images_):
+        if any(im.mean() < 9 for im in images_):
+            raise RuntimeError("a picture that it cannot bear")
+        return [() for _ in images_]
+
+    def look(*pictures):
+        """One second later."""
+        clock[0] += 1
+        with suppress(RuntimeError, TooManyViews):
+            seeing.detect(pictures, [POLICY] * len(pictures))
+
+    seeing, dark = Ensemble([detector := Scripted(refuse_dark)]), np.zeros((96, 128, 3), np.uint8)
+    for _ in range(200):
+        for pictures in ((noise(), dark), (noise(),), (dark,)):  # as the engine does with a batch that raised
+            look(*pictures)
+        assert seeing.broken() is None
+    for _ in range(2 * ensemble.FAILING_CALLS):
+        detector.behaviour = too_small
+        look(dark)
+    assert seeing.broken() is None
+    detector.behaviour = refuse_dark
+    look(noise())
+    for _ in range(ensemble.FAILING_CALLS):
+        assert seeing.broken() is None
+        look(dark)
+    assert seeing.broken() is DetectorName.CENTERFACE
+    look(noise())
+    assert seeing.broken() is None
+
+
+def too_small(images_):
+    raise TooManyViews("200 views of one picture")

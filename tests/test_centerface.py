@@ -4,10 +4,13 @@ import av
 import numpy as np
 import pytest
 from clips import clip
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sfumato.agents.fetch import fetch
 from sfumato.agents.settings import load
-from sfumato.models import centerface, detectors, images, weights
+from sfumato.models import centerface, detectors, images, tiles, weights
+from sfumato.models.boxes import overlap, share
 from sfumato.models.centerface import CenterFace
 from sfumato.models.detectors import DetectorError, DetectorOptions
 from sfumato.models.ensemble import Ensemble
@@ -173,6 +176,44 @@ def test_the_score_asked_for_rises_with_the_height_of_the_box():
     class Doubtful(Scripted):
         threshold = CenterFace.threshold
 
-    detector = Doubtful(lambda pictures: [tuple(face(0, 0, 10, height, score=0.12) for height in heights)])
+    apart = tuple(face(2 * height, 0, 2 * height + 10, height, score=0.12) for height in heights)
+    detector = Doubtful(lambda pictures: [apart])
     (found,) = Ensemble([detector]).detect([noise()], [policy])
     assert [d.evidence for d in found] == [Evidence.DETECTED, Evidence.WEAK, Evidence.WEAK]
+
+
+def maps(*cells, side=32):
+    """The network's maps, with these in them: row, column, score, height and width of the box in pixels."""
+    heat, size, offset = (np.zeros((*depth, side, side), np.float32) for depth in ((), (2,), (2,)))
+    for row, column, score, height, width in cells:
+        heat[row, column], size[:, row, column] = score, np.log(np.array([height, width]) / centerface.STRIDE)
+    return heat, size, offset
+
+
+@pytest.mark.parametrize(("shown_at", "shrunk"), [(128, 1), (256, 2)])
+def test_a_face_that_counts_is_not_hidden_by_a_better_box_that_does_not(detector, monkeypatch, shown_at, shrunk):
+    """Of 30 pixels and 0.16 it counts; beside it lies one of 45 pixels and 0.19, of which 0.2 is asked."""
+    small, large = (16, 16, 0.16, 30 / shrunk, 30 / shrunk), (16, 16 + 1, 0.19, 45 / shrunk, 45 / shrunk)
+    policy = POLICY.model_copy(update={"targets": {Target.FACE: Masking()}})
+    picture = np.zeros((shown_at, shown_at, 3), np.uint8)
+    monkeypatch.setattr(detector, "_long_side", shown_at // shrunk)
+    for cells, heights in (([small], [30]), ([large], []), ([small, large], [30, 45])):
+        monkeypatch.setattr(detector, "_find", lambda _, cells=cells: centerface._decode(*maps(*cells)))
+        (found,) = Ensemble([detector]).detect([picture], [policy])
+        certain = [d for d in found if d.evidence is Evidence.DETECTED]
+        assert sorted(round(d.box[3] - d.box[1]) for d in certain) == heights
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(8, 11)] * 2, st.floats(0.09, 0.22), *[st.floats(16, 70)] * 2), max_size=12))
+def test_nothing_that_counts_is_left_out_but_for_what_counts(cells):
+    heat, size, offset = maps(*cells)
+    before = [centerface._decode(*maps(cell)) for cell in {cell[:2]: cell for cell in cells}.values()]
+    boxes, scores = centerface._decode(heat, size, offset)
+    threshold = CenterFace.threshold
+    boxes, scores = tiles.merge(boxes, scores, np.zeros(len(boxes), bool), centerface.OVERLAP, threshold)
+    kept = boxes[threshold.met(boxes, scores)].tolist()
+    for box, score in before:
+        if threshold.met(box.round(1), score.round(3)).all():
+            (alone,) = box.tolist()
+            assert any(overlap(alone, each) > 0.29 or share(alone, each) > 0.89 for each in kept)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import av
@@ -18,10 +19,12 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from sfumato.agents import provision
 from sfumato.agents.broker import EmbeddedBroker
 from sfumato.agents.cameras import Camera
+from sfumato.agents.epochs import newest
 from sfumato.agents.ingest import ENVELOPE_BYTES, Feed, Outlet
+from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.models import images
-from sfumato.schemas.epoch import EpochRecord
+from sfumato.schemas.epoch import EpochRecord, EpochState
 from sfumato.schemas.frame import Message, RawFrame, TimeSource
 from sfumato.schemas.outcome import Reason
 from sfumato.schemas.topics import EPOCHS, FRAMES_RAW, MAX_MESSAGE_BYTES, Topic
@@ -105,16 +108,49 @@ def test_what_cannot_be_sent_is_counted_and_leaves_no_gap(topics: Settings, tmp_
     assert [record.state for record in records].count("progress") >= 1
 
 
+def tell(settings: Settings, *messages: Message) -> None:
+    producer = Producer(settings, client_id="test")
+    for message in messages:
+        assert producer.try_send(EPOCHS, message, lambda error: None)
+    assert producer.close(30) == 0
+
+
+def ahead(camera: str, epoch: int) -> Message:
+    return EpochRecord(camera=camera, epoch=epoch, state=EpochState.ENDED, at=datetime.now(UTC)).to_message()
+
+
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-def test_a_new_start_is_a_new_epoch(topics: Settings, tmp_path: Path) -> None:
+def test_a_new_start_is_a_newer_epoch_though_the_clock_went_back(
+    topics: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an older one, readers would take all for seen."""
     url = stills(tmp_path / "stills", picture(1), picture(2))
     cameras = table(tmp_path, f"id = 'a'\nurl = '{url}'\npace = 'fast'")
+    tomorrow = int((time.time() + 86400) * 1000)
+    told = [("a", tomorrow), ("a", 5), ("b", tomorrow + 9), ("c", 2**63)]
     for _ in range(2):
         with Ingest(topics, tmp_path, "--cameras", cameras) as ingest:
             assert ingest.wait() == 0, ingest.log
+        if told:
+            tell(topics, *[ahead(camera, epoch) for camera, epoch in told], Message(b"a", b"{", []))
+            told = []
     found = [frame.id for frame in frames(topics)["a"]]
     assert [frame.sequence for frame in found] == [0, 1, 0, 1]
-    assert found[0].epoch == found[1].epoch < found[2].epoch == found[3].epoch
+    assert found[0].epoch == found[1].epoch < tomorrow
+    assert found[2].epoch == found[3].epoch == tomorrow + 1
+    assert newest(topics, ["a", "b", "c", "d"]) == {"a": tomorrow + 1, "b": tomorrow + 9}
+    monkeypatch.setattr("sfumato.agents.epochs.NEWEST_RECORDS", 1)
+    assert newest(topics, ["a", "b"]) == {"a": tomorrow + 1}
+
+
+@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
+def test_without_the_topic_epochs_begin_by_the_clock(
+    topics: Settings, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert newest(topics, ["a"]) == {}
+    assert caplog.text == ""
+    assert newest(settings.model_copy(update={"topic_prefix": "none."}), ["a"]) == {}
+    assert "none.epochs was not read to its end" in caplog.text
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)

@@ -205,6 +205,18 @@ def test_frames_read_again_and_times_that_go_back_begin_anew(now, sequence, at):
     assert {d.evidence for d in new.detections} == {Evidence.TRACKED}
 
 
+@pytest.mark.parametrize("source", [TimeSource.ARRIVAL, TimeSource.CAMERA])
+def test_masks_outlive_a_clock_that_is_set_ahead(now, source):
+    """The camera's clock instead of arrivals, or the camera's own set by NTP: either by more than masks are held."""
+    live = engine(Blinking(missing=range(5, 40)))
+    tasks = [still(n, policy(lookahead=0.0), at=n * STEP + (1.5 if n > 4 else 0.0)) for n in range(40)]
+    for task in tasks[:5]:
+        task.frame = replace(task.frame, time_source=source)
+    done = [live.anonymize([task])[0] for task in tasks]
+    assert all(masked(task) for task in done[:25]), "for a second less what a single frame may take"
+    assert not done[-1].detections, "not for ever"
+
+
 def test_a_change_of_policy_lets_go_what_waits_and_keeps_the_tracks(now):
     waiting = engine(Blinking(missing=[3]))
     waiting.anonymize([still(n) for n in range(3)])

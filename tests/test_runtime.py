@@ -116,13 +116,14 @@ def gpu(monkeypatch):
     """The GPU's provider on a machine without one: its lines run, and ONNX Runtime computes on the CPU."""
     import onnxruntime
 
-    made = SimpleNamespace(asked=[], wrong=0.0)
+    made = SimpleNamespace(asked=[], sessions=[], wrong=0.0)
 
     class Session(onnxruntime.InferenceSession):
         def __init__(self, graph, how, providers):
             self.is_gpu = not isinstance(providers[0], str)
             if self.is_gpu:
                 made.asked.append(providers[0][1])
+            made.sessions.append(self)
             super().__init__(graph, how, providers=["CPUExecutionProvider"])
 
         def run(self, *arguments):
@@ -156,7 +157,27 @@ def test_a_gpu_that_computes_something_else_is_not_believed(graph, gpu):
             run(np.zeros((1, 3, 32, 64), np.float32))
     gpu.wrong = np.nan
     with pytest.raises(DetectorError, match="does not give"):
-        run(np.zeros((1, 3, 32, 64), np.float32))
+        run(np.zeros((1, 3, 64, 32), np.float32))
+
+
+def test_a_plan_that_was_refused_is_not_made_again(graph, gpu):
+    """For each frame of each batch it would take longer than a detection may."""
+    run, picture = Runtime(graph, options(provider="cuda")), np.zeros((1, 3, 32, 64), np.float32)
+    gpu.wrong = 0.1
+    for _ in range(3):
+        with pytest.raises(DetectorError, match="does not give"):
+            run(picture)
+    assert len(gpu.asked) == 2
+    gpu.wrong = 0.0
+    run(picture[:, :, :, :32])  # of no other shape
+
+
+def test_threads_that_meet_a_new_shape_make_one_plan(graph, gpu):
+    run = Runtime(graph, options(provider="cuda", streams=4))
+    picture = np.zeros((1, 3, 64, 64), np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, [picture] * 8))
+    assert len(gpu.asked) == 2
 
 
 def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
@@ -168,6 +189,22 @@ def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DetectorError, match=r"cuda needs pip install '\.\[cuda\]' in"):
         Runtime(graph, options(provider="cuda"))
+
+
+def test_a_gpu_that_fails_is_an_error_and_no_turn_to_the_cpu(graph, gpu, monkeypatch):
+    """ONNX Runtime would make the session anew, on the CPU, and answer from there ever after."""
+    from onnxruntime.capi import _pybind_state
+
+    def fail(*_):
+        raise _pybind_state.EPFail("CUDA failure 700: an illegal memory access was encountered")
+
+    run, picture = Runtime(graph, options(provider="cuda")), np.zeros((1, 3, 32, 64), np.float32)
+    run(picture)
+    (session,) = (session for session in gpu.sessions[1:] if session.is_gpu)
+    monkeypatch.setattr(session, "_sess", SimpleNamespace(run=fail, is_webgpu_graph_capture_enabled=lambda: False))
+    for _ in range(2):
+        with pytest.raises(_pybind_state.EPFail, match="illegal memory access"):
+            run(picture)
 
 
 def test_graphs_of_tensorflow_stay_on_the_cpu(caplog):

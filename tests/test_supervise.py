@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import pytest
+
+from sfumato.agents import supervise
 from sfumato.agents.supervise import EXIT_CONFIGURATION, SHORTEST_PAUSE, Worker, next_pause
 from sfumato.agents.watch import Stall
 
@@ -38,6 +43,39 @@ def test_a_killed_worker_is_started_again(tmp_path):
     worker, starts = run_worker(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", until_lines=3)
     assert len(set(starts)) == 3
     assert worker.status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("failing", ["process", "preparation"])
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch, failing):
+    """For want of memory, processes or files: it may be there a moment later."""
+    program, ready = tmp_path / "worker", supervise._die_with_parent
+    monkeypatch.setattr(supervise, "LONGEST_PAUSE", 0.01)
+    if failing == "preparation":
+        _write(program)
+        monkeypatch.setattr(supervise, "_die_with_parent", lambda: 1 / 0)
+    told = []
+
+    def mend(_: logging.LogRecord) -> bool:
+        told.append(_)
+        if len(told) == 1:
+            _write(program)
+            monkeypatch.setattr(supervise, "_die_with_parent", ready)
+        return True
+
+    supervise.log.addFilter(mend)
+    try:
+        worker = Worker([str(program)], os.environ, threading.Event())
+        worker.start()
+        worker.join(60)
+    finally:
+        supervise.log.removeFilter(mend)
+    assert told[0].getMessage().startswith("worker cannot be started")
+    assert worker.status == EXIT_CONFIGURATION, "it ran in the end"
+
+
+def _write(program: Path) -> None:
+    program.write_text(f"#!/bin/sh\nexit {EXIT_CONFIGURATION}\n")
+    program.chmod(0o700)
 
 
 def test_only_what_fails_at_its_start_waits_longer_and_longer():

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfumato.models.regions import around
 from sfumato.models.tracks import GATE, Timeline
 from sfumato.schemas.detection import Detection, Evidence, Target
+from sfumato.schemas.masking import Masking, Shape
 
+OUTLINE = ((100, 80), (200, 80), (200, 110), (100, 110))
 SIZE = (640, 480)
 STEP = 0.04
 Box = tuple[float, float, float, float]
@@ -115,6 +118,20 @@ def test_weak_detections_only_continue_a_track():
     assert covers(out[2], face(303).box)
     assert [box.evidence for box in out[3]] == [Evidence.TRACKED]
     assert not covers(out[3], face(50, 400).box)
+
+
+def test_a_weak_detection_with_an_outline_masks_no_less_than_none():
+    """Of a plate only a half is seen, and weakly: its outline alone would leave the other half bare."""
+    plate = Detection(target=Target.LICENCE_PLATE, score=0.9, box=(100, 80, 200, 110), outline=OUTLINE)
+    half = {"box": (100, 80, 150, 110), "outline": ((100, 80), (150, 80), (150, 110), (100, 110))}
+    weak = plate.model_copy(update={**half, "score": 0.06, "evidence": Evidence.WEAK})
+    out = film([[plate]] * 4 + [[weak]], reach=0.0)
+    (sure,), (continued,) = out[3:]
+    assert sure.outline == OUTLINE
+    masked = around(continued, Masking(shape=Shape.OUTLINE, dilation=0), *SIZE)
+    assert masked is not None
+    assert masked.inside is None
+    assert covers([continued], plate.box, slack=1.0)
 
 
 def test_weak_detections_lead_back_beyond_the_reach():

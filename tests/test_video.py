@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from sfumato.models.encoders import TICKS, EncoderError, Encoders
 from sfumato.models.engine import Engine, Limits
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.task import NoPolicy, Task
+from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import Codec, Output, Policy
@@ -113,6 +115,28 @@ def test_units_to_be_discarded_are_decoded_and_dropped():
     dropped = [ending.audit for ending in endings if ending.audit.sequence % 2]
     assert {(audit.outcome, audit.reason) for audit in dropped} == {(Outcome.DROPPED, Reason.DISCARDED)}
     assert sum(ending.audit.outcome is Outcome.MASKED for ending in endings) == 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "policy", "left_out"),
+    [
+        ({"decoders": 0}, POLICY, None),  # too_many_cameras
+        ({}, POLICY, 14),  # damaged
+        ({}, NoPolicy(Reason.NO_POLICY), None),
+        ({"max_pixels": 100}, VIDEO, None),
+    ],
+)
+def test_units_to_be_discarded_are_never_published(limits, policy, left_out):
+    tasks = [
+        Task(replace(t.frame, unit=replace(t.frame.unit, discard=True)), policy, t.origin)
+        for t in tasks_of("h264", policy)
+        if t.frame.id.sequence != left_out
+    ]
+    whole = Whole(policy, **limits)
+    for endings in (whole.end(tasks), whole.refuse(tasks, Reason.DETECTOR_TIMEOUT)):
+        assert {(e.audit.outcome, e.audit.reason) for e in endings} == {(Outcome.DROPPED, Reason.DISCARDED)}
+        assert len(endings) == len(tasks)
+        assert published(endings) == []
 
 
 def test_without_a_policy_video_is_grey_jpeg():
@@ -235,6 +259,32 @@ def test_times_that_stand_still_are_moved_on():
     pool, image = Encoders("libx264", 8), np.zeros((96, 128, 3), np.uint8)
     units = [pool.encode("a", image, Output(), pts, TICKS).unit for pts in (100, 100, 50, 3700)]
     assert [unit.pts for unit in units] == [100, 101, 102, 3700]
+
+
+def test_times_that_go_back_or_are_anothers_begin_a_run():
+    """Tick by tick, no keyframe would come before they had caught up: nobody could join for as long."""
+    pool, image = Encoders("libx264", 8), np.zeros((96, 128, 3), np.uint8)
+    day = round(86400 / TICKS)
+    steps = [(day, 1), (day - 90_000, 1), (day - 180_000, 1), (0, 2), (3600, 2), (day, (2, True))]
+    units = [pool.encode("a", image, Output(), pts, TICKS, source).unit for pts, source in steps]
+    assert [unit.number for unit in units] == [0, 1, 0, 0, 1, 0]
+    assert [unit.pts for unit in units] == [day, day + 1, day - 180_000, 0, 3600, day]
+    assert [unit.keyframe for unit in units] == [unit.number == 0 for unit in units]
+
+
+def test_an_epoch_whose_clock_is_behind_has_runs_to_join():
+    """An ingestor that was started again while a worker still held the camera's encoder."""
+    anonymizer, frames = Whole(VIDEO.model_copy(update={"lookahead": 0.0})), []
+    for epoch, hours in ((2, 0), (3, -5)):
+        for n in range(4):
+            task = anonymizer.read(record(images.encode(noise(n), 90), sequence=n))
+            at = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(hours=hours, seconds=n)
+            frame = replace(task.frame, id=FrameId("north", epoch, n), captured_at=at)  # type: ignore[union-attr]
+            frames += published([ending for _, ending in anonymizer.anonymize([Task(frame, VIDEO, task.origin)])])
+    frames += published([ending for _, ending in anonymizer.close_idle(-1)])
+    assert [(f.id.epoch, f.unit.number) for f in frames] == [(epoch, n) for epoch in (2, 3) for n in range(4)]
+    assert all(frame.unit.seconds == frame.captured_at.timestamp() for frame in frames)
+    assert all(frame.unit.keyframe for frame in frames if frame.unit.number == 0)
 
 
 def test_the_mask_hides_what_was_under_it_also_after_encoding():

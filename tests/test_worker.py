@@ -11,7 +11,7 @@ import pytest
 from sfumato.agents.anonymize import Record, Worker
 from sfumato.agents.exits import EXIT_RESTART
 from sfumato.agents.settings import Settings
-from sfumato.models import images
+from sfumato.models import ensemble, images
 from sfumato.schemas.audit import Origin
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.topics import AUDIT, FRAMES_ANONYMIZED
@@ -168,6 +168,33 @@ def test_a_detection_that_hangs_also_ends_the_frames_that_wait(left):
     finally:
         released.set()
     assert left[0] == ("a detection hung", EXIT_RESTART)
+
+
+def test_a_detector_that_fails_for_every_picture_is_given_a_fresh_process(left, monkeypatch):
+    """As where a GPU is lost. What came to its end is delivered first; what waits is read again."""
+    monkeypatch.setattr(ensemble, "FAILING_SECONDS", 0.0)
+    monkeypatch.setattr(ensemble, "FAILING_CALLS", 6)
+
+    def crash(pictures):  # type: ignore[no-untyped-def]
+        raise RuntimeError("CUDA failure 700")
+
+    async def scenario() -> None:
+        stream, broker = Stream(2, 2, 2, of=event), Broker()  # three calls each: both pictures, then one by one
+        failing = anonymizer(crash, POLICY.model_copy(update={"lookahead": 0.0}))
+        running = asyncio.create_task(Worker(Settings(), failing, broker).run(stream))
+        await until(lambda: len(broker.sent) == 4)
+        broker.acknowledge(4)
+        await until(lambda: len(broker.sent) == 8)
+        assert (stream.acknowledged, left) == ([0, 1], [])
+        broker.acknowledge(4)
+        await until(lambda: left != [])
+        assert (stream.acknowledged, stream.committed) == ([0, 1, 2, 3], True)
+        frames = [dict(message.headers) for topic, message in broker.sent[:8] if topic is FRAMES_ANONYMIZED]
+        assert {frame["ce_reason"] for frame in frames} == {Reason.DETECTOR_ERROR.encode()}
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert left[0] == ("detector centerface has failed for every picture, long enough", EXIT_RESTART)
 
 
 def test_a_refused_delivery_ends_the_process_and_acknowledges_nothing(left):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from confluent_kafka.admin import AdminClient
 from stack import StackError
 
@@ -44,6 +45,19 @@ def detector(fault: str, reason: str | None, expected_s: float = LASTING) -> Cal
 
     run.__doc__ = f"the detector: {fault}"
     return run
+
+
+def detector_broken(plan: Plan) -> Row:
+    """The detector does nothing but raise, as where a GPU is lost, until the worker is left for a fresh one."""
+    with Site(plan.broker(), faulty=True) as site:
+        for _ in range(min(plan.times, 3)):
+            first = site.worker()
+            site.now_and_then()
+            site.misbehave("raise")
+            site.wait(lambda gone=first: not psutil.pid_exists(gone), "the worker was not left")
+            with site.recovering(lambda arrival: arrival.outcome == "masked"):
+                site.misbehave("")
+        return site.row()
 
 
 def queues_full(plan: Plan) -> Row:

@@ -28,6 +28,7 @@ DRILLS: dict[str, Callable[[Plan], Row]] = {
     "disk-full": outages.disk_full,
     "detector-hangs": failures.detector("hang", "detector_timeout"),
     "detector-raises": failures.detector("raise", "detector_error"),
+    "detector-broken": failures.detector_broken,
     "detector-slow": failures.detector("slow", None, 10.0),
     "detector-nan": failures.detector("nan", "detector_error"),
     "detector-outside": failures.detector("outside", "detector_error"),
