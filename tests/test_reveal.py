@@ -175,7 +175,8 @@ def test_a_person_who_is_weakly_seen_is_not_shown():
 def test_a_frame_that_fails_is_grey_and_says_why():
     frames = [frame(n, b"no picture" if n == 3 else None) for n in range(6)]
     made = make([PEOPLE] * 6, broken=[2], frames=frames, closed=[4])
-    assert [painted.state for painted in made.values()] == [State.SHOWN, State.SHOWN, *[State.GREY] * 3, State.SHOWN]
+    after = State.DOUBTFUL  # somebody else is close enough to be in their place
+    assert [painted.state for painted in made.values()] == [State.SHOWN, State.SHOWN, *[State.GREY] * 3, after]
     assert [made[n].reason for n in (2, 3, 4)] == [Reason.DETECTOR_ERROR, Reason.UNDECODABLE, Reason.KEY_MISSING]
     assert all(is_grey(made[n].image) and made[n].image.shape == (*SIZE, 3) for n in (2, 3, 4))
 
