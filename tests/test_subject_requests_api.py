@@ -193,6 +193,15 @@ def test_what_cannot_be_asked_for_is_answered_with_the_field_or_the_date(api, ch
     assert api.listener.heard == []
 
 
+def test_moments_at_the_edges_of_the_calendar_are_refused(api):
+    spans = [("0001-01-01T00:00:00+14:00", "0001-01-01T00:01:00+14:00"), ("1999-12-31T23:59:59Z", "2000-01-01T00:00:59Z")]
+    for since, until in (*spans, ("9999-12-31T23:58:59-14:00", "9999-12-31T23:59:59-14:00")):
+        answer = api.caller().post(PLACE, json=wanted() | {"since": since, "captured_at": until, "until": until})
+        assert answer.status_code == 422, answer.text
+        assert ("since" in answer.text) or ("until" in answer.text)
+    assert api.listener.heard == []
+
+
 def test_footage_that_is_known_to_be_gone_is_said_to_be_with_the_date(tmp_path):
     settings = Settings(state_dir=tmp_path, raw_retention_minutes=60)
     now = datetime.now(UTC)

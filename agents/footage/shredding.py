@@ -53,8 +53,9 @@ class Shredder(threading.Thread):
         while True:
             try:
                 self._shred(datetime.now(UTC))
-            except Fault as error:  # of the store, or of the database
-                log.critical("keys that have expired may remain: %s", error)
+            except Exception as error:  # noqa: BLE001 - nobody would notice that the thread has ended
+                why = error if isinstance(error, Fault) else type(error).__name__
+                log.critical("keys that have expired may remain: %s", why)
             if self._stopping.wait(INTERVAL):
                 return
 

@@ -23,8 +23,6 @@ from sfumato.schemas.subject_request import Point, SubjectDraft
 
 log = logging.getLogger(__name__)
 
-OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""No footage is older; a moment of year 1 has none before it."""
 EARLIER = 60.0
 """Seconds before its capture from which a frame's audit event is looked for: clocks differ."""
 PAST = 1000
@@ -103,9 +101,7 @@ def kept_until(settings: Settings, event: AuditEvent) -> datetime:
 def _event(settings: Settings, draft: SubjectDraft) -> AuditEvent:
     """The first event of the frame's identity."""
     wanted = FrameId(draft.camera, draft.epoch, draft.sequence)
-    query = AuditQuery(
-        lambda camera: True, draft.camera, since=max(draft.captured_at, OLDEST) - timedelta(seconds=EARLIER)
-    )
+    query = AuditQuery(lambda camera: True, draft.camera, since=draft.captured_at - timedelta(seconds=EARLIER))
     deadline = time.monotonic() + TIMEOUT
     with Search(settings, query) as search:
         for page in search.pages(LOOKED_AT):
