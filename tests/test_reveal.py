@@ -19,6 +19,7 @@ from sfumato.models.images import GREY
 from sfumato.models.reveal import Reveal, State, Wanted, everybody
 from sfumato.models.subject import SubjectError
 from sfumato.models.task import Task
+from sfumato.models.timetable import Timetable
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, DetectorName, Target
 from sfumato.schemas.frame import RawFrame, TimeSource
@@ -80,12 +81,16 @@ def make(
     closed: Sequence[int] = (),
     camera_policy: Policy = PLATES,
     since: int = 0,
+    policy_at: Any = None,
     tick: Any = lambda: None,
 ) -> dict[int, Any]:
     """The pictures of a clip, by number."""
     given = frames or [frame(number) for number in range(len(found))]
     until = BEGAN + timedelta(seconds=10)
-    wanted = Wanted(kind, FrameId("north", 1, chosen), box, BEGAN + timedelta(seconds=since / 10), until, camera_policy)
+    begins = BEGAN + timedelta(seconds=since / 10)
+    wanted = Wanted(
+        kind, FrameId("north", 1, chosen), box, begins, until, camera_policy, policy_at or (lambda _: camera_policy)
+    )
 
     def source() -> Iterator[Task]:
         for each in given:
@@ -181,6 +186,25 @@ def test_a_frame_that_fails_is_grey_and_says_why():
     assert all(is_grey(made[n].image) and made[n].image.shape == (*SIZE, 3) for n in (2, 3, 4))
 
 
+def test_what_another_form_of_the_policy_holds_for_is_grey_whichever_frame_is_chosen():
+    hours = {"begins": BEGAN + timedelta(seconds=0.25), "ends": BEGAN + timedelta(seconds=0.45)}
+    for rule, chosen, masked in (
+        ({"full_mask": True}, 0, [3, 4]),
+        ({"targets": {"text": {}}}, 0, [3, 4]),
+        ({"targets": {"text": {}}}, 3, [0, 1, 2, 5]),
+    ):
+        schedule = {"name": "vigil", "event": hours, **rule}
+        wanted = PLATES.model_dump(exclude_none=True, by_alias=True) | {"schedules": [schedule]}
+        forms = Timetable(Policy.model_validate(wanted))
+        policy = forms.at(frame(chosen).captured_at, BEGAN)
+        assert isinstance(policy, Policy)
+        made = make(
+            [PEOPLE] * 6, chosen=chosen, camera_policy=policy, policy_at=lambda at, forms=forms: forms.at(at, BEGAN)
+        )
+        assert [number for number, painted in made.items() if painted.state is State.GREY] == masked
+        assert all(made[number].reason is Reason.SCHEDULED and is_grey(made[number].image) for number in masked)
+
+
 def test_a_mask_that_fails_is_grey(monkeypatch):
     def fails(*_: object) -> None:
         raise RuntimeError
@@ -215,7 +239,7 @@ def test_a_worker_without_a_detector_for_everybody_makes_nothing():
     class Faces(Scripted):
         targets = frozenset({Target.FACE})
 
-    wanted = Wanted(SubjectKind.ACCESS, FrameId("north", 1, 0), BODY, BEGAN, BEGAN, policy(face={}))
+    wanted = Wanted(SubjectKind.ACCESS, FrameId("north", 1, 0), BODY, BEGAN, BEGAN, policy(face={}), lambda _: PLATES)
     with pytest.raises(SubjectError, match="not everybody could be masked: targets"):
         Reveal(Ensemble([Faces([])]), wanted, 10**6, 1)
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import av
 from av.error import FFmpegError
@@ -124,12 +125,13 @@ class Clerk:
     def _film(self, claim: Claim) -> tuple[bytes, Clip]:
         """The masked clip as an MP4 file, and what is told of it."""
         request = claim.request
-        policy = self._policy_of(request.camera, request.captured_at)
+        policy_at = partial(self._policy_of, request.camera)
+        policy = policy_at(request.captured_at)
         if isinstance(policy, NoPolicy):
             raise SubjectError(f"camera: no policy gives the right to look ({policy.reason})")
         frame = FrameId(request.camera, request.epoch, request.sequence)
         box = (request.box.left, request.box.top, request.box.right, request.box.bottom)
-        wanted = Wanted(request.kind, frame, box, request.since, request.until, policy)
+        wanted = Wanted(request.kind, frame, box, request.since, request.until, policy, policy_at)
         settings = self._settings
         reveal = Reveal(self._ensemble, wanted, settings.max_pixels, settings.batch_size, Keeping(self, claim).tick)
         counts, target = Counts(), io.BytesIO()

@@ -45,6 +45,8 @@ class NoFrameError(PickError):
 def pick(settings: Settings, draft: SubjectDraft) -> Choice:
     """What the draft chose. :class:`PickError`, GoneError, and SearchError where the topic ``audit`` cannot be read."""
     event = _event(settings, draft)
+    if event.captured_at != draft.captured_at:
+        raise PickError("captured_at: not when the frame was captured; take it from the frame's header ce_time")
     check(settings, draft.camera, draft.captured_at, event)
     target, box = None, draft.box
     if draft.point is not None:
