@@ -339,6 +339,23 @@ def test_a_shredded_key_is_used_for_a_bounded_time(tmp_path: Path) -> None:
             use()
 
 
+def test_keys_that_are_not_asked_for_again_are_let_go(tmp_path: Path) -> None:
+    now, store = 0.0, stores.make(Settings(state_dir=tmp_path))
+    earlier = HOUR - timedelta(hours=1)
+    for hour in (earlier, HOUR):
+        store.make("north", hour)
+    ciphers = sealing.Ciphers(store.key, lambda: now)
+    ciphers.get("north", earlier)
+    now = CACHED_SECONDS
+    ciphers.get("north", HOUR)
+    assert list(ciphers._known) == [("north", HOUR)]
+    store.shred("north", HOUR + timedelta(hours=1))
+    now = 2 * CACHED_SECONDS
+    with pytest.raises(KeyGoneError):
+        ciphers.get("north", HOUR)
+    assert not ciphers._known
+
+
 def test_keys_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "CACHED_KEYS", 2)
     asked: list[datetime] = []
