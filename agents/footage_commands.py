@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,21 @@ def shred(camera: str | None, before: str | None, expired: bool, despite: bool, 
         for hold in kept:
             click.echo(f"kept: {hold}", err=True)
         for name, hour in shred_expired(store, settings.keys_hours, now, kept):
-            click.echo(json.dumps({"camera": name, "hour": stores.named(hour)}))
+            _print(name, [hour])
         return
-    for hour in store.shred(camera, until):
-        click.echo(json.dumps({"camera": camera, "hour": stores.named(hour)}))
+    try:
+        shredded: Collection[datetime] = store.shred(camera, until)
+    except stores.KeyStoreError as error:
+        _print(camera, error.shredded)
+        raise
+    _print(camera, shredded)
+
+
+def _print(camera: str, shredded: Iterable[datetime]) -> None:
+    from sfumato.agents.footage.stores import named
+
+    for hour in shredded:
+        click.echo(json.dumps({"camera": camera, "hour": named(hour)}))
 
 
 def _confirm(store: KeyStore, camera: str, until: datetime) -> None:

@@ -379,6 +379,27 @@ def test_keys_expire(store: KeyStore) -> None:
     assert list(shred_expired(store, 24, NEXT + timedelta(hours=24))) == []
 
 
+def test_a_key_that_cannot_be_shredded_keeps_no_other_from_it(tmp_path: Path) -> None:
+    store = stores.make(Settings(state_dir=tmp_path))
+    for camera in ("north", "south"):
+        store.make(camera, HOUR)
+        store.make(camera, NEXT)
+    bad = tmp_path / "keys" / "north" / stores.named(HOUR)
+    bad.chmod(0o640)
+    expired, shredded = shred_expired(store, 0, NEXT + timedelta(hours=1)), []
+    with pytest.raises(KeyStoreError, match="others may read"):
+        shredded.extend(expired)  # which keeps what came before the error
+    assert shredded == [("north", NEXT), ("south", HOUR), ("south", NEXT)]
+    assert [hour.shredded_at is None for hour in store.hours("south")] == [False, False]
+    later = NEXT + timedelta(hours=1)
+    store.make("north", later)
+    by_hand = ("shred", "--camera", "north", "--before", (later + timedelta(hours=1)).isoformat(), "--yes")
+    status, said = run(tmp_path, *by_hand)
+    assert (status, stores.named(later) in said, "others may read" in said) == (1, True, True)
+    bad.chmod(0o600)
+    assert run(tmp_path, *by_hand)[0] == 0
+
+
 def run(tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     given = {"SFUMATO_STATE_DIR": str(tmp_path), **environment}
     result = CliRunner().invoke(main, ["keys", *arguments], env=given)
