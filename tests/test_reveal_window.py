@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from sqlalchemy.exc import OperationalError
 
 from sfumato.agents import metrics
 from sfumato.agents.footage import stores
@@ -29,7 +30,7 @@ from sfumato.schemas.subject_request import READ_AFTER, READ_BEFORE, SubjectStat
 from sfumato.schemas.topics import FRAMES_RAW
 from tests.ingesting import read_topic
 from tests.masking import policy
-from tests.requesting import Office, office
+from tests.requesting import ASKS, Office, clip, office
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FACES = policy(face={})
@@ -156,6 +157,31 @@ def test_what_may_mend_itself_is_tried_again(desk, monkeypatch, error):
     assert metrics.REVEALED.labels("put_off")._value.get() == before + 1
     assert desk.requests.get(request.id).state is SubjectState.APPROVED
     assert desk.listener.acts == ["requested", "approved", "approved"]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_clip_stays_where_it_is_not_known_whether_it_is_ready(desk, monkeypatch, arrived):
+    request = desk.approved()
+    worker = clerk(desk, monkeypatch)
+    monkeypatch.setattr(worker, "_film", lambda claim: (b"film" * 1000, clip(claim.request)))
+    monkeypatch.setattr(desk.uploads, "complete", lambda _: "video/mp4")  # which looks whether it is a film
+    made = desk.requests.made
+
+    def lost(*given: Any) -> None:
+        if arrived:
+            made(*given)
+        raise OperationalError("COMMIT", {}, Exception("no answer"))
+
+    monkeypatch.setattr(desk.requests, "made", lost)
+    assert worker.step()
+    if arrived:
+        _, upload = desk.requests.clip(request.id, ASKS)
+        assert desk.uploads.get(upload).offset == 4000
+        return
+    monkeypatch.undo()
+    desk.set(request, leased_until=NOON)
+    assert clerk(desk, monkeypatch, SubjectError("box: nobody")).step()
+    assert not list(desk.blobs.list("uploads"))
 
 
 def test_what_a_dead_worker_left_is_deleted(desk, monkeypatch):

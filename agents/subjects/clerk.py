@@ -168,10 +168,14 @@ class Clerk:
             fill(self._uploads, upload, (film[at : at + CHUNK] for at in range(0, len(film), CHUNK)))
             self._uploads.complete(upload)
             self._uploads.keep(upload, claim.request.expires_at)
-            self._requests.made(claim, clip)
         except BaseException:
             self._uploads.delete(upload)
             raise
+        try:
+            self._requests.made(claim, clip)
+        except LostError:
+            self._uploads.delete(upload)
+            raise  # of other errors the clip may be ready all the same; if not, the next attempt deletes it
         log.info("subject request %s is ready: %d pictures", claim.request.id, clip.frames)
 
 
