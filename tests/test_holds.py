@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
@@ -160,6 +161,13 @@ def test_the_command_refuses_and_names_the_request(desk, store):
     assert living(store, "south") == [AFTER]
     earlier = keys(desk.settings, "--camera", "north", "--before", HOUR.isoformat(), "--yes")
     assert (earlier.exit_code, living(store)) == (0, [HOUR, AFTER])
+
+
+def test_what_is_asked_for_while_the_command_asks_is_kept(desk, store, monkeypatch):
+    monkeypatch.setattr(click, "confirm", lambda *_, **__: ask(desk))
+    done = keys(desk.settings, *BY_HAND[:-1])
+    assert (done.exit_code, "is pending until 20" in done.output) == (1, True)
+    assert living(store) == [BEFORE, HOUR, AFTER]
 
 
 def test_by_age_the_command_keeps_what_is_held_and_says_so(desk, store):
