@@ -190,6 +190,20 @@ def test_only_the_requester_fetches_and_withdraws(desk):
     assert "delivered" not in desk.listener.acts
 
 
+def test_the_clips_key_goes_with_the_request_that_ends(desk, monkeypatch):
+    """A process that is killed right after leaves noise, which the sweep deletes."""
+    request = desk.approved()
+    upload = desk.make(desk.requests.claim("worker"))
+    desk.uploads.keep(upload, request.expires_at)
+    monkeypatch.setattr(desk.uploads, "delete", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        desk.requests.withdraw(request.id, ASKS)
+    with pytest.raises(NoUploadError):
+        desk.uploads.get(upload)
+    desk.uploads.sweep()
+    assert not list(desk.blobs.list(f"uploads/{upload}"))
+
+
 def test_after_its_time_nothing_is_approved_made_or_fetched_and_the_clip_goes(desk):
     waiting, ready = desk.create(), desk.approved()
     upload = desk.make(desk.requests.claim("worker"))
