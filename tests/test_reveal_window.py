@@ -18,7 +18,8 @@ from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.footage.stores import KeyStoreError
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
-from sfumato.agents.subjects.clerk import Clerk
+from sfumato.agents.subjects.clerk import Clerk, Keeping
+from sfumato.agents.subjects.requests import ATTEMPTS, Claim
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.subject import SubjectError
 from sfumato.models.task import NoPolicy
@@ -157,6 +158,44 @@ def test_what_may_mend_itself_is_tried_again(desk, monkeypatch, error):
     assert metrics.REVEALED.labels("put_off")._value.get() == before + 1
     assert desk.requests.get(request.id).state is SubjectState.APPROVED
     assert desk.listener.acts == ["requested", "approved", "approved"]
+
+
+def test_a_worker_that_ends_costs_no_attempt_and_leaves_the_request_to_others(desk, monkeypatch):
+    request = desk.approved()
+    for _ in range(ATTEMPTS + 1):
+        worker = clerk(desk, monkeypatch)
+
+        def film(claim: Claim, worker: Clerk = worker) -> None:
+            worker.stopping.set()
+            Keeping(worker, claim).tick()
+
+        monkeypatch.setattr(worker, "_film", film)
+        assert worker.step()
+        desk.set(request, leased_until=NOON)
+    assert desk.requests.claim("other").attempt == 1
+
+
+def test_an_outage_of_the_database_costs_no_attempt(desk, monkeypatch):
+    request, gone = desk.approved(), OperationalError("SELECT", {}, Exception("no answer"))
+    worker = clerk(desk, monkeypatch)
+
+    def fails(*_: object) -> None:
+        raise gone
+
+    for _ in range(ATTEMPTS + 1):
+        with monkeypatch.context() as away:
+
+            def film(_: Claim, away: pytest.MonkeyPatch = away) -> None:
+                away.setattr(desk.database, "begin", fails)
+                raise gone
+
+            away.setattr(worker, "_film", film)
+            for _ in range(2):  # the release is not answered either, nor the next look
+                with pytest.raises(OperationalError):
+                    worker.step()
+        assert not worker.step()  # released: nobody begins for a while
+        desk.set(request, leased_until=NOON)
+    assert desk.requests.claim("other").attempt == 1
 
 
 @pytest.mark.parametrize("arrived", [True, False])

@@ -56,6 +56,10 @@ PolicyOf = Callable[[str, datetime], Policy | NoPolicy]
 """The policy in force for a camera and a moment of capture."""
 
 
+class Stopped(Exception):
+    """The worker ends; another one makes the clip."""
+
+
 class Clerk:
     """Makes one clip after the other; :meth:`step` is called by one thread at a time."""
 
@@ -68,6 +72,7 @@ class Clerk:
         self._uploads = uploads
         self._ensemble = ensemble
         self._policy_of = policy_of
+        self._unreleased: Claim | None = None
         self._worker = f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(4)}"
 
     def run(self) -> None:
@@ -86,6 +91,7 @@ class Clerk:
 
     def step(self) -> bool:
         """Make the next clip; False where there is none to make. Raises what the database does."""
+        self._release()
         claim = self._requests.claim(self._worker)
         if claim is None:
             return False
@@ -95,12 +101,19 @@ class Clerk:
         except LostError as error:
             metrics.REVEALED.labels("lost").inc()
             log.warning("subject request %s: %s", claim.request.id, error)
-        except AWAY as error:
+        except (Stopped, *AWAY) as error:
             metrics.REVEALED.labels("put_off").inc()
             log.warning("subject request %s is tried again: %s", claim.request.id, type(error).__name__)
-            with suppress(LostError):
-                self._requests.release(claim)
+            self._unreleased = claim
+            self._release()
         return True
+
+    def _release(self) -> None:
+        """What is to be tried again; asked for again where the database did not answer, or an attempt would count."""
+        if self._unreleased is not None:
+            with suppress(LostError):
+                self._requests.release(self._unreleased)
+            self._unreleased = None
 
     def _do(self, claim: Claim) -> SubjectState:
         """What the request then is."""
@@ -115,7 +128,7 @@ class Clerk:
         except FootageGoneError as error:
             self._requests.fail(claim, str(error), error.at)
             return SubjectState.GONE
-        except (LostError, *AWAY):
+        except (LostError, Stopped, *AWAY):
             raise
         except Exception as error:  # noqa: BLE001 - of one request; its text may hold anything
             log.error("subject request %s failed: %s", claim.request.id, type(error).__name__)
@@ -201,9 +214,9 @@ class Keeping:
         self._renewed = time.monotonic()
 
     def tick(self) -> None:
-        """Raises LostError where the work should not go on."""
+        """Raises LostError or :class:`Stopped` where the work should not go on."""
         if self._clerk.stopping.is_set():
-            raise LostError("the worker ends")
+            raise Stopped
         if time.monotonic() - self._renewed > LEASE / 4:
             self._clerk._requests.renew(self._claim)
             self._renewed = time.monotonic()
