@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -235,3 +237,21 @@ def test_footage_that_is_known_to_be_gone_is_said_to_be_with_the_date(tmp_path):
     with pytest.raises(GoneError, match="shredded at"):
         check(settings, "north", now, event(1, "north", audited_at=now))
     check(settings, "south", now, event(1, "south", audited_at=now))
+
+
+def test_looking_whether_footage_is_there_leaves_no_connection_behind(tmp_path):
+    settings, now = Settings(state_dir=tmp_path, keys_store="database"), datetime.now(UTC)
+    with closing(stores.make(settings)) as store:
+        store.make("north", stores.hour_of(now))
+        store.shred("north", now + timedelta(hours=2))
+    for _ in range(3):
+        with pytest.raises(GoneError):
+            check(settings, "north", now, event(1, "north", audited_at=now))
+    gc.disable()  # which might hide it
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(GoneError):
+            check(settings, "north", now, event(1, "north", audited_at=now))
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()

@@ -105,6 +105,9 @@ class KeyFiles:
                 path.name for path in self._folder.iterdir() if CAMERA_ID.fullmatch(path.name) and path.is_dir()
             )
 
+    def close(self) -> None:
+        pass
+
     def _hours(self, camera: str) -> list[KeyHour]:
         found = []
         folder = self._path(camera)

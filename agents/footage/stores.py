@@ -98,6 +98,9 @@ class KeyStore(Protocol):
     def cameras(self) -> list[str]:
         """The cameras that have or had keys, sorted."""
 
+    def close(self) -> None:
+        """Let go of connections; nobody uses it any more."""
+
 
 def hour_of(moment: datetime) -> datetime:
     """The UTC hour a moment is in."""
@@ -156,6 +159,9 @@ class DerivedKeys:
 
     def cameras(self) -> list[str]:
         return []
+
+    def close(self) -> None:
+        pass
 
 
 def _files(settings: Settings) -> KeyStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from sfumato.agents.footage import stores
@@ -86,7 +87,8 @@ def check(settings: Settings, camera: str, captured_at: datetime, event: AuditEv
             until,
         )
     try:
-        hours = {found.hour: found.shredded_at for found in stores.make(settings).hours(camera)}
+        with closing(stores.make(settings)) as store:
+            hours = {found.hour: found.shredded_at for found in store.hours(camera)}
     except (stores.KeyStoreError, stores.KeySettingsError) as error:
         log.warning("whether footage is shredded is not known here: %s", error)
         return
