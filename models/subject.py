@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from sfumato.models import boxes
 from sfumato.models.boxes import Box
@@ -143,8 +142,8 @@ def _walk(
             return
         for now in (d for d in found if d.track in last):
             before, old = last[now.track]
-            meanwhile = moments[min(before, number) : max(before, number) + 1]
-            if _jumped(moments[before], old, moment, now) or _exchanged(meanwhile, old, now, own):
+            span = min(before, number), max(before, number)
+            if _jumped(moments[before], old, moment, now) or _exchanged(moments, span, old, now, own):
                 return
         foreign |= people.keys() - own
         last |= {d.track: (number, d) for d in found}
@@ -161,21 +160,23 @@ def _jumped(before: Moment, old: Detection, now: Moment, new: Detection) -> bool
     return boxes.overlap(new.box, old.box) < (STEADY if _apart(before, now) <= MOMENT else STILL_THERE)
 
 
-def _exchanged(moments: Sequence[Moment], old: Detection, new: Detection, own: set[int | None]) -> bool:
-    """Whether a track, seen in the first and in the last of these moments, may be somebody else's by now: somebody who
-    covered them came or went; or after more than a :data:`BLINK`, anybody who was or is within reach."""
-    first, last = moments[0], moments[-1]
+def _exchanged(
+    moments: Sequence[Moment], span: tuple[int, int], old: Detection, new: Detection, own: set[int | None]
+) -> bool:
+    """Whether a track, seen at both ends of the span of moments, may be somebody else's by now: somebody who
+    covered them came or went; or after more than a :data:`BLINK`, anybody who was or is within reach, one picture
+    before and after included: they may have been missed meanwhile."""
+    first, last = (moments[number] for number in span)
     x, y, width, height = boxes.centred(boxes.union(old.box, new.box))
-    apart, least = _apart(first, last), 0.0
-    if apart <= BLINK:
-        least = COVERED
-        own = own | ({d.track for d in _found(first.detections)} & {d.track for d in _found(last.detections)})
+    if (apart := _apart(first, last)) <= BLINK:
+        both = {d.track for d in _found(first.detections)} & {d.track for d in _found(last.detections)}
+        seen, own, least = [first, last], own | both, COVERED
     else:
         more = 2 * max(REACH, SPEED * apart) * (new.box[2] - new.box[0])
         width, height = width + more, height + more
+        seen, least = list(moments[max(0, span[0] - 1) : span[1] + 2]), 0.0
     reach = boxes.cornered(x, y, width, height)
-    seen = chain.from_iterable(moment.detections for moment in moments)
-    others = (d for d in seen if d.target is new.target and d.track not in own)
+    others = (d for moment in seen for d in moment.detections if d.target is new.target and d.track not in own)
     return any(boxes.cover(d.box, reach) > least for d in others)
 
 

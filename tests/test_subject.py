@@ -121,6 +121,8 @@ def test_while_a_person_is_hidden_whoever_is_close_may_take_their_place():
         pictures = [[*ME, other], [person(BODY, 1, evidence=Evidence.TRACKED), other], [*ME, other]]
         assert shown(clip(*pictures), 0, BODY) == [True, False, believed]
         assert shown(clip([*ME, other], [*ME, other], step=0.2), 0, BODY) == [True, believed]
+    missed_until_then = clip(ME, ME, [*ME, passer_by], step=0.2)
+    assert shown(missed_until_then, 0, BODY) == [True, False, False]
 
 
 def test_somebody_who_covers_the_person_and_is_gone_at_once_may_be_in_their_place():
