@@ -142,6 +142,7 @@ class Anonymizer:
             audited_at=datetime.now(UTC),
             policy=_policy_name(task),
             policy_version=task.policy.version,
+            policy_sha256=task.policy.sha256,
             schedule=task.policy.schedule,
             detectors=task.detectors,
             detections=task.detections,

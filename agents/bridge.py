@@ -106,7 +106,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.keys = Keys(database)
     app.state.lookers = lookers
     app.state.shelf = Shelf(settings.image_kept, settings.image_kept_bytes)
-    app.state.sessions = Sessions(database)
+    app.state.sessions = Sessions(database, app.state.keys)
     app.state.usage = Usage(database)
     app.state.limits = Limits(settings)
     app.state.underway = Underway(settings.caller_connections)

@@ -105,7 +105,7 @@ class Register:
                 log.info("policy %s version %d", name, policy.version)
                 for warning in policy.warnings():
                     log.warning("policy %s version %d: %s", name, policy.version, warning)
-                return Timetable(policy)
+                return Timetable(policy, value)
             problem = "; ".join(weaker)
         log.error("%s has no valid policy and will be fully masked: %s", name, problem)
         return NoPolicy(Reason.INVALID_POLICY, problem[:500], camera=name)

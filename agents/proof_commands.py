@@ -39,6 +39,8 @@ class _Moment(click.ParamType):
             self.fail("a time reads 2026-11-24T08:00:00Z", param, ctx)
         if moment.tzinfo is None:
             self.fail("has no time zone; put Z behind it for UTC, or +01:00", param, ctx)
+        if not 1970 < moment.year < 9999:
+            self.fail("a time from 1971 to 9998", param, ctx)
         return moment.astimezone(UTC)
 
 

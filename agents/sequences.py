@@ -59,13 +59,15 @@ class Sequences:
         """The largest, -1 for an empty set."""
         return self._runs[-1][1] if self._runs else -1
 
-    def gaps(self, last: int) -> list[tuple[int, int]]:
-        """The runs of what is not in the set from 0 to ``last``."""
-        found, begin = [], 0
-        for first, end in self._runs:
-            if begin <= min(first - 1, last):
-                found.append((begin, min(first - 1, last)))
-            begin = end + 1
+    def gaps(self, last: int, first: int = 0) -> list[tuple[int, int]]:
+        """The runs of what is not in the set from ``first`` to ``last``; only the runs there are looked at."""
+        found, begin = [], first
+        place = max(0, bisect_right(self._runs, first, key=lambda run: run[0]) - 1)
+        while place < len(self._runs) and self._runs[place][0] <= last:
+            known, end = self._runs[place]
+            if begin < known:
+                found.append((begin, known - 1))
+            begin, place = max(begin, end + 1), place + 1
         return [*found, (begin, last)] if begin <= last else found
 
     def missing(self, last: int) -> int:

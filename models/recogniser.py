@@ -46,7 +46,7 @@ class Recogniser:
         try:
             self._dlib: Any = import_module("dlib")
         except ImportError:
-            raise RecogniserError("wants a face recogniser: pip install 'sfumato[attack]'") from None
+            raise RecogniserError("wants a face recogniser: pip install '.[attack]' in sfumato's checkout") from None
         network, landmarks = (str(weights.locate(name, folder)) for name in WEIGHTS)
         self.weights_sha256 = weights.WEIGHTS["face_recogniser"].sha256
         self._network = self._dlib.face_recognition_model_v1(network)

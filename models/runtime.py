@@ -163,7 +163,7 @@ def _cuda(path: Path, options: DetectorOptions, outputs: tuple[str, ...]) -> Loa
     if CUDA not in onnxruntime.get_available_providers():
         raise DetectorError(
             "SFUMATO_DETECTOR_PROVIDER: cuda needs onnxruntime-gpu, and onnxruntime is installed: pip uninstall "
-            "onnxruntime, then pip install 'sfumato[cuda]'"
+            "onnxruntime, then pip install '.[cuda]' in sfumato's checkout"
         )
     onnxruntime.preload_dlls()  # CUDA's libraries, from the packages that pip installed
     _cuda_session(modules, path, options)  # a worker that cannot use its GPU does not start
@@ -204,7 +204,7 @@ def _onnx(provider: str, extra: str) -> tuple[Any, Any]:
         return import_module("onnx"), import_module("onnxruntime")
     except ImportError as error:
         raise DetectorError(
-            f"SFUMATO_DETECTOR_PROVIDER: {provider} needs pip install 'sfumato[{extra}]' ({error})"
+            f"SFUMATO_DETECTOR_PROVIDER: {provider} needs pip install '.[{extra}]' in sfumato's checkout ({error})"
         ) from error
 
 

@@ -17,7 +17,8 @@ from sfumato.schemas.unit import AnonymizedUnit
 @dataclass(frozen=True, slots=True)
 class NoPolicy:
     """Why there is no policy by which a frame could be looked at; ``detail`` names the field at fault. Where a policy
-    itself says so (its time is over, a schedule wants all masked), which one that is and how it wants its frames."""
+    itself says so (its time is over, a schedule wants all masked), which one that is, how it wants its frames, and the
+    SHA-256 of its text."""
 
     reason: Reason
     detail: str | None = None
@@ -25,6 +26,7 @@ class NoPolicy:
     version: int | None = None
     schedule: str | None = None
     output: Output = field(default_factory=Output)
+    sha256: str | None = None
 
 
 @dataclass(slots=True, eq=False)

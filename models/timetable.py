@@ -18,8 +18,10 @@ class Timetable:
     that a frame comes out the same whenever it is read.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, value: bytes | None = None) -> None:
+        """``value``: of the message that put the policy in force; its forms are then known by it."""
         self.policy = policy
+        self._own = policy if value is None else policy.from_text(value)
         self._forms = [(schedule, self._form(schedule)) for schedule in policy.schedules]
 
     def at(self, captured_at: datetime, now: datetime) -> Policy | NoPolicy:
@@ -30,15 +32,15 @@ class Timetable:
         if policy.valid_from is not None and now < policy.valid_from:
             return self._none(Reason.POLICY_NOT_YET_VALID, "valid_from: has not come")
         try:
-            return next((form for schedule, form in self._forms if schedule.covers(captured_at)), policy)
+            return next((form for schedule, form in self._forms if schedule.covers(captured_at)), self._own)
         except OverflowError:
             return self._none(Reason.INVALID_POLICY, "schedules: the frame's capture time is beyond the calendar")
 
     def _form(self, schedule: Schedule) -> Policy | NoPolicy:
         if schedule.full_mask:
             return self._none(Reason.SCHEDULED, schedule=schedule.name)
-        return self.policy.under(schedule)
+        return self._own.under(schedule)
 
     def _none(self, reason: Reason, detail: str | None = None, schedule: str | None = None) -> NoPolicy:
-        policy = self.policy
-        return NoPolicy(reason, detail, policy.camera, policy.version, schedule, policy.output)
+        policy = self._own
+        return NoPolicy(reason, detail, policy.camera, policy.version, schedule, policy.output, policy.sha256)

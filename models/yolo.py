@@ -181,7 +181,9 @@ def _ultralytics() -> tuple[Any, Any]:
             finally:
                 _restore("YOLO_CONFIG_DIR", configured)
     except ImportError as error:
-        raise DetectorError(f"the ultralytics detector needs pip install 'sfumato[gpu]' ({error})") from error
+        raise DetectorError(
+            f"the ultralytics detector needs pip install '.[gpu]' in sfumato's checkout ({error})"
+        ) from error
     finally:
         _restore("OMP_NUM_THREADS", openmp)
         cv2.setNumThreads(threads)  # it sets 0

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from sfumato.agents import cameras
 from sfumato.agents.cameras import CameraError
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.reconcile import TopicReader
+from sfumato.agents.settings import Settings
 from sfumato.schemas.policy import Codec, Output, Policy
 
 CAMERAS = {"bridge-north": "bikes", "taxi": "carphone", "taxi-low-bitrate": "carphone-low-bitrate"}
@@ -102,6 +104,7 @@ def run(options: argparse.Namespace, folder: Path, ending: threading.Event) -> d
         stack.wait_for_worker()
         stack.wait_for_bridge()
         stack.start("ingest", "--cameras", str(folder / "cameras.toml"), metrics_port=0)
+        print(beside(stack.settings), file=sys.stderr, flush=True)
         # What stands behind # never leaves the browser; the page signs in with it.
         say(f"watch it at {stack.bridge_url}/#key={key}   (Ctrl-C ends it)")
         live = stack.bridge_url.replace("http", "ws") + "/v1/cameras"
@@ -194,6 +197,17 @@ def cameras_table(given: str, fps: float) -> dict[str, Any]:
         for row in rows
     )
     return {"ids": [row["id"] for row in rows], "text": text + "\n"}
+
+
+def beside(settings: Settings) -> str:
+    """A line for a shell, in which ``sfumato archive`` and the others then find this demonstration."""
+    given = {
+        "BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+        "TOPIC_PREFIX": settings.topic_prefix,
+        "GROUP_ID": settings.group_id,
+        "STATE_DIR": str(settings.state_dir),
+    }
+    return " ".join(["export", *(f"SFUMATO_{name}={text and shlex.quote(text)}" for name, text in given.items())])
 
 
 def say(text: str) -> None:

@@ -28,6 +28,7 @@ from sfumato.schemas.segment import Run, Segment, Source
 BEGAN = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 EPOCH = int(BEGAN.timestamp() * 1000)
 POLICY = '{"camera":"north","version":3,"purpose":"an example"}'
+POLICY_SHA256 = hashlib.sha256(POLICY.encode()).hexdigest()
 CENTERFACE = DetectorRecord(name=DetectorName.CENTERFACE, weights_sha256=WEIGHTS["centerface"].sha256)
 FACE = Detection(target=Target.FACE, score=0.93, box=(128.4, 73.1, 220.2, 194.4), track=3)
 
@@ -45,6 +46,7 @@ def event(
     epoch: int = EPOCH,
     reason: Reason | None = None,
     faces: int = 1,
+    policy_sha256: str | None = POLICY_SHA256,
 ) -> AuditEvent:
     """The event of a frame published as these bytes; None: it was dropped."""
     at = BEGAN + timedelta(milliseconds=100 * sequence)
@@ -61,6 +63,7 @@ def event(
         time_source=TimeSource.ARRIVAL,
         audited_at=at,
         policy_version=3,
+        policy_sha256=policy_sha256,
         detectors=() if frame is None else (CENTERFACE,),
         detections=(FACE,) * faces,
         width=640,
@@ -91,7 +94,7 @@ def seal(
     ``counted`` False: a log without frames."""
     offsets = offsets or range(len(events))
     if policies is None and counted:
-        policies = {"north@3": hashlib.sha256(POLICY.encode()).hexdigest()}
+        policies = {"north@3": POLICY_SHA256}
     tree, sealed, root = Range(), [], Range().root()
     for size in sizes:
         leaves = events[tree.end : size]
@@ -165,7 +168,9 @@ def write(
         weight = export.Weight(detector="centerface", sha256=CENTERFACE.weights_sha256, name="centerface")
         bundle.put_record(export.WEIGHTS, export.Weights(weights=(weight,)))
         bundle.put(export.KEY, f"{signed_by.verifier}\n".encode())
-        bundle.put(export.COPIES, b"")
+        end = sealed[-1][1].sealed_at
+        searched = export.Searched(begin=BEGAN, end=end, partitions=1, messages=len(frames))
+        bundle.put(export.COPIES, export.dump(searched) + b"\n" if with_frames else b"")
         bundle.finish(export.Scope(log=sealed[0][1].log, first=first, size=size, frames=with_frames))
 
 

@@ -11,11 +11,17 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, identity
-from sfumato.schemas.detection import Detection, DetectorName
+from sfumato.schemas.detection import Detections, DetectorName
 from sfumato.schemas.frame import Message, TimeSource
 from sfumato.schemas.outcome import Outcome, Reason
 
 AUDIT_TYPE = "sfumato.audit.v1"
+
+MOST_DETECTORS = 32
+MOST_SPARED = 100
+"""As many zones as a policy has, at most."""
+MOST_ERRORS = 100
+"""Of one message, that are told one by one."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -55,8 +61,9 @@ class Timings(_Record):
 class AuditEvent(_Record):
     """``camera``, ``epoch`` and ``sequence`` are null where the frame's envelope was unreadable;
     ``origin`` then identifies it. ``detail`` names the header or policy field at fault. ``policy``: the pattern
-    under which the policy lies, where it is not the camera's own. ``schedule``: which of its schedules was in force.
-    ``spared``: the never-mask zones, by name, in which something found stayed unmasked."""
+    under which the policy lies, where it is not the camera's own; ``policy_sha256``: of the text that the worker had,
+    the value of a message on ``policies``; null where there was none. ``schedule``: which of its schedules
+    was in force. ``spared``: the never-mask zones, by name, in which something found stayed unmasked."""
 
     id: str
     origin: Origin
@@ -71,10 +78,11 @@ class AuditEvent(_Record):
     audited_at: datetime
     policy: str | None = None
     policy_version: int | None = None
+    policy_sha256: Sha256 | None = None
     schedule: str | None = None
-    detectors: tuple[DetectorRecord, ...] = ()
-    detections: tuple[Detection, ...] = ()
-    spared: tuple[str, ...] = ()
+    detectors: Annotated[tuple[DetectorRecord, ...], Field(max_length=MOST_DETECTORS, fail_fast=True)] = ()
+    detections: Detections = ()
+    spared: Annotated[tuple[str, ...], Field(max_length=MOST_SPARED, fail_fast=True)] = ()
     width: int | None = None
     height: int | None = None
     input_bytes: int
@@ -121,6 +129,8 @@ class AuditEvent(_Record):
 
 def summary(error: ValidationError) -> str:
     """What is wrong and where, without the input itself."""
+    if error.error_count() > MOST_ERRORS:  # a stranger's message may have any number
+        return f"value: wrong in {error.error_count()} places"
     return "; ".join(
         f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors(include_input=False)
     )

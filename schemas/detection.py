@@ -11,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sfumato.schemas.cloudevent import EnvelopeError
 
+MOST_DETECTIONS = 1_000
+"""Of one frame; a worker masks one with more than half as many fully (docs/contracts.md, `too_many_detections`)."""
+MOST_CORNERS = 1_000
+"""Of one outline."""
+
 
 class Target(StrEnum):
     """What a policy can ask to be masked."""
@@ -60,10 +65,12 @@ class Detection(BaseModel):
     box: tuple[float, float, float, float]
     track: int | None = None
     evidence: Evidence = Evidence.DETECTED
-    outline: tuple[tuple[float, float], ...] | None = None
+    outline: Annotated[tuple[tuple[float, float], ...], Field(max_length=MOST_CORNERS, fail_fast=True)] | None = None
 
 
-_DETECTIONS = TypeAdapter(list[Detection])
+Detections = Annotated[tuple[Detection, ...], Field(max_length=MOST_DETECTIONS, fail_fast=True)]
+"""The first that is none ends the reading: a list of a million errors would cost a gigabyte."""
+_DETECTIONS = TypeAdapter(Detections)
 
 
 def dump_boxes(detections: Iterable[Detection]) -> str:
@@ -74,6 +81,6 @@ def dump_boxes(detections: Iterable[Detection]) -> str:
 
 def load_boxes(text: str) -> tuple[Detection, ...]:
     try:
-        return tuple(_DETECTIONS.validate_json(text))
+        return _DETECTIONS.validate_json(text)
     except ValidationError:
         raise EnvelopeError("ce_boxes", "not a JSON array of detections") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from datetime import datetime
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +26,10 @@ SUFFIXES = {"image/jpeg": ".jpg"}
 LARGEST_SEQUENCE, LARGEST_EPOCH = 10**12 - 1, 10**13 - 1
 """Those that have room in a file's name; at 25 frames a second the first is reached after 1,000 years."""
 
+LONGEST_PATH = 63
+"""Hashes of an inclusion proof in the largest tree; a consistency proof has no more than twice as many."""
+MOST_WEIGHTS = 10_000
+
 _FRAME = re.compile(
     rf"{FRAMES}/(?P<camera>{CAMERA_ID.pattern})/(?P<epoch>[0-9]{{13}})/(?P<thousand>[0-9]{{9}})"
     r"/(?P<sequence>[0-9]{12})\.(?:jpg|h264)"
@@ -33,6 +38,16 @@ _FRAME = re.compile(
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Searched(_Record):
+    """The first line of the copies, if anybody looked for them: what was read of ``frames.anonymized``, all
+    ``partitions``, from ``begin`` to ``end`` by the broker's clock; ``messages``: those of the camera among it."""
+
+    begin: datetime
+    end: datetime
+    partitions: Count
+    messages: Count
 
 
 class Scope(_Record):
@@ -58,7 +73,7 @@ class Consistency(_Record):
 
     first: Count
     second: Count
-    path: tuple[Sha256, ...]
+    path: Annotated[tuple[Sha256, ...], Field(max_length=2 * LONGEST_PATH, fail_fast=True)]
 
 
 class PolicyVersion(_Record):
@@ -78,15 +93,16 @@ class Weight(_Record):
 
 
 class Weights(_Record):
-    weights: tuple[Weight, ...]
+    weights: Annotated[tuple[Weight, ...], Field(max_length=MOST_WEIGHTS, fail_fast=True)]
 
 
 class Copy(_Record):
-    """A message of ``frames.anonymized`` that no audit event of the export names. ``event``: whether there is an event
-    of its identity, which then names other bytes."""
+    """A message of ``frames.anonymized`` under the camera's key that no audit event names. ``event``: whether there is
+    an event of its identity, which then names other bytes. ``epoch`` and ``sequence`` None: it has no identity, since
+    its headers break their contract."""
 
-    epoch: Count
-    sequence: Count
+    epoch: Count | None
+    sequence: Count | None
     event: bool
     sha256: Sha256
     size: Count

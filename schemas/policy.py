@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from hashlib import sha256
 from typing import Annotated, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -119,6 +120,7 @@ class Policy(Part):
     inspect: Inspection = Inspection()
     metadata: Metadata = Metadata()
     _schedule: str | None = PrivateAttr(None)
+    _sha256: str | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -133,6 +135,17 @@ class Policy(Part):
     def schedule(self) -> str | None:
         """Name of the schedule whose form of the policy this is."""
         return self._schedule
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the text that this is a form of, where :meth:`from_text` says; see :func:`digest`."""
+        return self._sha256
+
+    def from_text(self, value: bytes) -> Policy:
+        """The policy as it was read from the value of a message."""
+        form = self.model_copy()
+        form._sha256 = digest(value)
+        return form
 
     def under(self, schedule: Schedule) -> Policy:
         """The form that the policy has while the schedule is in force."""
@@ -190,6 +203,12 @@ class Policy(Part):
         if key not in (policy.camera.encode(), f"{policy.camera}@{policy.version}".encode()):
             raise EnvelopeError("key", "differs from camera")
         return policy
+
+
+def digest(value: bytes) -> str:
+    """What audit events and segments call a policy by: the SHA-256 of the value of its message on ``policies``, byte
+    for byte. The same policy spelt otherwise has another."""
+    return sha256(value).hexdigest()
 
 
 def covers(patterns: Iterable[str], name: str) -> bool:

@@ -12,7 +12,7 @@ import re
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfumato.schemas.audit import Sha256, summary
 from sfumato.schemas.cloudevent import EnvelopeError
@@ -46,6 +46,12 @@ class Run(_Record):
     epoch: Count
     first: Count
     last: Count
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Run:
+        if self.first > self.last:
+            raise ValueError("first: comes after last")
+        return self
 
 
 class Conflict(_Record):

@@ -180,5 +180,5 @@ def test_without_the_extra_the_residual_is_refused_and_the_rest_works(tmp_path, 
     monkeypatch.setitem(sys.modules, "dlib", None)
     with Api(Settings(state_dir=tmp_path)) as api:
         answer = analyse(api.client, portrait, portrait)
-        assert (answer.status_code, "sfumato[attack]" in answer.text) == (501, True)
+        assert (answer.status_code, ".[attack]" in answer.text) == (501, True)
         assert analyse(api.client, portrait).status_code == 200

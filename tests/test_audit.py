@@ -8,10 +8,14 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from sfumato.schemas.audit import AuditEvent, Origin
+from sfumato.agents.ledger import entries
+from sfumato.models import engine
+from sfumato.schemas import export
+from sfumato.schemas.audit import MOST_DETECTORS, MOST_ERRORS, MOST_SPARED, AuditEvent, Origin
 from sfumato.schemas.cloudevent import EnvelopeError
-from sfumato.schemas.detection import Detection, Target
+from sfumato.schemas.detection import MOST_DETECTIONS, Detection, DetectorName, Target
 from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.policy import Policy
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "audit.schema.json"
 EVENT = {
@@ -58,6 +62,47 @@ def test_the_published_schema_is_the_one_in_force():
 def test_contradictions_are_refused(changes):
     with pytest.raises(ValidationError):
         AuditEvent(**{**EVENT, **changes})
+
+
+@pytest.mark.parametrize(
+    ("contract", "field", "element"),
+    [
+        (AuditEvent, "detections", b"0"),
+        (
+            AuditEvent,
+            "detections",
+            Detection(target=Target.FACE, score=0.5, box=(0, 0, 9, 9)).model_dump_json().encode(),
+        ),
+        (AuditEvent, "detectors", b"0"),
+        (AuditEvent, "spared", b"0"),
+        (AuditEvent, "spared", b'"fountain"'),
+        (Detection, "outline", b"0"),
+        (Detection, "outline", b"[1,1]"),
+        (export.Weights, "weights", b"0"),
+        (export.Consistency, "path", b"0"),
+        (export.Consistency, "path", b'"' + b"a" * 64 + b'"'),
+    ],
+)
+def test_a_long_list_costs_one_error(contract, field, element):
+    """Each error costs a kilobyte and a half, and one line of an export has room for a million."""
+    message = b'{"%s":[%s]}' % (field.encode(), b",".join([element] * 3000))
+    with pytest.raises(ValidationError) as told:
+        contract.model_validate_json(message)
+    assert sum(error["loc"][0] == field for error in told.value.errors()) == 1
+
+
+def test_many_unknown_fields_are_only_counted():
+    message = json.dumps({f"unknown{number}": 0 for number in range(MOST_ERRORS)}).encode()
+    with pytest.raises(EnvelopeError, match=r"value: wrong in [0-9]+ places$"):
+        AuditEvent.from_message(message)
+
+
+def test_a_worker_stays_below_the_bounds_of_its_event():
+    """Else it could not write the event: what is more is masked fully, as `too_many_detections`."""
+    assert engine.MOST_DETECTIONS <= MOST_DETECTIONS
+    assert len(DetectorName) <= MOST_DETECTORS == entries.MOST_DETECTORS
+    zones = Policy.model_json_schema()["properties"]["zones"]
+    assert zones["maxItems"] <= MOST_SPARED
 
 
 @pytest.mark.parametrize("value", [None, b"", b"{}", b"\xff", b"[1]"])

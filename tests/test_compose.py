@@ -35,7 +35,8 @@ def compose() -> dict[str, Any]:
     """docker-compose.yml as Compose itself reads it: ``docker compose``, else Debian's docker-compose."""
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
     command = ["docker", "compose"] if plugin else ["docker-compose"]
-    read: dict[str, Any] = yaml.safe_load(_run(*command, "--file", "docker-compose.yml", "config"))
+    command += ["--file", "docker-compose.yml", "--profile", "share", "config"]
+    read: dict[str, Any] = yaml.safe_load(_run(*command))
     return read
 
 
@@ -51,8 +52,10 @@ def _ours(services: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_services(services: dict[str, Any]) -> None:
     ours = {name for name, _ in _ours(services)}
-    assert ours == {"topics", "policies", "ingest", "anonymize", "inspect", "ledger", "archive", "reveal", "bridge"}
+    agents = {"ingest", "anonymize", "inspect", "ledger", "archive", "reveal", "share", "bridge"}
+    assert ours == agents | {"topics", "policies", "vendors"}
     assert set(services) == ours | {"kafka", "prometheus"}
+    assert {name for name, service in services.items() if service.get("profiles")} == {"vendors", "share"}
 
 
 def test_only_the_bridge_is_published_and_only_on_loopback(services: dict[str, Any]) -> None:
@@ -111,7 +114,7 @@ def test_every_service_is_confined(services: dict[str, Any]) -> None:
         assert service.get("read_only", False) is (name != "kafka"), name  # Kafka's image writes its own configuration
         assert not service.get("privileged"), name
         lasting = service["restart"] != "no"
-        assert lasting is (name not in {"topics", "policies"}), name
+        assert lasting is (name not in {"topics", "policies", "vendors"}), name
         assert ("healthcheck" in service) is lasting, name
 
 
@@ -180,6 +183,16 @@ def test_requirements_are_hashed_and_name_no_registry() -> None:
         assert len(pins) > 40
         assert all(pin.endswith("\\") for pin in pins)  # a hash follows
         assert "--hash=sha256:" in text
+
+
+def test_every_process_with_metrics_is_scraped_and_missed(services: dict[str, Any]) -> None:
+    lasting = {name for name, service in _ours(services) if service["restart"] != "no"}
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    assert {job["job_name"] for job in scraped} == lasting
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
+    (down,) = [rule["expr"] for rule in rules if rule["alert"] == "SfumatoProcessDown"]
+    (jobs,) = re.findall(r'job=~"([^"]+)"', down)
+    assert {*jobs.split("|")} == lasting
 
 
 def test_prometheus_files() -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from prometheus_client import Counter, Gauge, Histogram
 from stack import demonstration_policy
 
-from sfumato.agents import acls, shares
+from sfumato.agents import acls, metrics, shares
 from sfumato.agents.cli import main
 from sfumato.agents.policy_files import read_file, read_floor
 from sfumato.agents.reconcile import TopicReader
@@ -143,6 +145,29 @@ def test_the_table_of_kafkas_roles_is_the_codes():
     assert table == wanted
 
 
+def test_who_writes_and_reads_each_topic_is_the_codes():
+    """Commands stand for the roles that are not named by them; ``people`` are no roles."""
+    commands = {
+        "`sfumato policy`": "policy-editor",
+        "`sfumato suspension lift`": "suspension-lifter",
+        "`sfumato keys shred --despite-requests`": "key-shredder",
+    }
+    people = {"auditors", "everyone", "consumers of yours"}
+    topics = (DOCS / "contracts.md").read_text().split("\n## Identity")[0]
+    rows = re.findall(r"^\| `([a-z.]+)` \|(?:[^|]*\|){4} ([^|]*) \| ([^|]*) \|$", topics, re.MULTILINE)
+    table = {
+        topic: [{commands.get(name, name) for name in cell.split(", ")} - people for cell in cells]
+        for topic, *cells in rows
+    }
+    assert table == {
+        topic.name: [
+            {name for name, role in acls.ROLES.items() if topic in role.writes},
+            {name for name, role in acls.ROLES.items() if topic in role.reads},
+        ]
+        for topic in TOPICS
+    }
+
+
 def test_the_example_of_shares_is_valid(tmp_path):
     (text,) = blocks("brokers.md", "toml")
     (tmp_path / "shares.toml").write_text(text)
@@ -191,6 +216,27 @@ def test_every_setting_topic_and_reason_is_documented():
 def test_every_command_is_in_the_readme():
     readme = (DOCS.parent / "README.md").read_text()
     assert [name for name in main.commands if f"sfumato {name}" not in readme] == []
+
+
+def test_every_metric_is_documented_and_no_other():
+    ours = [value for value in vars(metrics).values() if isinstance(value, Counter | Gauge | Histogram)]
+    wanted = {
+        metric._name + ("_total" if isinstance(metric, Counter) else ""): ",".join(metric._labelnames)
+        for metric in ours
+    }
+    text = (DOCS / "monitoring.md").read_text()
+    rows = re.findall(r"^\| `(sfumato_\w+)(?:\{([a-z,]+)\})?` \| ([a-z, ]+) \|", text, re.MULTILINE)
+    assert len(rows) == len(wanted)
+    assert {name: labels for name, labels, _ in rows} == wanted
+    assert {process for _, _, processes in rows for process in processes.split(", ")} <= {*main.commands}
+
+
+def test_every_alert_is_documented_and_no_other():
+    rules = yaml.safe_load((DOCS.parent / "ops" / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    rows = re.findall(r"^\| `(Sfumato\w+)` \|", (DOCS / "monitoring.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(rule["alert"] for rule in rules)
+    named = {name for page in DOCS.rglob("*.md") for name in re.findall(r"`(Sfumato[A-Z]\w+)`", page.read_text())}
+    assert named <= {*rows}
 
 
 def test_links_between_documents_lead_somewhere():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import queue
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from sfumato.agents.evidence.proof import Proof, verify_proof
 from sfumato.agents.evidence.prove import prove
 from sfumato.agents.evidence.reading import ReadError
 from sfumato.agents.evidence.verify import verify
+from sfumato.agents.ledger.note import Checkpoint
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas import export as files
@@ -28,6 +29,7 @@ from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.frame import AnonymizedFrame, Message, TimeSource
 from sfumato.schemas.outcome import Outcome
+from sfumato.schemas.policy import digest
 from sfumato.schemas.segment import DISCLOSURES_LOG, Segment
 from sfumato.schemas.topics import AUDIT, DISCLOSURES, FRAMES_ANONYMIZED, LEDGER, Topic
 from sfumato.schemas.topics import POLICIES as TOPIC_POLICIES
@@ -36,9 +38,11 @@ from tests.ingesting import read_topic
 SIGNER = exporting.signer()
 KEYS = [SIGNER.verifier]
 POLICY = demonstration_policy("north").model_copy(update={"version": 3})
-POLICIES = {"north@3": hashlib.sha256(POLICY.to_message(history=True).value).hexdigest()}
+POLICIES = {"north@3": digest(POLICY.to_message(history=True).value)}
 FRAMES = {n: b"\xff\xd8\xff" + f"picture {n}".encode() for n in range(12)}
-EVENTS = [exporting.event(n, None if n == 5 else frame) for n, frame in FRAMES.items()]
+EVENTS = [
+    exporting.event(n, None if n == 5 else frame, policy_sha256=POLICIES["north@3"]) for n, frame in FRAMES.items()
+]
 
 NOW = datetime.now(UTC) - timedelta(minutes=2)
 
@@ -58,25 +62,31 @@ class Leaf:
         return self
 
 
+class Newer(AuditEvent):
+    """As a later release may write it: the ledger takes it for a leaf, and this release for no valid event."""
+
+    novel: int = 1
+
+
 class Sender:
     """One producer for a whole test: each new one takes half a second to start."""
 
     def __init__(self, settings: Settings) -> None:
         self._producer = Producer(settings, client_id="test", idempotent=False)
 
-    def __call__(self, *messages: tuple[Topic, Message]) -> None:
+    def __call__(self, *messages: tuple[Topic, Message], partition: int = -1) -> None:
         errors: queue.Queue[object] = queue.Queue()
         for topic, message in messages:
-            self._producer.send(topic, message, errors.put)
+            self._producer.send(topic, message, errors.put, partition)
         assert {errors.get(timeout=30) for _ in messages} <= {None}
 
     def close(self) -> None:
         assert self._producer.close(30) == 0
 
 
-def frame(sequence: int, payload: bytes, camera: str = "north") -> tuple[Topic, Message]:
+def frame(sequence: int, payload: bytes, camera: str = "north", epoch: int = exporting.EPOCH) -> tuple[Topic, Message]:
     made = AnonymizedFrame(
-        id=FrameId(camera, exporting.EPOCH, sequence),
+        id=FrameId(camera, epoch, sequence),
         captured_at=exporting.BEGAN,
         time_source=TimeSource.ARRIVAL,
         width=64,
@@ -103,9 +113,11 @@ def lately(event: AuditEvent) -> AuditEvent:
 class City:
     """A camera's topics: frames, events with duplicates and other cameras' between, a policy, segments."""
 
-    def __init__(self, settings: Settings, send: Sender, sizes: tuple[int, ...]) -> None:
+    def __init__(
+        self, settings: Settings, send: Sender, sizes: tuple[int, ...], dated: Callable[[AuditEvent], AuditEvent]
+    ) -> None:
         self.settings, self.send = settings, send
-        self.events = [lately(event) for event in EVENTS]
+        self.events = [dated(event) for event in EVENTS]
         audits: list[tuple[Topic, Message]] = []
         for n, event in enumerate(self.events):
             audits.append((AUDIT, event.to_message()))
@@ -117,7 +129,7 @@ class City:
         send(*told, *(frame(n, FRAMES[n]) for n in FRAMES if n != 5), frame(0, FRAMES[0], "south"), *audits)
         first: dict[str, tuple[int, int]] = {}
         for message in read_topic(settings, AUDIT):
-            id = AuditEvent.from_message(message.value()).id
+            id = json.loads(message.value())["id"]
             first.setdefault(id, (message.partition(), message.offset()))
         places = [first[event.id] for event in self.events]
         self.partition, self.offsets = places[0][0], [offset for _, offset in places]
@@ -135,8 +147,16 @@ class City:
 @pytest.fixture
 def make(topics: Settings) -> Iterator[Callable[..., City]]:
     send = Sender(topics)
-    yield lambda *sizes: City(topics, send, sizes or (4, 7, 12))
+    yield lambda *sizes, dated=lately: City(topics, send, sizes or (4, 7, 12), dated)
     send.close()
+
+
+@pytest.fixture
+def send(topics: Settings) -> Iterator[Sender]:
+    """For what is published before there is a city."""
+    sender = Sender(topics)
+    yield sender
+    sender.close()
 
 
 def test_a_log_is_exported_with_its_frames_and_passes(make: Callable[..., City], tmp_path: Path) -> None:
@@ -167,17 +187,20 @@ def test_a_range_stands_by_itself_and_proves_older_checkpoints(make: Callable[..
     city = make()
     sealed_at = [segment.sealed_at for _, segment in city.sealed]
     ((between, _),) = city.seal((3,))  # another ledger's, within a segment
-    for name, note in (("old.txt", city.sealed[0][0]), ("between.txt", between)):
+    for name, note in (("old.txt", city.sealed[0][0]), ("between.txt", between), ("again.txt", city.sealed[0][0])):
         (tmp_path / name).write_bytes(note)
-    kept = [tmp_path / "old.txt", tmp_path / "between.txt"]
+    kept = [tmp_path / "old.txt", tmp_path / "between.txt", tmp_path / "again.txt"]
     account = city.export(tmp_path / "last", since=sealed_at[1] + timedelta(microseconds=1), kept=kept)
     assert (account.first, account.size, account.segments) == (7, 12, 1)
     assert len(list((tmp_path / "last" / files.CHECKPOINTS).iterdir())) == 1
     verdict = verify(tmp_path / "last", KEYS, kept)
     assert verdict.passed, "\n".join(verdict.table())
-    account = city.export(tmp_path / "first", until=sealed_at[0], frames=False)
-    assert (account.first, account.size) == (0, 4)
-    assert verify(tmp_path / "first", KEYS).passed
+    account = city.export(tmp_path / "first", until=sealed_at[0])
+    assert (account.first, account.size, account.frames, account.copies) == (0, 4, 4, 0)
+    told = verify(tmp_path / "first", KEYS).document()
+    assert told["verdict"] == "passed"
+    assert told["checks"]["copies"]["status"] == "ok"  # frames of the segments after are none
+    assert told["checks"]["copies"]["detail"].startswith("none among 11 messages of 2 partitions")
     with pytest.raises(ExportError, match="nothing was sealed since"):
         city.export(tmp_path / "none", since=sealed_at[-1] + timedelta(seconds=1))
     (tmp_path / "old.txt").write_bytes(exporting.seal(SIGNER, EVENTS, [4], log="south")[0][0])
@@ -194,21 +217,51 @@ def test_events_sealed_late_are_in_the_range_of_when_they_happened(make: Callabl
 
 
 @embedded
-def test_copies_that_no_event_names_are_listed(make: Callable[..., City], tmp_path: Path) -> None:
-    city = make()
-    city.send(
-        frame(2, FRAMES[2]),
-        frame(2, b"\xff\xd8\xffother"),
-        frame(5, b"\xff\xd8\xffwas dropped"),
-        frame(40, b"\xff\xd8\xffx"),
-    )
-    account = city.export(tmp_path / "north")
-    assert (account.frames, account.copies) == (11, 2)
-    copies = [json.loads(line) for line in (tmp_path / "north" / files.COPIES).read_text().splitlines()]
-    assert sorted((copy["sequence"], copy["event"]) for copy in copies) == [(2, True), (5, True)]
-    verdict = verify(tmp_path / "north", KEYS)
-    assert verdict.passed
-    assert any("published besides: 2 whose frame's event names other bytes" in line for line in verdict.table())
+def test_copies_that_no_event_names_are_listed(make: Callable[..., City], send: Sender, tmp_path: Path) -> None:
+    """In any partition, of any epoch, with or without an identity, also of a time when all was dropped. Frames that
+    were audited before and after the export are none, nor is one that was published just now."""
+    broken = Message(b"north", b"\xff\xd8\xffy", [])
+    for partition in (0, 1):
+        send(frame(2, b"\xff\xd8\xffother"), partition=partition)
+    send(*(frame(n, b"\xff\xd8\xffx") for n in (12, 40)), frame(0, b"\xff\xd8\xffx", epoch=1))
+    send((FRAMES_ANONYMIZED, broken))
+    city = make(5, 6, 12)
+    city.send(frame(2, FRAMES[2]), frame(5, b"\xff\xd8\xffwas dropped"), frame(41, b"\xff\xd8\xffjust now"))
+    listed = Counter([(None, False), (0, False), (2, True), (2, True), (5, True), (40, False), (12, False)])
+    dropped = city.sealed[1][1].sealed_at
+    for name, range, published in (("all", {}, 11), ("dropped", {"since": dropped, "until": dropped}, 0)):
+        account = city.export(tmp_path / name, **range)
+        assert (account.published, account.frames, account.copies) == (published, published, listed.total())
+        assert {f"north/{exporting.EPOCH}/40", "north/1/0"} < set(account.unnamed)
+        copies = [json.loads(line) for line in (tmp_path / name / files.COPIES).read_text().splitlines()[1:]]
+        assert Counter((copy["sequence"], copy["event"]) for copy in copies) == listed
+        verdict = verify(tmp_path / name, KEYS)
+        assert verdict.passed
+        (told,) = verdict.document()["checks"]["copies"]["notes"]
+        assert "of 2 partitions" in told
+        assert f"3 whose frame's event names other bytes, {listed.total() - 3} without an event" in told
+        if name == "all":  # and now a segment has the event of 12, which the topic holds no longer
+            city.events, city.offsets = [*city.events, lately(exporting.event(12, b"x"))], [*city.offsets, 10**6]
+            city.send(checkpoint(city.seal((5, 6, 12, 13))[3][0]))
+            del listed[12, False]
+
+
+@embedded
+def test_no_time_that_an_event_states_ends_the_export(make: Callable[..., City], tmp_path: Path) -> None:
+    strange = {
+        4: datetime(2026, 11, 24, 8),
+        7: datetime.min.replace(tzinfo=UTC),
+        8: datetime.max.replace(tzinfo=UTC),
+    }
+
+    def dated(event: AuditEvent) -> AuditEvent:
+        at = strange.get(event.sequence or 0)
+        return event.model_copy(update={"audited_at": at}) if at else lately(event)
+
+    city = make(dated=dated)
+    account = city.export(tmp_path / "north", until=city.sealed[0][1].sealed_at)
+    assert (account.size, account.frames, account.copies) == (12, 11, 0)
+    assert verify(tmp_path / "north", KEYS).passed
 
 
 @embedded
@@ -220,14 +273,16 @@ def test_a_published_frame_without_an_event_is_named(make: Callable[..., City], 
     account = city.export(tmp_path / "north")
     assert account.report()["without_event"] == [f"north/{exporting.EPOCH}/4"]
     told = verify(tmp_path / "north", KEYS)
-    assert any("1 without an event in this export" in line for line in told.table())
+    assert any("1 without an event" in line for line in told.table())
 
 
 @embedded
 def test_frames_and_policies_that_are_gone_are_counted(make: Callable[..., City], tmp_path: Path) -> None:
     city = make()
-    extra = [*city.events, lately(exporting.event(12, b"never published"))]
-    city.send((AUDIT, extra[-1].to_message()))
+    weak = POLICY.model_copy(update={"purpose": "another text under the same version"}).to_message()
+    applied = digest(weak.value)
+    extra = [*city.events, lately(exporting.event(12, b"never published", policy_sha256=applied))]
+    city.send((AUDIT, extra[-1].to_message()), (TOPIC_POLICIES, weak))
     value = extra[-1].to_message().value
     (offset,) = [message.offset() for message in read_topic(city.settings, AUDIT) if message.value() == value]
     city.events, city.offsets = extra, [*city.offsets, offset]
@@ -236,8 +291,14 @@ def test_frames_and_policies_that_are_gone_are_counted(make: Callable[..., City]
     account = city.export(tmp_path / "north")
     assert (account.published, account.frames, account.unknown_policies) == (12, 11, ["north@2"])
     assert not account.complete
-    named = {(failure.check, failure.where) for failure in verify(tmp_path / "north", KEYS).failures}
-    assert named == {("frames", f"north/{exporting.EPOCH}/12"), ("policies", "north@2")}
+    verdict = verify(tmp_path / "north", KEYS)
+    named = {(failure.check, failure.where) for failure in verdict.failures}
+    last = f"north/{exporting.EPOCH}/12"
+    assert named == {("frames", last), ("policies", "north@2"), ("policies", last), ("policies", "north@3")} | {
+        ("policies", f"{files.POLICIES}, line 2")
+    }
+    texts = [json.loads(line)["value"] for line in (tmp_path / "north" / files.POLICIES).read_bytes().splitlines()]
+    assert {digest(text.encode()) for text in texts} == {applied, POLICIES["north@3"]}
     assert city.export(tmp_path / "without", frames=False).report()["missing_frames"] is None
 
 
@@ -295,6 +356,11 @@ def test_a_fork_is_refused(make: Callable[..., City], tmp_path: Path) -> None:
     city.send(checkpoint(city.seal((4,))[0][0]))
     with pytest.raises(ReadError, match="forked: the ledger signed two heads of 4 leaves"):
         city.export(tmp_path / "north")
+    segment = city.seal((5,))[0][1].model_copy(update={"log": "south", "frontier": ("0" * 64,)})
+    text = Checkpoint(f"{SIGNER.name}/south", 5, bytes.fromhex(segment.root), (segment.model_dump_json(),)).text()
+    city.send(checkpoint(SIGNER.sign(text).encode(), "south"))
+    with pytest.raises(ReadError, match="signed a segment of 5 leaves that contradicts itself"):
+        prove(city.settings, FrameId("south", exporting.EPOCH, 1), KEYS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,8 +378,8 @@ def test_events_that_the_topic_no_longer_holds_are_refused(make: Callable[..., C
 
 @embedded
 def test_a_proof_shows_one_frame(make: Callable[..., City], tmp_path: Path) -> None:
-    city = make()
-    for sequence in (0, 5, 9, 11):
+    city = make(dated=lambda event: Newer(**dict(lately(event))) if event.sequence == 9 else lately(event))
+    for sequence in (0, 5, 11):
         found = prove(city.settings, FrameId("north", exporting.EPOCH, sequence), KEYS)
         path = tmp_path / f"{sequence}.tlog-proof"
         path.write_text(found.text(), newline="")
@@ -321,6 +387,10 @@ def test_a_proof_shows_one_frame(make: Callable[..., City], tmp_path: Path) -> N
         assert verdict.passed, "\n".join(verdict.table())
         assert found.event == city.events[sequence].to_message().value
         assert Proof.parse(found.text()) == found
+    found = prove(city.settings, FrameId("north", exporting.EPOCH, 9), KEYS)
+    assert found.event == city.events[9].to_message().value
+    path.write_text(found.text(), newline="")
+    assert [failure.check for failure in verify_proof(path, KEYS).failures] == ["events"]
     with pytest.raises(ReadError, match="no segment has its audit event"):
         prove(city.settings, FrameId("north", exporting.EPOCH, 12), KEYS)
 
@@ -352,6 +422,26 @@ def test_a_log_without_frames_is_exported_too(make: Callable[..., City], tmp_pat
     assert [files.leaf(line) for line in lines] == leaves
     (tmp_path / "all" / files.AUDIT).write_bytes(b"\n".join(lines[::-1]) + b"\n")
     assert not verify(tmp_path / "all", KEYS).passed
+
+
+@embedded
+def test_a_log_without_frames_needs_no_events_of_before_the_range(make: Callable[..., City], tmp_path: Path) -> None:
+    """Its first segment is of events that the topic does not hold any more."""
+    city = make(NONE)
+    told = [f'{{"id": "{id}"}}'.encode() for id in "abacd"]
+    city.send(*((AUDIT, Message(b"", value, [])) for value in told), partition=0)
+    offsets = [
+        found.offset() for found in read_topic(city.settings, AUDIT) if found.partition() == 0 and found.value() in told
+    ]
+    leaves = [Leaf(value, city.events[n]) for n, value in enumerate([b"deleted", told[1], told[3], told[4]])]
+    places = {"log": "_unreadable-0", "offsets": [offsets[n] for n in (0, 1, 3, 4)], "counted": False}
+    sealed = exporting.seal(SIGNER, leaves, (2, 4), **places)  # type: ignore[arg-type]
+    city.send(*(checkpoint(note, "_unreadable-0") for note, _ in sealed))
+    account = export(city.settings, Wanted("_unreadable-0", sealed[1][1].sealed_at), KEYS, tmp_path / "last")
+    assert (account.first, account.size) == (2, 4)
+    assert verify(tmp_path / "last", KEYS).passed
+    with pytest.raises(ReadError, match="not what was sealed as leaves 0 to 1"):
+        export(city.settings, Wanted("_unreadable-0"), KEYS, tmp_path / "all")
 
 
 @embedded

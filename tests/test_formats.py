@@ -146,11 +146,14 @@ def test_a_decoder_made_by_protoc_sees_the_policy(compiled):
 
 
 def test_numbers_never_change():
-    """Bytes of the first version are read as they were meant; a number that moves breaks every client."""
+    """Bytes of the first version are read as they were meant, what came later as null; a number that moves breaks every
+    client."""
     kept = json.loads((Path(__file__).parent / "protobuf_v1.json").read_text())
     for model in (Policy, AuditEvent):
         first = kept[model.__name__]
-        assert decode(model, bytes.fromhex(first["hex"]), PROTOBUF) == first["document"]
+        read = decode(model, bytes.fromhex(first["hex"]), PROTOBUF)
+        later = dict.fromkeys(read.keys() - first["document"].keys())
+        assert read == first["document"] | later
     known = protobuf_form.kept_numbers()
     for name, fields in known.items():
         assert len(set(fields.values())) == len(fields), f"{name}: a number is used twice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -15,11 +16,16 @@ from sfumato.agents.ledger import account
 from sfumato.agents.ledger.account import RAW_SECONDS, Log
 from sfumato.agents.ledger.entries import read_audit, read_disclosure
 from sfumato.agents.ledger.gauges import balance
+from sfumato.agents.ledger.seal import known_policies
+from sfumato.agents.policies import Register
 from sfumato.agents.sequences import Sequences
+from sfumato.schemas.floor import Floor
 from sfumato.schemas.head import Head, Report
 from sfumato.schemas.outcome import Outcome, Reason
+from sfumato.schemas.policy import digest
 from sfumato.schemas.segment import Conflict, Run, Segment
 from tests.ledgering import GRACE, NOW, PLACE, entry, event
+from tests.test_policy import named
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "segment.schema.json"
 
@@ -39,6 +45,24 @@ def test_an_event_belongs_to_its_cameras_log():
     read = entry(7, Outcome.FULLY_MASKED, Reason.NO_POLICY)
     assert (read.log, read.identity, read.outcome, read.reason) == ("north", (1, 7), "fully_masked", "no_policy")
     assert (read.policy, read.detectors) == (("north", 1), (("centerface", "c" * 64),))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_segment_names_the_policy_that_was_applied(behind: bool):
+    """Also where the ledger has not read it yet, and where another text was set under its version."""
+    register = Register(Floor(), keep_history=True)
+    was_set, applied = (named("north", 1, purpose=purpose).to_message().value for purpose in ("set", "applied"))
+    if not behind:
+        register.take(b"north@1", was_set, NOW)
+        register.take(b"north@2", applied, NOW)
+    known = known_policies(SimpleNamespace(look=lambda question: question(register)))
+    log = Log("north", PLACE)
+    stated = [{"policy_sha256": digest(applied)}, {"policy_sha256": None, "policy_version": 2}]
+    for offset, changes in enumerate(stated):
+        value = event(offset).model_copy(update=changes).to_message().value
+        log.take(read_audit(b"north", value, 0), offset, 0.0)
+    expected = {"north@1": digest(applied)} | ({} if behind else {"north@2": digest(applied)})
+    assert log.seal("audit", NOW, known).policies == expected
 
 
 GOOD = json.loads(event(3).to_message().value)

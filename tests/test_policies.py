@@ -20,7 +20,7 @@ from sfumato.models.timetable import Timetable
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.frame import AnonymizedFrame
 from sfumato.schemas.outcome import Reason
-from sfumato.schemas.policy import Overload, Policy
+from sfumato.schemas.policy import Overload, Policy, digest
 from sfumato.schemas.topics import FRAMES_ANONYMIZED, FRAMES_RAW, POLICIES
 from tests.ingesting import read_topic
 from tests.test_end_to_end import ended, raw, send, settle
@@ -134,6 +134,8 @@ def test_the_worker_goes_by_the_most_specific_policy_and_says_which(stack, pictu
                     break
                 assert found[sequence].captured_at < published + timedelta(seconds=IN_EFFECT)
             assert outcome(found[sequence]) == wanted
+            text = Policy.model_validate({**base, "camera": name, **fields}).to_message().value
+            assert found[sequence].policy_sha256 == (digest(text) if wanted[3] else None)
         send(stack, [ended("north-1", sequence)])
         settle(stack, reader)
     assert found[sequence].detail == "targets.face: missing; the site's floor wants it masked"

@@ -16,7 +16,7 @@ from sfumato.models.task import NoPolicy
 from sfumato.schemas.cloudevent import EnvelopeError
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.outcome import Reason
-from sfumato.schemas.policy import Policy, applicable
+from sfumato.schemas.policy import Policy, applicable, digest
 from tests.test_anonymize import POLICY
 
 GOOD = """
@@ -268,6 +268,25 @@ def test_what_does_not_validate_hides_the_patterns_behind_it(value):
     register.take(b"north", value, NOW)
     assert register.get("north", NOW, NOW).reason is Reason.INVALID_POLICY
     assert register.get("south", NOW, NOW).version == 1
+
+
+def test_a_policy_in_force_is_known_by_the_text_that_it_was_read_from():
+    """Not by that of its version's history, nor by how this release would write it."""
+    register = register_of(named("north", 3))
+    fair = {"begins": NOW.isoformat(), "ends": (NOW + timedelta(hours=1)).isoformat()}
+    night = {"begins": (NOW + timedelta(hours=1)).isoformat(), "ends": (NOW + timedelta(hours=2)).isoformat()}
+    schedules = [
+        {"name": "fair", "event": fair, "zones": []},
+        {"name": "night", "event": night, "full_mask": True},
+    ]
+    applied = named("north", 3, schedules=schedules, purpose="another")
+    value = applied.model_dump_json(indent=1).encode()
+    register.take(b"north", value, NOW)
+    for hours, schedule in ((0, "fair"), (1, "night"), (2, None)):
+        form = register.get("north", NOW + timedelta(hours=hours), NOW)
+        assert (form.schedule, form.version, form.sha256) == (schedule, 3, digest(value))
+    assert register.in_force["north"].policy == applied
+    assert register.get("south", NOW, NOW).sha256 is None
 
 
 def test_keys_that_no_policy_can_have_change_nothing():

@@ -102,7 +102,7 @@ def test_an_unknown_provider_is_named_with_the_known_ones(graph):
 @pytest.mark.parametrize("absent", ["onnx", "onnxruntime"])
 def test_an_absent_provider_says_what_to_install(graph, monkeypatch, absent):
     monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(DetectorError, match=r"pip install 'sfumato\[onnx\]'"):
+    with pytest.raises(DetectorError, match=r"pip install '\.\[onnx\]' in"):
         Runtime(graph, options(provider="onnxruntime"))
 
 
@@ -160,13 +160,13 @@ def test_a_gpu_that_computes_something_else_is_not_believed(graph, gpu):
 
 
 def test_without_a_gpu_cuda_does_not_turn_to_the_cpu(graph, monkeypatch):
-    with pytest.raises(DetectorError, match=r"cuda needs onnxruntime-gpu.*pip install 'sfumato\[cuda\]'"):
+    with pytest.raises(DetectorError, match=r"cuda needs onnxruntime-gpu.*pip install '\.\[cuda\]' in"):
         Runtime(graph, options(provider="cuda"))
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [runtime.CUDA])
     with pytest.raises(DetectorError, match=r"cuda cannot use GPU 2: check `nvidia-smi`"):
         Runtime(graph, options(provider="cuda", device="cuda:2"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DetectorError, match=r"cuda needs pip install 'sfumato\[cuda\]'"):
+    with pytest.raises(DetectorError, match=r"cuda needs pip install '\.\[cuda\]' in"):
         Runtime(graph, options(provider="cuda"))
 
 

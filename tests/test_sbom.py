@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -33,6 +34,20 @@ def test_it_is_valid(text: str) -> None:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     broken = text.replace('"type": "library"', '"type": "libary"', 1)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(broken) is not None
+
+
+def test_each_package_under_a_copyleft_licence_is_named_for_who_ships_it(document: dict[str, Any]) -> None:
+    stated = {
+        each["name"]: json.dumps(each["licenses"])
+        for each in document["components"]
+        if re.search(r"GPL|MPL|EPL|EUPL|CDDL|Mozilla|General Public", json.dumps(each.get("licenses", [])))
+    }
+    assert {"psycopg", "certifi"} <= {*stated}
+    page = (Path(__file__).parents[1] / "docs" / "licences.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, licence in stated.items():
+        (row,) = [row for row in rows if f"`{name}`" in row.split(" | ")[0]]
+        assert re.findall(r"\*\*([\w.-]+)\*\*", row)[0] in licence
 
 
 def test_it_holds_each_package_that_runs_and_none_that_only_tests(document: dict[str, Any]) -> None:

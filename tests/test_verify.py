@@ -107,6 +107,64 @@ def test_a_gap_that_no_segment_states_is_noted(tmp_path: Path) -> None:
     assert told["checks"]["missing"]["status"] == "note"
 
 
+def test_frames_before_the_first_of_an_epoch_are_missing_too(tmp_path: Path) -> None:
+    """Where the epoch began in the export; else they may be of before it."""
+    late = exporting.EPOCH + 1
+    events = [*EVENTS[3:5], *(exporting.event(n, FRAMES[n], epoch=late) for n in (3, 4))]
+    sealed = exporting.seal(SIGNER, events, (1, 4), missing=[Run(epoch=late, first=0, last=0)])
+    exporting.write(tmp_path / "whole", SIGNER, sealed, events, FRAMES)
+    told = verify(tmp_path / "whole", KEYS).document()
+    gaps = [{"epoch": exporting.EPOCH, "first": 0, "last": 2}, {"epoch": late, "first": 1, "last": 2}]
+    assert (told["unstated"], told["before"]) == (gaps, [])
+    assert told["missing"] == [{"epoch": late, "first": 0, "last": 0}]
+    exporting.write(tmp_path / "rest", SIGNER, sealed, events, FRAMES, skip=1)
+    told = verify(tmp_path / "rest", KEYS).document()
+    assert (told["unstated"], told["before"]) == (gaps[1:], [{"epoch": exporting.EPOCH, "first": 0, "last": 3}])
+    assert "before what was exported: 4 (north/" in told["checks"]["missing"]["detail"]
+
+
+def test_a_copy_without_an_identity_is_counted_and_an_unsearched_export_named(folder: Path) -> None:
+    copy = export.Copy(epoch=None, sequence=None, event=False, sha256="0" * 64, size=1, partition=0, offset=1)
+    with (folder / export.COPIES).open("ab") as file:
+        file.write(export.dump(copy) + b"\n")
+    exporting.relist(folder)
+    (told,) = verify(folder, KEYS).document()["checks"]["copies"]["notes"]
+    assert "1 without an event" in told
+    (folder / export.COPIES).write_bytes(b"")
+    exporting.relist(folder)
+    assert verify(folder, KEYS).document()["checks"]["copies"]["notes"] == [
+        "nobody looked for them: ask for an export with frames"
+    ]
+
+
+def test_an_event_says_by_which_text_its_frame_was_masked(tmp_path: Path) -> None:
+    """A segment of a ledger that did not know it yet is none the worse; one that names another is."""
+    none = exporting.seal(SIGNER, EVENTS, SIZES, policies={})
+    exporting.write(tmp_path / "none", SIGNER, none, EVENTS, FRAMES)
+    (tmp_path / "none" / export.POLICIES).write_bytes(
+        export.dump(export.PolicyVersion(key="north@3", value=exporting.POLICY)) + b"\n"
+    )
+    exporting.relist(tmp_path / "none")
+    verdict = verify(tmp_path / "none", KEYS)
+    assert verdict.passed, "\n".join(verdict.table())
+    assert statuses(verdict)["policies"] == "ok"
+    weak = exporting.event(3, FRAMES[3], policy_sha256="e" * 64)
+    events = [*EVENTS[:3], weak]
+    exporting.write(tmp_path / "weak", SIGNER, exporting.seal(SIGNER, events, (4,)), events, FRAMES)
+    assert ("policies", frame_id(3)) in failures(verify(tmp_path / "weak", KEYS))
+
+
+def test_masked_frames_without_a_policy_or_its_text_are_noted(tmp_path: Path) -> None:
+    unsaid = [exporting.event(n, None if n == 2 else FRAMES[n], policy_sha256=None) for n in range(3)]
+    unsaid[1] = unsaid[1].model_copy(update={"policy_version": None})
+    exporting.write(tmp_path / "north", SIGNER, exporting.seal(SIGNER, unsaid, (3,)), unsaid, FRAMES)
+    verdict = verify(tmp_path / "north", KEYS)
+    assert verdict.passed
+    (note,) = verdict.document()["checks"]["policies"]["notes"]
+    assert note.startswith("2 masked frames")
+    assert note.endswith(f"{frame_id(0)}; {frame_id(1)}")
+
+
 # Keys and weights
 
 
@@ -253,6 +311,7 @@ def test_an_export_wants_a_key_and_whole_times(monkeypatch: pytest.MonkeyPatch, 
     assert "give --key what `sfumato ledger-key` prints" in run(*wanted).output
     assert "has no time zone" in run(*wanted, "--from", "2026-11-24T08:00:00").output
     assert "a time reads" in run(*wanted, "--until", "noon").output
+    assert "a time from 1971" in run(*wanted, "--from", "0001-01-01T00:00:00Z").output
     assert "an id matches" in run("export", "--camera", "../x", "--out", tmp_path / "north").output
     assert "CAMERA/EPOCH/SEQUENCE" in run("prove", "north/1", "--out", tmp_path / "north").output
     assert list(tmp_path.iterdir()) == []

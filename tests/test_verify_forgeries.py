@@ -13,6 +13,7 @@ from sfumato.agents.evidence.verdict import printable
 from sfumato.agents.evidence.verify import verify
 from sfumato.agents.ledger.note import Checkpoint
 from sfumato.schemas import export
+from sfumato.schemas.segment import Run
 from tests.verifying import (  # noqa: F401
     EVENTS,
     FRAMES,
@@ -47,6 +48,17 @@ def test_a_segment_that_counts_otherwise_than_its_events(tmp_path: Path) -> None
     exporting.write(tmp_path / "north", SIGNER, [(SIGNER.sign(checkpoint.text()).encode(), lying)], EVENTS, FRAMES)
     problems = [f.problem for f in verify(tmp_path / "north", KEYS).failures if f.check == "counts"]
     assert len(problems) == 3
+
+
+@pytest.mark.parametrize("field", ["runs", "missing"])
+def test_a_run_that_ends_before_it_begins_is_a_failure(tmp_path: Path, field: str) -> None:
+    _, segment = exporting.seal(SIGNER, EVENTS, [15])[0]
+    backwards = Run.model_construct(epoch=exporting.EPOCH, first=5, last=3)
+    lying = segment.model_copy(update={field: (backwards,)})
+    checkpoint = Checkpoint("sfumato.example/north", 15, bytes.fromhex(segment.root), (lying.model_dump_json(),))
+    exporting.write(tmp_path / "north", SIGNER, [(SIGNER.sign(checkpoint.text()).encode(), lying)], EVENTS, FRAMES)
+    (problem,) = [f.problem for f in verify(tmp_path / "north", KEYS).failures if f.check == "signatures"]
+    assert "first: comes after last" in problem
 
 
 def test_an_event_twice_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -62,11 +62,12 @@ class NewKey:
 
 
 class Keys:
-    """The keys in the database. Thread-safe."""
+    """The keys in the database. Thread-safe. ``on_revoking``: what forgets keys that were found a moment ago."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._found: Recent[bytes, Key] = Recent(REMEMBERED)
+        self.on_revoking: list[Callable[[], None]] = [self._found.clear]
 
     def create(
         self,
@@ -126,13 +127,14 @@ class Keys:
             return [*session.scalars(select(Key).where(Key.id > after).order_by(Key.id).limit(limit))]
 
     def revoke(self, id: str) -> bool:
-        """The key opens nothing from now on; False where there is none. A second time changes nothing."""
+        """The key and its sessions open nothing from now on; False where there is none. Twice changes nothing."""
         with self._database.begin() as session:
             key = session.get(Key, id)
             if key is None:
                 return False
             key.revoked_at = key.revoked_at or datetime.now(UTC)
-        self._found.clear()
+        for forget in self.on_revoking:
+            forget()
         return True
 
     def empty(self) -> bool:

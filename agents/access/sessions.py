@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from sfumato.agents.access.keys import REMEMBERED, Key
+from sfumato.agents.access.keys import REMEMBERED, Key, Keys
 from sfumato.agents.access.recent import Recent
 from sfumato.agents.database import Base, Database, Instant
 
@@ -37,9 +37,10 @@ class SignedIn(Base):
 class Sessions:
     """The sessions in the database. Thread-safe."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys: Keys) -> None:
         self._database = database
         self._found: Recent[bytes, tuple[Key, datetime]] = Recent(REMEMBERED)
+        keys.on_revoking.append(self._found.clear)
 
     def begin(self, key: Key) -> tuple[str, datetime]:
         """The token of a new session, and when that ends: after 12 hours, or with the key."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from confluent_kafka import Message
 
@@ -36,6 +36,14 @@ class Sealed:
     checkpoint: Checkpoint
     segment: Segment
     key: VerifierKey
+
+
+class Leaf(NamedTuple):
+    """``value``: of its message, byte for byte; ``written``: when the broker took it, in Unix milliseconds, -1 where it
+    does not say."""
+
+    value: bytes
+    written: int
 
 
 class Chain:
@@ -105,7 +113,7 @@ class Chain:
                 part = Range(max(begin, segment.first))
                 for index, leaf in enumerate(leaves.of(segment), segment.first):
                     if begin <= index < end:
-                        part.append(leaf_hash(leaf))
+                        part.append(leaf_hash(leaf.value))
             covered = covered.joined(part)
         return covered
 
@@ -135,6 +143,14 @@ class Chain:
         if segment.log != self.log:
             self.ignored += 1
             return
+        try:
+            frontier(segment)
+            Range(segment.first, segment.size, map(bytes.fromhex, segment.subtrees))
+        except ValueError as error:
+            raise ReadError(
+                f"{self.log}: the ledger signed a segment of {segment.size} leaves that contradicts itself: {error}; "
+                "keep the message, it is evidence"
+            ) from None
         root = checkpoint.root.hex()
         for (other,) in self._notes.execute("SELECT root FROM notes WHERE size = ?", (segment.size,)):
             if other != root:
@@ -186,8 +202,9 @@ class Leaves:
     ) -> None:
         self._reading.__exit__(kind, error, trace)
 
-    def of(self, segment: Segment) -> list[bytes]:
-        """The segment's leaves, in order. Of a log without frames the segments before it must have been asked for.
+    def of(self, segment: Segment) -> list[Leaf]:
+        """The segment's leaves, in order. Of a log without frames the segments before it must have been asked for, or
+        remembered.
         Raises :class:`ReadError` where the topic no longer holds what was sealed."""
         source, leaves, range = segment.source, [], Range(segment.first)
         wanted, taken = Frames(segment.runs), Frames()
@@ -200,7 +217,7 @@ class Leaves:
             else:  # a duplicate of a leaf of an older segment is not in the runs
                 new = wanted.has(*entry.identity) and taken.add(*entry.identity)
             if new:
-                leaves.append(entry.value)
+                leaves.append(Leaf(entry.value, message.timestamp()[1]))
                 range.append(leaf_hash(entry.value))
         if range.end != segment.size or [hash.hex() for hash in range.hashes] != list(segment.subtrees):
             raise ReadError(
@@ -209,6 +226,14 @@ class Leaves:
                 f"{segment.log}; deleted by the topic's retention, or changed"
             )
         return leaves
+
+    def remember(self, segment: Segment) -> None:
+        """Take in the ids of a segment before those that are wanted, as far as the topic still holds them."""
+        source = segment.source
+        for message in self._offsets.between(source.partition, source.first_offset, source.last_offset):
+            entry = self._entry(message)
+            if entry.log == self._log and isinstance(entry.identity, str):
+                self._ids.add(entry.identity)
 
     def _entry(self, message: Message) -> Entry:
         key, value = messages.key(message) or b"", messages.value(message) or b""

@@ -20,12 +20,11 @@ from sfumato.agents.ledger.note import MAX_NOTE_BYTES, NoteError, VerifierKey
 from sfumato.agents.ledger.tree import HASH_BYTES, included, leaf_hash
 from sfumato.schemas.audit import AuditEvent
 from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.export import LONGEST_PATH
 from sfumato.schemas.outcome import Outcome
 
 MAGIC = "c2sp.org/tlog-proof@v1"
 MAX_PROOF_BYTES = 2 * MAX_LINE_BYTES + MAX_NOTE_BYTES
-LONGEST_PATH = 63
-"""Hashes of a path in the largest tree."""
 _TEXT = re.compile(
     rf"{re.escape(MAGIC)}\nextra (?P<extra>[A-Za-z0-9+/]+=*)\nindex (?P<index>0|[1-9][0-9]{{0,18}})\n"
     r"(?P<path>(?:[A-Za-z0-9+/]{43}=\n)*)\n(?P<checkpoint>(?s:.+))"

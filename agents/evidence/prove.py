@@ -9,11 +9,11 @@ from sfumato.agents.evidence.chain import Chain, Leaves, find
 from sfumato.agents.evidence.proof import Proof
 from sfumato.agents.evidence.reading import ReadError
 from sfumato.agents.evidence.replay import frontier
+from sfumato.agents.ledger.entries import read_audit
 from sfumato.agents.ledger.note import VerifierKey
 from sfumato.agents.ledger.tree import Range, Subtrees, leaf_hash
 from sfumato.agents.settings import Settings
-from sfumato.schemas.audit import AuditEvent
-from sfumato.schemas.cloudevent import EnvelopeError, FrameId
+from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.export import LARGEST_EPOCH
 
 
@@ -26,8 +26,11 @@ def prove(settings: Settings, frame: FrameId, keys: Sequence[VerifierKey]) -> Pr
         if sealed is None:
             raise ReadError(f"{frame}: no segment has its audit event (yet)")
         segment = sealed.segment
-        events = leaves.of(segment)
-        position = next(n for n, event in enumerate(events) if _frame(event) == frame)
+        events = [leaf.value for leaf in leaves.of(segment)]
+        # By its identity, as the ledger reads it: another release may have written what is no valid event here.
+        found = (n for n, event in enumerate(events) if _identity(event, frame.camera) == frame[1:])
+        if (position := next(found, None)) is None:
+            raise ReadError(f"{frame}: the segment of {segment.size} leaves says it has its audit event, and has not")
         hashes = [Range(index, index + 1, [leaf_hash(event)]) for index, event in enumerate(events, segment.first)]
         known = Subtrees((frontier(segment), *hashes))
         index = segment.first + position
@@ -35,8 +38,5 @@ def prove(settings: Settings, frame: FrameId, keys: Sequence[VerifierKey]) -> Pr
         return Proof(events[position], index, path, sealed.note.decode())
 
 
-def _frame(event: bytes) -> FrameId | None:
-    try:
-        return AuditEvent.from_message(event).frame
-    except EnvelopeError:
-        return None
+def _identity(event: bytes, camera: str) -> tuple[int, int] | str:
+    return read_audit(camera.encode(), event, 0).identity

@@ -69,12 +69,17 @@ class Replay:
         """By size, the heads that checkpoints kept from before are compared with."""
         self.seen = Frames()
         """The frames with an event."""
+        self.oldest: int | None = None
+        """The epoch of the first leaf that has one: later epochs began in the export."""
         self.stated: list[Run] = []
         """What segments call missing."""
         self.dropped: Counter[str] = Counter()
         """What the ingestor dropped before Kafka, by reason, as segments say."""
         self.policies: dict[str, str] = {}
-        """By name@version, the SHA-256 that segments name."""
+        """By name@version, the SHA-256 that events and segments name."""
+        self.unexplained: list[str] = []
+        """The first frames that were masked, and whose events do not name a policy's text."""
+        self.unexplained_count = 0
         self.detectors: set[tuple[str, str]] = set()
         """The names and weights that segments name."""
         self.verdict = verdict
@@ -201,6 +206,9 @@ class Replay:
                 verdict.fail("heads", frames, f"leaves {first} to {last} are not those that were sealed in {path}")
         for check, where, problem in tally.differences(segment) if has_frames(segment.log) else ():
             verdict.fail(check, where, problem)
+        for (key, applied), frame in tally.policies.items() if has_frames(segment.log) else ():
+            if applied is not None:
+                self._take_policy(key, applied, frame)
         self._take(segment, path)
         return tree.joined(signed)
 
@@ -214,17 +222,25 @@ class Replay:
             self.verdict.fail("events", f"leaf {index}", str(error))
             return f"leaf {index}"
         tally.add(event)
+        if event.outcome is Outcome.MASKED and (event.policy_version is None or event.policy_sha256 is None):
+            self.unexplained_count += 1
+            self.unexplained += [event.id] * (self.unexplained_count <= 20)
         frame = event.frame
         if frame is None or frame.camera != self._scope.log or event.id != str(frame):
             self.verdict.fail("events", f"leaf {index}", f"is not of a frame of {self._scope.log}")
         elif not export.has_place(frame.epoch, frame.sequence):
             self.verdict.fail("events", str(frame), "its epoch or sequence is out of range")
-        elif not self.seen.add(frame.epoch, frame.sequence):
+        elif not self._add(frame.epoch, frame.sequence):
             self.verdict.fail("events", str(frame), f"a second event, leaf {index}")
         elif event.outcome is not Outcome.DROPPED and event.output_sha256 is not None:
             self._buffer.append((frame.epoch, frame.sequence, event.output_sha256))
             self._keep()
         return event.id
+
+    def _add(self, epoch: int, sequence: int) -> bool:
+        if self.oldest is None:
+            self.oldest = epoch
+        return self.seen.add(epoch, sequence)
 
     def _keep(self, *, flush: bool = False) -> None:
         if flush or len(self._buffer) >= AT_ONCE:
@@ -234,13 +250,16 @@ class Replay:
     def _take(self, segment: Segment, path: str) -> None:
         """What the segment states beyond its events."""
         for key, digest in segment.policies.items():
-            if self.policies.setdefault(key, digest) != digest:
-                self.verdict.fail("policies", path, f"{key} is another policy than in a segment before")
+            self._take_policy(key, digest, path)
         self.detectors.update((name, weights) for name, all_ in segment.detectors.items() for weights in all_)
         self.stated += segment.missing
         self.dropped.update({str(reason): count for reason, count in segment.ingest_dropped.items()})
         for name, count in (("duplicates", segment.duplicates), ("conflicting", segment.conflicting)):
             self.verdict.facts[name] = self.verdict.facts.get(name, 0) + count
+
+    def _take_policy(self, key: str, digest: str, where: str) -> None:
+        if self.policies.setdefault(key, digest) != digest:
+            self.verdict.fail("policies", where, f"{key} is another policy than before: {digest}")
 
 
 class _Events:

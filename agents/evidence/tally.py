@@ -33,10 +33,6 @@ class Frames:
     def has(self, epoch: int, sequence: int) -> bool:
         return epoch in self._epochs and sequence in self._epochs[epoch]
 
-    def between(self, epoch: int, sequence: int) -> bool:
-        """Whether it lies between frames of its epoch that are there, or is one."""
-        return epoch in self._epochs and self._epochs[epoch].runs[0][0] <= sequence <= self._epochs[epoch].last
-
     def runs(self) -> list[Run]:
         """In order; runs that touch are one."""
         epochs = sorted(self._epochs.items())
@@ -48,12 +44,19 @@ class Frames:
             if before.epoch == after.epoch:
                 yield Run(epoch=before.epoch, first=before.last + 1, last=after.first - 1)
 
+    def before(self) -> Iterator[Run]:
+        """What lies before the first run of an epoch, whose sequences begin with 0."""
+        before = -1
+        for run in self.runs():
+            if run.epoch != before and run.first:
+                yield Run(epoch=run.epoch, first=0, last=run.first - 1)
+            before = run.epoch
+
     def absent(self, run: Run) -> Iterator[Run]:
         """What of the run is not there."""
         known = self._epochs.get(run.epoch, Sequences())
-        for first, last in known.gaps(run.last):
-            if last >= run.first:
-                yield Run(epoch=run.epoch, first=max(first, run.first), last=last)
+        for first, last in known.gaps(run.last, run.first):
+            yield Run(epoch=run.epoch, first=first, last=last)
 
 
 class Tally:
@@ -63,7 +66,8 @@ class Tally:
         self._outcomes: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._frames = Frames()
-        self._policies: dict[str, str] = {}
+        self.policies: dict[tuple[str, str | None], str] = {}
+        """By name@version and SHA-256, None where the event does not say, the first event of each."""
         self._detectors: dict[tuple[str, str], str] = {}
 
     def add(self, event: AuditEvent) -> None:
@@ -73,7 +77,8 @@ class Tally:
         if event.epoch is not None and event.sequence is not None and has_place(event.epoch, event.sequence):
             self._frames.add(event.epoch, event.sequence)
         if event.policy_version is not None:
-            self._policies.setdefault(f"{event.policy or event.camera}@{event.policy_version}", event.id)
+            key = f"{event.policy or event.camera}@{event.policy_version}"
+            self.policies.setdefault((key, event.policy_sha256), event.id)
         for detector in event.detectors:
             self._detectors.setdefault((detector.name, detector.weights_sha256), event.id)
 
@@ -89,9 +94,16 @@ class Tally:
                 yield "counts", where, f"{what}: the segment says {said}, its events come to {dict(counted)}"
         if Frames(segment.runs).runs() != self._frames.runs():
             yield "counts", where, "the segment's runs are not those of its events"
-        for key, frame in self._policies.items():
-            if key not in segment.policies:
+        for (key, applied), frame in self.policies.items():
+            named = segment.policies.get(key)
+            if applied is None and named is None:
                 yield "policies", frame, f"masked by {key}, which its segment does not name"
+            elif applied is not None and named not in (None, applied):
+                yield (
+                    "policies",
+                    frame,
+                    f"masked by {key} with SHA-256 {applied}; its segment names another text, {named}",
+                )
         for (name, weights), frame in self._detectors.items():
             if weights not in segment.detectors.get(name, ()):
                 yield "weights", frame, f"{name} with weights {weights}, which its segment does not name"

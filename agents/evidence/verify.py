@@ -6,7 +6,6 @@ exception. Memory does not grow with the export, but with the number of gaps in 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +20,8 @@ from sfumato.models import weights
 from sfumato.schemas import export
 from sfumato.schemas.cloudevent import EnvelopeError, FrameId
 from sfumato.schemas.export import AUDIT, CHECKPOINTS, COPIES, KEY, MANIFEST, POLICIES, WEIGHTS, Scope
-from sfumato.schemas.segment import Run
+from sfumato.schemas.policy import digest as sha256_of
+from sfumato.schemas.segment import Run, has_frames
 
 MAX_KEYS_BYTES = 100_000
 OWN_KEY = (
@@ -149,20 +149,24 @@ class Verification:
 
     def missing(self) -> None:
         """Say which frames have no event: what segments state, and gaps that no segment has stated (yet)."""
-        verdict, stated = self.verdict, Frames(self._replay.stated)
-        missing = [part for run in self._replay.stated for part in self._replay.seen.absent(run)]
-        unstated = [part for gap in self._replay.seen.gaps() for part in stated.absent(gap)]
-        verdict.say("missing", "none")
+        verdict, seen, stated = self.verdict, self._replay.seen, Frames(self._replay.stated)
+        missing = [part for run in stated.runs() for part in seen.absent(run)]
+        unstated = [part for gap in seen.gaps() for part in stated.absent(gap)]
+        before: list[Run] = []
+        for gap in seen.before():
+            began = self._scope.first == 0 or self._replay.oldest is None or gap.epoch > self._replay.oldest
+            (unstated if began else before).extend(stated.absent(gap))
+        earlier = f"; before what was exported: {self._listed(before)}" if before else ""
+        verdict.say("missing", f"none{earlier}")
+        verdict.facts["before"] = [run.model_dump() for run in before]
         for name, what, runs in (
             ("missing", "stated in a segment", missing),
-            ("unstated", "between others, stated in no segment of this export", unstated),
+            ("unstated", "before or between others, stated in no segment of this export", unstated),
         ):
             verdict.facts[name] = [run.model_dump() for run in runs]
             if runs:
-                count = sum(run.last - run.first + 1 for run in runs)
-                named = "; ".join(_named(self._scope.log, run) for run in runs[:20])
-                verdict.note("missing", f"{count} {what}: {named}{'; …' * (len(runs) > 20)}")
-                verdict.say("missing", "nothing here says what became of them")
+                verdict.note("missing", f"{what}: {self._listed(runs)}")
+                verdict.say("missing", f"nothing here says what became of them{earlier}")
         verdict.facts["ingest_dropped"] = dict(self._replay.dropped)
         if self._replay.dropped:
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self._replay.dropped.items()))
@@ -170,17 +174,27 @@ class Verification:
                 "missing", f"{self._replay.dropped.total()} dropped before Kafka, as the ingestor reported: {reasons}"
             )
 
+    def _listed(self, runs: list[Run]) -> str:
+        count = sum(run.last - run.first + 1 for run in runs)
+        named = "; ".join(_named(self._scope.log, run) for run in runs[:20])
+        return f"{count} ({named}{'; …' * (len(runs) > 20)})"
+
     def policies(self) -> None:
         verdict, left = self.verdict, dict(self._replay.policies)
-        verdict.say("policies", f"{len(left)}, as their segments name them")
+        verdict.say("policies", f"{len(left)}, as events and segments name them")
+        if unexplained := self._replay.unexplained_count:
+            first = "; ".join(self._replay.unexplained)
+            verdict.note(
+                "policies", f"{unexplained} masked frames whose event names no policy, or not its text: {first}"
+            )
         try:
             for number, line in enumerate(read_lines(self._folder / POLICIES, POLICIES), 1):
                 policy = export.parse(export.PolicyVersion, line)
                 digest = left.pop(policy.key, None)
                 if digest is None:
-                    verdict.fail("policies", f"{POLICIES}, line {number}", "no segment names it, or it is there twice")
-                elif hashlib.sha256(policy.value.encode(errors="surrogatepass")).hexdigest() != digest:
-                    verdict.fail("policies", policy.key, "its SHA-256 is not the one that its segment names")
+                    verdict.fail("policies", f"{POLICIES}, line {number}", "nothing names it, or it is there twice")
+                elif sha256_of(policy.value.encode(errors="surrogatepass")) != digest:
+                    verdict.fail("policies", policy.key, "its SHA-256 is not the one that events and segments name")
         except (ExportError, EnvelopeError) as error:
             verdict.fail("policies", POLICIES, str(error))
         for key in left:
@@ -264,18 +278,34 @@ class Verification:
 
     def copies(self) -> None:
         other = unnamed = 0
+        searched: export.Searched | None = None
         try:
-            for line in read_lines(self._folder / COPIES, COPIES):
+            lines = read_lines(self._folder / COPIES, COPIES)
+            if (first := next(lines, None)) is not None:
+                searched = export.parse(export.Searched, first)
+            for line in lines:
                 copy = export.parse(export.Copy, line)
                 other, unnamed = other + copy.event, unnamed + (not copy.event)
         except (ExportError, EnvelopeError) as error:
             self.verdict.fail("copies", COPIES, str(error))
-        self.verdict.say("copies", "none")
         self.verdict.facts["copies"] = other + unnamed
+        self.verdict.say("copies", f"none among {_told(searched)}" if searched else "not looked for")
+        if not has_frames(self._scope.log):
+            self.verdict.say("copies", "none: a log without frames")
         if other + unnamed:
-            counts = f"{other} whose frame's event names other bytes, {unnamed} without an event in this export"
+            counts = f"{other} whose frame's event names other bytes, {unnamed} without an event"
             self.verdict.say("copies", f"listed in {COPIES}")
-            self.verdict.note("copies", f"published besides: {counts}")
+            self.verdict.note("copies", f"published besides, among {_told(searched)}: {counts}")
+        elif has_frames(self._scope.log) and searched is None:
+            self.verdict.note("copies", "nobody looked for them: ask for an export with frames")
+
+
+def _told(searched: export.Searched | None) -> str:
+    """What the exporter looked at, as it says."""
+    if searched is None:
+        return "what nobody says was looked at"
+    times = " to ".join(f"{at:%Y-%m-%d %H:%M:%S}" for at in (searched.begin, searched.end))
+    return f"{searched.messages} messages of {searched.partitions} partitions, {times} UTC"
 
 
 def _named(log: str, run: Run) -> str:

@@ -23,7 +23,10 @@ MOST_DETECTORS = 32
 _NAME, _SHA256 = re.compile(r"[a-z0-9_]{1,64}"), re.compile(r"[0-9a-f]{64}")
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _REASONS = {reason.value: reason for reason in Reason}
-_READ = ("id", "camera", "epoch", "sequence", "outcome", "reason", "policy", "policy_version", "detectors")
+_READ = (
+    *("id", "camera", "epoch", "sequence", "outcome", "reason"),
+    *("policy", "policy_version", "policy_sha256", "detectors"),
+)
 _ANY = core_schema.typed_dict_field(core_schema.any_schema(), required=False)
 _EVENT = SchemaValidator(core_schema.typed_dict_schema(dict.fromkeys(_READ, _ANY), extra_behavior="ignore"))
 """The whole text is parsed as JSON, but only these fields become Python objects, whatever they are."""
@@ -39,6 +42,12 @@ class Place(NamedTuple):
         return f"{self.topic}/{self.partition}"
 
 
+class Version(int):
+    """A policy's version; ``sha256``: of the text that the worker masked by, as its event says; None: it does not."""
+
+    sha256: str | None = None
+
+
 @dataclass(slots=True)
 class Entry:
     """``identity``: (epoch, sequence) of a frame, else the first half of a SHA-256, in hexadecimal. ``outcome`` None:
@@ -49,7 +58,7 @@ class Entry:
     value: bytes
     outcome: Outcome | None = None
     reason: Reason | None = None
-    policy: tuple[str, int] | None = None
+    policy: tuple[str, Version] | None = None
     detectors: tuple[tuple[str, str], ...] = ()
     written_at: float = 0.0
 
@@ -93,9 +102,13 @@ def _number(event: dict[str, Any], name: str) -> int:
     return value if type(value) is int and 0 <= value <= LARGEST else -1
 
 
-def _policy(event: dict[str, Any], camera: str) -> tuple[str, int] | None:
-    version = event.get("policy_version")
-    return (_text(event, "policy") or camera, version) if type(version) is int else None
+def _policy(event: dict[str, Any], camera: str) -> tuple[str, Version] | None:
+    number, sha256 = event.get("policy_version"), _text(event, "policy_sha256")
+    if type(number) is not int:
+        return None
+    version = Version(number)
+    version.sha256 = sha256 if _SHA256.fullmatch(sha256) else None
+    return _text(event, "policy") or camera, version
 
 
 def _detectors(event: dict[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 from faust.types import TP
@@ -22,7 +21,7 @@ from faust.types import TP
 from sfumato.agents import exits, messages, metrics
 from sfumato.agents.ledger.book import Book, Rules
 from sfumato.agents.ledger.bulk import BulkReader
-from sfumato.agents.ledger.entries import Entry, Place, read_audit, read_disclosure
+from sfumato.agents.ledger.entries import Entry, Place, Version, read_audit, read_disclosure
 from sfumato.agents.ledger.gauges import Gauges, Unread
 from sfumato.agents.ledger.heads import HeadError, HeadStore
 from sfumato.agents.ledger.keys import KeyFileError, Keys, load
@@ -34,6 +33,7 @@ from sfumato.agents.transport import UNREADABLE
 from sfumato.agents.watch import Watchdog
 from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import Message
+from sfumato.schemas.policy import digest
 from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER, LEDGER_HEADS, Topic
 
 log = logging.getLogger(__name__)
@@ -291,11 +291,16 @@ def _assigned(app: Any) -> set[Place]:
 
 
 def known_policies(store: PolicyStore) -> Any:
-    """A function that gives the SHA-256 of a policy as it was set, by name and version; None where nobody set it."""
+    """A function that gives the SHA-256 of a policy by name and version: of the text that the event says was applied,
+    else, for events that do not say, as it was set. None where neither is known."""
 
     def of(name: str, version: int) -> str | None:
         value = store.look(lambda register: register.history.get(name, {}).get(version))
-        return None if value is None else sha256(value.value).hexdigest()
+        known = None if value is None else digest(value.value)
+        applied = version.sha256 if isinstance(version, Version) else None
+        if applied and known and applied != known:
+            log.error("policy %s@%d: frames were masked by another text than the one that was set", name, version)
+        return applied or known
 
     return of
 
