@@ -201,9 +201,14 @@ class Cluster:
             time.sleep(0.1)
 
 
+OPENING = (AclOperation.CLUSTER_ACTION, AclOperation.ALTER, AclOperation.ALL)
+"""What on the cluster opens every topic: to fetch as a replica does, and to change ACLs."""
+
+
 def beyond(settings: Settings, present: Iterable[AclBinding], wanted: Sequence[AclBinding]) -> list[AclBinding]:
     """Those that nobody needs: what a principal of ours, or everyone, may do besides, and whoever else may do something
-    with our topics and groups. Kafka's super users stand in the brokers' configuration, so they are not seen here."""
+    with our topics and groups, or with the cluster that opens them. Kafka's super users stand in the brokers'
+    configuration, so they are not seen here."""
     ours = {binding.principal for binding in wanted} | {ANYONE}
     topics = [settings.topic(topic) for topic in TOPICS]
     return [acl for acl in present if acl not in wanted and (acl.principal in ours or _touches(acl, settings, topics))]
@@ -215,7 +220,8 @@ def _touches(acl: AclBinding, settings: Settings, topics: Sequence[str]) -> bool
     elif acl.restype == ResourceType.GROUP:
         names, prefix = [settings.group_id], settings.group_id
     else:
-        return False
+        cluster = acl.restype == ResourceType.BROKER and acl.permission_type == AclPermissionType.ALLOW
+        return cluster and acl.operation in OPENING
     if acl.resource_pattern_type == ResourcePatternType.PREFIXED:
         return acl.name.startswith(prefix) or any(name.startswith(acl.name) for name in [*names, prefix])
     return acl.name == "*" or acl.name in names or acl.name.startswith(prefix)

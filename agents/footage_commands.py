@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from sfumato.schemas.cloudevent import format_time
 
 if TYPE_CHECKING:
     from sfumato.agents.footage.stores import KeyStore
+    from sfumato.agents.settings import Settings
 
 
 @click.group()
@@ -45,32 +47,63 @@ def shred(camera: str | None, before: str | None, expired: bool, despite: bool, 
     Hours that an open subject request names are refused, or with --expired kept and named (docs/footage.md).
     """
     from sfumato.agents.footage import stores
-    from sfumato.agents.footage.shredding import due, shred_expired
-    from sfumato.agents.subjects import holds
 
     if expired == (camera is not None) or expired == (before is not None):
         raise click.UsageError("give --camera and --before, or --expired alone")
     settings, now = load(), datetime.now(UTC)
     store = stores.make(settings)
-    until = now - timedelta(hours=settings.keys_hours) if before is None else _moment(before, now)
-    found = holds.Holds(settings).look()
-    cameras = [camera] if camera is not None else store.cameras()
-    held = [hold for name in cameras for hold in due(store, name, until, found)]
-    if camera is not None and not despite:
-        holds.refuse(held)
-    if camera is not None and not yes:
+    if camera is None or before is None:
+        _shred_expired(settings, store, now, despite)
+    else:
+        _shred(settings, store, camera, _moment(before, now), despite, yes)
+
+
+def _shred(settings: Settings, store: KeyStore, camera: str, until: datetime, despite: bool, yes: bool) -> None:
+    from sfumato.agents.footage.shredding import due
+    from sfumato.agents.footage.stores import KeyStoreError
+    from sfumato.agents.subjects import holds
+
+    requests = holds.Holds(settings)
+
+    def look() -> list[holds.Hold]:
+        held = due(store, camera, until, requests.look())
+        if not despite:
+            holds.refuse(held)
+        return held
+
+    held = look()
+    if not yes:
         _confirm(store, camera, until)
+        held = look()  # somebody may have asked for the footage while the question waited for its answer
+    if held:
+        holds.tell(settings, held)
+    try:
+        _print(camera, store.shred(camera, until))
+    except KeyStoreError as error:
+        _print(camera, error.shredded)
+        raise
+
+
+def _shred_expired(settings: Settings, store: KeyStore, now: datetime, despite: bool) -> None:
+    from sfumato.agents.footage.shredding import due, shred_expired
+    from sfumato.agents.subjects import holds
+
+    until, found = now - timedelta(hours=settings.keys_hours), holds.Holds(settings).look()
+    held = [hold for name in store.cameras() for hold in due(store, name, until, found)]
     if despite and held:
         holds.tell(settings, held)
-    if camera is None:
-        kept = [] if despite else held
-        for hold in kept:
-            click.echo(f"kept: {hold}", err=True)
-        for name, hour in shred_expired(store, settings.keys_hours, now, kept):
-            click.echo(json.dumps({"camera": name, "hour": stores.named(hour)}))
-        return
-    for hour in store.shred(camera, until):
-        click.echo(json.dumps({"camera": camera, "hour": stores.named(hour)}))
+    kept = [] if despite else held
+    for hold in kept:
+        click.echo(f"kept: {hold}", err=True)
+    for name, hour in shred_expired(store, settings.keys_hours, now, kept):
+        _print(name, [hour])
+
+
+def _print(camera: str, shredded: Iterable[datetime]) -> None:
+    from sfumato.agents.footage.stores import named
+
+    for hour in shredded:
+        click.echo(json.dumps({"camera": camera, "hour": named(hour)}))
 
 
 def _confirm(store: KeyStore, camera: str, until: datetime) -> None:

@@ -29,7 +29,7 @@ from sfumato.models.motion import Motion
 from sfumato.models.regions import cut, regions
 from sfumato.models.scene import Change, Scene
 from sfumato.models.subject import TOUCHED, Moment, Place, SubjectError, follow, parts
-from sfumato.models.task import Task
+from sfumato.models.task import NoPolicy, Task
 from sfumato.models.tracks import Timeline
 from sfumato.schemas.cloudevent import FrameId
 from sfumato.schemas.detection import Detection, Evidence, Target
@@ -89,7 +89,7 @@ def everybody(policy: Policy) -> Policy:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """``frame``: on which the person had the ``box``, in pixels. ``since``, ``until``: the clip. ``policy``: the one in
-    force for the camera."""
+    force for the camera when that frame was captured; ``policy_at``: for another moment of capture."""
 
     kind: SubjectKind
     frame: FrameId
@@ -97,9 +97,18 @@ class Wanted:
     since: datetime
     until: datetime
     policy: Policy
+    policy_at: Callable[[datetime], Policy | NoPolicy]
 
     def holds(self, frame: RawFrame) -> bool:
         return self.since <= frame.captured_at <= self.until
+
+    def withheld(self, frame: RawFrame) -> Reason | None:
+        """Why nothing of a frame of the clip may be shown: what holds for it is no policy, or by its schedules another
+        form than the one that the clip is made by."""
+        form = self.policy_at(frame.captured_at)
+        if isinstance(form, NoPolicy):
+            return form.reason
+        return None if form == self.policy else Reason.SCHEDULED
 
 
 class State(StrEnum):
@@ -166,9 +175,9 @@ class Reveal:
         own = parts(zip(findings.masked, places, strict=True))
         for task in self._decoded(source()):
             if self._wanted.holds(task.frame) and task.reason is not Reason.DISCARDED:
-                number = findings.numbers.get(task.frame.id)
-                if task.image is None or number is None:
-                    yield self._greyed(task, findings.reasons.get(task.frame.id))
+                number, withheld = findings.numbers.get(task.frame.id), self._wanted.withheld(task.frame)
+                if task.image is None or number is None or withheld is not None:
+                    yield self._greyed(task, findings.reasons.get(task.frame.id) or withheld)
                 else:
                     yield self._painted(task.frame, task.image, findings.masked[number], places[number], own)
             self._tick()

@@ -3,7 +3,8 @@
 Nobody is recognised: no face is compared with another, no template is made. A person is whoever the tracker says goes
 on from the box that was chosen, and a tracker confuses people who come close. So it is believed only outwards from the
 chosen picture, up to the first moment of doubt: another person's box that covers half of the smaller one, a second face
-in the person's box, a box that jumps or grows, a gap, a cut. From there on, nobody is the person any more.
+in the person's box, a box that jumps or grows, somebody close by while the person was not seen, a gap, a cut. From
+there on, nobody is the person any more.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ STEADY, STILL_THERE = 0.4, 0.1
 """Intersection over union that a box has at least with the person's one before it: within :data:`MOMENT`, and else."""
 MOMENT = 0.2
 LONGEST_GAP = 0.5
-"""Seconds for which a track may be without a detection and yet be believed."""
+"""Seconds for which a track may be without a detection and yet be believed,"""
+BLINK = 0.1
+"""and those within which nobody takes another's place unseen: after a longer time, everybody in reach may have."""
+COVERED = 0.25
+"""Share of the smaller box from which somebody who comes or goes within that time may have been taken for them."""
+REACH, SPEED = 0.5, 5.0
+"""What is in reach: the boxes before and after and what is so many widths from them, or so many in a second. From
+things as they are: shoulders of 0.5 m, and a slow runner's 2.5 m/s."""
 
 
 class SubjectError(ValueError):
@@ -112,41 +120,64 @@ def _found(detections: Iterable[Detection], targets: Collection[Target] = PEOPLE
 
 
 def _walk(
-    moments: Sequence[Moment], numbers: Iterable[int], first: Detection
+    moments: Sequence[Moment], numbers: Sequence[int], first: Detection
 ) -> Iterator[tuple[int, tuple[Detection, ...]]]:
     """The person's boxes from the chosen picture on in one direction, up to the first doubt. A body that is not found
     any more is let go, and the face goes on without it; or the other way round."""
-    last: dict[int | None, tuple[float, Detection]] = {}
-    lost: set[int | None] = set()
+    last: dict[int | None, tuple[int, Detection]] = {}
     foreign: set[int | None] = set()
-    run: int | None = None
     for number in numbers:
         moment = moments[number]
-        people = {d.track: d for d in reversed(_found(moment.detections))}
-        followed = last.keys() - lost or {first.track}
-        if run not in (None, moment.run):
+        near = {t for t, (before, _) in last.items() if _apart(moments[before], moment) <= LONGEST_GAP}
+        followed = near if last else {first.track}
+        if moment.run != moments[numbers[0]].run or not followed:
             return
-        run = moment.run
+        people = {d.track: d for d in reversed(_found(moment.detections))}
         found = [d for t, d in people.items() if t in followed]
         joining = [d for t, d in people.items() if t not in followed | foreign]
         found += [d for d in joining if any(_belong(d, other, moment) for other in found)]
         own = {d.track for d in found} | followed
-        if any(_jumped(d, last.get(d.track), moment.time) or _disturbed(d, moment, own) for d in found):
+        hidden = [d for d in moment.detections if d.track in own - people.keys()]
+        if any(_disturbed(d, moment, own) for d in (*found, *hidden)):
             return
+        for now in (d for d in found if d.track in last):
+            before, old = last[now.track]
+            span = min(before, number), max(before, number)
+            if _jumped(moments[before], old, moment, now) or _exchanged(moments, span, old, now, own):
+                return
         foreign |= people.keys() - own
-        last |= {d.track: (moment.time, d) for d in found}
-        lost = {t for t, (time, _) in last.items() if abs(moment.time - time) > LONGEST_GAP}
-        if last.keys() <= lost:
-            return
+        last |= {d.track: (number, d) for d in found}
         yield number, tuple(found)
 
 
-def _jumped(now: Detection, before: tuple[float, Detection] | None, time: float) -> bool:
+def _apart(one: Moment, other: Moment) -> float:
+    """Seconds, to the millisecond: times since 1970 have no finer difference that could be relied on."""
+    return round(abs(one.time - other.time), 3)
+
+
+def _jumped(before: Moment, old: Detection, now: Moment, new: Detection) -> bool:
     """Whether a track is not of what it was of when it was seen before."""
-    if before is None:
-        return False
-    least = STEADY if abs(time - before[0]) <= MOMENT else STILL_THERE
-    return boxes.overlap(now.box, before[1].box) < least
+    return boxes.overlap(new.box, old.box) < (STEADY if _apart(before, now) <= MOMENT else STILL_THERE)
+
+
+def _exchanged(
+    moments: Sequence[Moment], span: tuple[int, int], old: Detection, new: Detection, own: set[int | None]
+) -> bool:
+    """Whether a track, seen at both ends of the span of moments, may be somebody else's by now: somebody who
+    covered them came or went; or after more than a :data:`BLINK`, anybody who was or is within reach, one picture
+    before and after included: they may have been missed meanwhile."""
+    first, last = (moments[number] for number in span)
+    x, y, width, height = boxes.centred(boxes.union(old.box, new.box))
+    if (apart := _apart(first, last)) <= BLINK:
+        both = {d.track for d in _found(first.detections)} & {d.track for d in _found(last.detections)}
+        seen, own, least = [first, last], own | both, COVERED
+    else:
+        more = 2 * max(REACH, SPEED * apart) * (new.box[2] - new.box[0])
+        width, height = width + more, height + more
+        seen, least = list(moments[max(0, span[0] - 1) : span[1] + 2]), 0.0
+    reach = boxes.cornered(x, y, width, height)
+    others = (d for moment in seen for d in moment.detections if d.target is new.target and d.track not in own)
+    return any(boxes.cover(d.box, reach) > least for d in others)
 
 
 def _belong(one: Detection, other: Detection, moment: Moment) -> bool:

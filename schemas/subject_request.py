@@ -3,6 +3,7 @@ shows it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from math import isfinite
 from typing import Annotated, Self
@@ -21,6 +22,8 @@ CameraId = Annotated[str, Field(pattern=f"^{CAMERA_ID.pattern}$")]
 Pixels = Annotated[float, Field(ge=0, le=65_535)]
 
 
+OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""No footage is older; nearer to year 1, hours before a moment and other time zones lie beyond the calendar."""
 READ_BEFORE = 20.0
 """Seconds before the window of a clip that are read, too: there lies the keyframe that its first picture needs, and
 whoever was found there is still masked a moment later."""
@@ -86,6 +89,8 @@ class SubjectDraft(Part):
             sides = (self.box.left, self.box.top, self.box.right, self.box.bottom)
             if not (all(map(isfinite, sides)) and 0 <= sides[0] < sides[2] and 0 <= sides[1] < sides[3]):
                 raise ValueError("box: wants 0 <= left < right and 0 <= top < bottom, in pixels")
+        if self.since < OLDEST:
+            raise ValueError(f"since: wants {OLDEST:%Y-%m-%d} or later; no footage is older")
         if not self.since <= self.captured_at <= self.until or self.since == self.until:
             raise ValueError("since, until: wants since <= captured_at <= until, and some time between them")
         return self

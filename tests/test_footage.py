@@ -339,6 +339,23 @@ def test_a_shredded_key_is_used_for_a_bounded_time(tmp_path: Path) -> None:
             use()
 
 
+def test_keys_that_are_not_asked_for_again_are_let_go(tmp_path: Path) -> None:
+    now, store = 0.0, stores.make(Settings(state_dir=tmp_path))
+    earlier = HOUR - timedelta(hours=1)
+    for hour in (earlier, HOUR):
+        store.make("north", hour)
+    ciphers = sealing.Ciphers(store.key, lambda: now)
+    ciphers.get("north", earlier)
+    now = CACHED_SECONDS
+    ciphers.get("north", HOUR)
+    assert list(ciphers._known) == [("north", HOUR)]
+    store.shred("north", HOUR + timedelta(hours=1))
+    now = 2 * CACHED_SECONDS
+    with pytest.raises(KeyGoneError):
+        ciphers.get("north", HOUR)
+    assert not ciphers._known
+
+
 def test_keys_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealing, "CACHED_KEYS", 2)
     asked: list[datetime] = []
@@ -360,6 +377,27 @@ def test_keys_expire(store: KeyStore) -> None:
     assert list(shred_expired(store, 24, NEXT + timedelta(hours=23.9))) == []
     assert list(shred_expired(store, 24, NEXT + timedelta(hours=24))) == [("north", HOUR), ("south", HOUR)]
     assert list(shred_expired(store, 24, NEXT + timedelta(hours=24))) == []
+
+
+def test_a_key_that_cannot_be_shredded_keeps_no_other_from_it(tmp_path: Path) -> None:
+    store = stores.make(Settings(state_dir=tmp_path))
+    for camera in ("north", "south"):
+        store.make(camera, HOUR)
+        store.make(camera, NEXT)
+    bad = tmp_path / "keys" / "north" / stores.named(HOUR)
+    bad.chmod(0o640)
+    expired, shredded = shred_expired(store, 0, NEXT + timedelta(hours=1)), []
+    with pytest.raises(KeyStoreError, match="others may read"):
+        shredded.extend(expired)  # which keeps what came before the error
+    assert shredded == [("north", NEXT), ("south", HOUR), ("south", NEXT)]
+    assert [hour.shredded_at is None for hour in store.hours("south")] == [False, False]
+    later = NEXT + timedelta(hours=1)
+    store.make("north", later)
+    by_hand = ("shred", "--camera", "north", "--before", (later + timedelta(hours=1)).isoformat(), "--yes")
+    status, said = run(tmp_path, *by_hand)
+    assert (status, stores.named(later) in said, "others may read" in said) == (1, True, True)
+    bad.chmod(0o600)
+    assert run(tmp_path, *by_hand)[0] == 0
 
 
 def run(tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, str]:

@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import text
 
 from sfumato.agents.cli import main
 from sfumato.agents.footage import stores
@@ -20,7 +22,7 @@ from sfumato.agents.footage.shredding import Shredder
 from sfumato.agents.footage.stores import KeyStore
 from sfumato.agents.settings import Settings
 from sfumato.agents.subjects import disclosures
-from sfumato.agents.subjects.holds import Holds
+from sfumato.agents.subjects.holds import HoldError, Holds
 from sfumato.schemas.disclosure import Act, Disclosure
 from sfumato.schemas.subject_request import SubjectRequest, SubjectState
 from sfumato.schemas.topics import DISCLOSURES
@@ -116,6 +118,30 @@ def test_where_the_database_does_not_answer_nothing_is_shredded(desk, store, cap
     assert "whether a subject request needs the footage is not known" in caplog.text
 
 
+def test_a_database_of_a_newer_version_and_a_row_that_cannot_be_read_are_errors_like_others(desk, store, caplog):
+    stopping = threading.Event()
+    stopping.set()
+    request = ask(desk)
+    desk.set(request, draft={})
+    with pytest.raises(HoldError, match="is not known"):
+        Holds(desk.settings).look()
+    with desk.database.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'v0099_next'"))
+    Shredder(store, desk.settings, stopping).run()
+    assert "keys that have expired may remain: SFUMATO_DATABASE_URL" in caplog.text
+    assert keys(desk.settings, "--expired").exit_code == 1
+    assert living(store) == [BEFORE, HOUR, AFTER]
+
+
+def test_the_ingestor_goes_on_to_shred_whatever_happened(desk, store, caplog, monkeypatch):
+    stopping, rounds, answers = threading.Event(), iter([False, True]), iter([lambda: 1 / 0, list])
+    monkeypatch.setattr(stopping, "wait", lambda _: next(rounds))
+    monkeypatch.setattr(Shredder, "_held", lambda _: next(answers)())
+    Shredder(store, desk.settings, stopping).run()
+    assert "keys that have expired may remain: ZeroDivisionError" in caplog.text
+    assert living(store) == []
+
+
 def test_without_a_database_nobody_has_asked(tmp_path):
     assert Holds(Settings(state_dir=tmp_path)).look() == []
     assert not (tmp_path / "sfumato.db").exists()
@@ -135,6 +161,13 @@ def test_the_command_refuses_and_names_the_request(desk, store):
     assert living(store, "south") == [AFTER]
     earlier = keys(desk.settings, "--camera", "north", "--before", HOUR.isoformat(), "--yes")
     assert (earlier.exit_code, living(store)) == (0, [HOUR, AFTER])
+
+
+def test_what_is_asked_for_while_the_command_asks_is_kept(desk, store, monkeypatch):
+    monkeypatch.setattr(click, "confirm", lambda *_, **__: ask(desk))
+    done = keys(desk.settings, *BY_HAND[:-1])
+    assert (done.exit_code, "is pending until 20" in done.output) == (1, True)
+    assert living(store) == [BEFORE, HOUR, AFTER]
 
 
 def test_by_age_the_command_keeps_what_is_held_and_says_so(desk, store):

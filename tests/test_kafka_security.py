@@ -16,12 +16,19 @@ from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFai
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection
-from confluent_kafka.admin import AclBinding, AclOperation, AdminClient, ResourcePatternType, ResourceType
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from stack import demonstration_policy
 
 from sfumato.agents import shares
-from sfumato.agents.acls import ROLES, line, principals, wanted
+from sfumato.agents.acls import ROLES, beyond, line, principals, wanted
 from sfumato.agents.connection import client_config, diagnose, faust_credentials
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.live import Live
@@ -259,6 +266,23 @@ async def asked(settings: Settings, request: Any) -> Any:
         return await client.send(next(iter(client.cluster.brokers())).nodeId, request)
     finally:
         await client.close()
+
+
+@pytest.mark.parametrize(
+    ("operation", "permission", "named"),
+    [
+        (AclOperation.CLUSTER_ACTION, AclPermissionType.ALLOW, True),
+        (AclOperation.ALTER, AclPermissionType.ALLOW, True),
+        (AclOperation.ALL, AclPermissionType.ALLOW, True),
+        (AclOperation.CLUSTER_ACTION, AclPermissionType.DENY, False),
+        (AclOperation.DESCRIBE, AclPermissionType.ALLOW, False),
+    ],
+)
+def test_a_stranger_who_masters_the_cluster_is_named(operation, permission, named):
+    settings = Settings()
+    given = (ResourceType.BROKER, "kafka-cluster", ResourcePatternType.LITERAL, "User:mallory", "*")
+    strangers = [AclBinding(*given, operation, permission)]
+    assert beyond(settings, strangers, wanted(settings, principals({}))) == (strangers if named else [])
 
 
 def test_acls_are_compared_and_what_is_beyond_is_named(city):

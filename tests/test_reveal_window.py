@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from sqlalchemy.exc import OperationalError
 
 from sfumato.agents import metrics
 from sfumato.agents.footage import stores
@@ -17,7 +18,8 @@ from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.footage.stores import KeyStoreError
 from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
-from sfumato.agents.subjects.clerk import Clerk
+from sfumato.agents.subjects.clerk import Clerk, Keeping
+from sfumato.agents.subjects.requests import ATTEMPTS, Claim
 from sfumato.models.ensemble import Ensemble
 from sfumato.models.subject import SubjectError
 from sfumato.models.task import NoPolicy
@@ -29,7 +31,7 @@ from sfumato.schemas.subject_request import READ_AFTER, READ_BEFORE, SubjectStat
 from sfumato.schemas.topics import FRAMES_RAW
 from tests.ingesting import read_topic
 from tests.masking import policy
-from tests.requesting import Office, office
+from tests.requesting import ASKS, Office, clip, office
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FACES = policy(face={})
@@ -156,6 +158,69 @@ def test_what_may_mend_itself_is_tried_again(desk, monkeypatch, error):
     assert metrics.REVEALED.labels("put_off")._value.get() == before + 1
     assert desk.requests.get(request.id).state is SubjectState.APPROVED
     assert desk.listener.acts == ["requested", "approved", "approved"]
+
+
+def test_a_worker_that_ends_costs_no_attempt_and_leaves_the_request_to_others(desk, monkeypatch):
+    request = desk.approved()
+    for _ in range(ATTEMPTS + 1):
+        worker = clerk(desk, monkeypatch)
+
+        def film(claim: Claim, worker: Clerk = worker) -> None:
+            worker.stopping.set()
+            Keeping(worker, claim).tick()
+
+        monkeypatch.setattr(worker, "_film", film)
+        assert worker.step()
+        desk.set(request, leased_until=NOON)
+    assert desk.requests.claim("other").attempt == 1
+
+
+def test_an_outage_of_the_database_costs_no_attempt(desk, monkeypatch):
+    request, gone = desk.approved(), OperationalError("SELECT", {}, Exception("no answer"))
+    worker = clerk(desk, monkeypatch)
+
+    def fails(*_: object) -> None:
+        raise gone
+
+    for _ in range(ATTEMPTS + 1):
+        with monkeypatch.context() as away:
+
+            def film(_: Claim, away: pytest.MonkeyPatch = away) -> None:
+                away.setattr(desk.database, "begin", fails)
+                raise gone
+
+            away.setattr(worker, "_film", film)
+            for _ in range(2):  # the release is not answered either, nor the next look
+                with pytest.raises(OperationalError):
+                    worker.step()
+        assert not worker.step()  # released: nobody begins for a while
+        desk.set(request, leased_until=NOON)
+    assert desk.requests.claim("other").attempt == 1
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_clip_stays_where_it_is_not_known_whether_it_is_ready(desk, monkeypatch, arrived):
+    request = desk.approved()
+    worker = clerk(desk, monkeypatch)
+    monkeypatch.setattr(worker, "_film", lambda claim: (b"film" * 1000, clip(claim.request)))
+    monkeypatch.setattr(desk.uploads, "complete", lambda _: "video/mp4")  # which looks whether it is a film
+    made = desk.requests.made
+
+    def lost(*given: Any) -> None:
+        if arrived:
+            made(*given)
+        raise OperationalError("COMMIT", {}, Exception("no answer"))
+
+    monkeypatch.setattr(desk.requests, "made", lost)
+    assert worker.step()
+    if arrived:
+        _, upload = desk.requests.clip(request.id, ASKS)
+        assert desk.uploads.get(upload).offset == 4000
+        return
+    monkeypatch.undo()
+    desk.set(request, leased_until=NOON)
+    assert clerk(desk, monkeypatch, SubjectError("box: nobody")).step()
+    assert not list(desk.blobs.list("uploads"))
 
 
 def test_what_a_dead_worker_left_is_deleted(desk, monkeypatch):

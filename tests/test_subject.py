@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from sfumato.models import boxes
 from sfumato.models.subject import Moment, SubjectError, follow, parts
+from sfumato.models.tracks import Timeline
 from sfumato.schemas.detection import Detection, Evidence, Target
 
 BODY = (100.0, 100.0, 200.0, 400.0)
 FACE = (130.0, 110.0, 170.0, 160.0)
 ELSEWHERE = (400.0, 100.0, 500.0, 400.0)
 STEP = 0.1
+BEGAN = 1_700_000_000.0
+"""As cameras' clocks say it: a second has no more than seven digits then."""
 
 
 def seen(target: str, box: tuple, track: int, evidence: Evidence = Evidence.DETECTED) -> Detection:
@@ -102,7 +108,87 @@ def test_a_box_that_jumps_or_grows_is_somebody_else():
     assert shown(clip(ME, far, far), 0, BODY) == [True, False, False]
     both_of_us = [person((100.0, 100.0, 380.0, 400.0), 1)]
     assert shown(clip(ME, both_of_us), 0, BODY) == [True, False]
-    assert shown(clip(ME, far, step=1.0), 0, BODY) == [True, True]  # a second later that is a walk
+    near = [person(moved(BODY, 60), 1)]
+    assert shown(clip(ME, near, near, step=0.5), 0, BODY) == [True] * 3  # half a second later that is a walk
+    assert shown(clip(ME, ME, step=0.6), 0, BODY) == [True, False]
+
+
+def test_while_a_person_is_hidden_whoever_is_close_may_take_their_place():
+    hidden = [person(BODY, 1, evidence=Evidence.TRACKED), person(moved(BODY, 20), 3)]
+    assert shown(clip(ME, hidden, ME), 0, BODY) == [True, False, False]
+    passer_by, far_away = person(moved(BODY, 150), 3), person(moved(BODY, 400), 3)
+    for other, believed in ((passer_by, False), (far_away, True)):
+        pictures = [[*ME, other], [person(BODY, 1, evidence=Evidence.TRACKED), other], [*ME, other]]
+        assert shown(clip(*pictures), 0, BODY) == [True, False, believed]
+        assert shown(clip([*ME, other], [*ME, other], step=0.2), 0, BODY) == [True, believed]
+    missed_until_then = clip(ME, ME, [*ME, passer_by], step=0.2)
+    assert shown(missed_until_then, 0, BODY) == [True, False, False]
+
+
+def test_somebody_who_covers_the_person_and_is_gone_at_once_may_be_in_their_place():
+    covering = [person(BODY, 1), person(moved(BODY, 55), 3)]
+    assert shown(clip(covering, covering), 0, BODY) == [True, True]
+    assert shown(clip(covering, [person(moved(BODY, 20), 1)]), 0, BODY) == [True, False]
+    assert shown(clip([person(BODY, 1)], covering), 0, BODY) == [True, False]
+
+
+def meeting(chance: random.Random, rate: int, faces: bool) -> tuple[list[Moment], list[tuple], list[bool]]:
+    """Two people who meet and pass, or turn back; whoever is behind is not found while they are covered. Their tracks
+    are the tracker's. Returns both bodies picture by picture, and whether the first one was found."""
+    pictures, first, gap = max(6, 3 * rate), 100.0, chance.uniform(65, 220)
+    second, height, hides, in_front = (
+        first + gap,
+        chance.uniform(-8, 8),
+        chance.uniform(0.15, 0.9),
+        chance.random() < 0.5,
+    )
+    speeds = [chance.uniform(0, 200), chance.uniform(-250, 0)]
+    turns = [chance.randrange(2, 2 * pictures) for _ in speeds]
+    timeline, times, truth, found = Timeline(1.0, reach=0.0), [], [], []
+    for number in range(pictures):
+        bodies = (first, 50.0, first + 60, 230.0), (second, 50.0 + height, second + 60, 230.0 + height)
+        seen = [boxes.cover(*bodies) < hides or front for front in (in_front, not in_front)]
+        shapes = [(Target.PERSON, body) for body, there in zip(bodies, seen, strict=True) if there]
+        shapes += [(Target.FACE, head(body)) for _, body in shapes] if faces else []
+        times.append(BEGAN + number / rate)
+        timeline.append(times[-1], (640, 360), [Detection(target=t, score=0.9, box=b) for t, b in shapes])
+        truth.append(bodies)
+        found.append(seen[0])
+        ways = [speed if number < turn else -speed for speed, turn in zip(speeds, turns, strict=True)]
+        first, second = first + ways[0] / rate, second + ways[1] / rate
+    return [Moment(time, 0, timeline.pop()) for time in times], truth, found
+
+
+def head(body: tuple) -> tuple:
+    return body[0] + 18, body[1] + 6, body[0] + 42, body[1] + 38
+
+
+def others_shown(moments: list[Moment], truth: list[tuple], chosen: int) -> list[int]:
+    """The pictures in which a box of the other's is taken for the person's; [] where the choice is refused."""
+    try:
+        places = follow(moments, chosen, truth[chosen][0])
+    except SubjectError:
+        return []
+    assert places[chosen].certain
+    wrong = []
+    for number, (place, bodies) in enumerate(zip(places, truth, strict=True)):
+        for own in place.own:
+            mine, theirs = bodies if own.target is Target.PERSON else map(head, bodies)
+            if boxes.overlap(own.box, theirs) > boxes.overlap(own.box, mine):
+                wrong.append(number)
+    return wrong
+
+
+@pytest.mark.parametrize("faces", [False, True])
+@pytest.mark.parametrize(("rates", "scenes"), [((1, 2, 3, 5), 60), ((8, 10, 12, 15, 25), 20)])
+def test_of_two_who_meet_the_other_is_never_taken_for_the_person(rates, scenes, faces):
+    chance = random.Random(1)
+    for _ in range(scenes):
+        for rate in rates:
+            moments, truth, found = meeting(chance, rate, faces)
+            for chosen in (0, len(moments) // 2, len(moments) - 1):
+                if found[chosen]:
+                    assert others_shown(moments, truth, chosen) == [], (rate, chosen)
 
 
 def test_a_cut_ends_it():

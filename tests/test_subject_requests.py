@@ -11,7 +11,7 @@ from postgresql import PostgreSQL, postgresql
 from pydantic import ValidationError
 
 from sfumato.agents.files.uploads import NoUploadError
-from sfumato.agents.subjects.disclosures import UntoldError, identity
+from sfumato.agents.subjects.disclosures import UntoldError, about, identity
 from sfumato.agents.subjects.picking import PickError, held
 from sfumato.agents.subjects.requests import (
     ATTEMPTS,
@@ -27,7 +27,7 @@ from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError
 from sfumato.schemas.disclosure import Act, Disclosure
 from sfumato.schemas.subject_request import Point, SubjectState
 from tests.masking import found
-from tests.requesting import ASKS, FIRST, SECOND, THIRD, Office, draft, office
+from tests.requesting import ASKS, FIRST, SECOND, THIRD, Office, clip, draft, office
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
 
@@ -155,8 +155,17 @@ def test_what_is_told_names_all_and_reads_back(desk):
 
 
 def test_an_act_that_happens_once_is_the_same_message_when_told_again():
-    assert identity("r", Act.MADE) == identity("r", Act.MADE) == "r/made"
+    assert identity("r", Act.EXPIRED) == identity("r", Act.EXPIRED) == "r/expired"
     assert identity("r", Act.DELIVERED) != identity("r", Act.DELIVERED)
+
+
+def test_another_clip_is_another_message(desk):
+    """The ledger keeps the first of an id: it would hold the hash of a clip that nobody ever got."""
+    request = desk.approved()
+    first = desk.requests.claim("worker")
+    made = [clip(first.request), clip(first.request).model_copy(update={"sha256": "2" * 64})]
+    told = [about(request, Act.MADE, "worker", clip=each).id for each in (*made, made[0])]
+    assert told == [f"{request.id}/made/{digit * 16}" for digit in "121"]
 
 
 def test_only_the_requester_fetches_and_withdraws(desk):
@@ -179,6 +188,20 @@ def test_only_the_requester_fetches_and_withdraws(desk):
     with pytest.raises(RequestStateError, match="has ended"):
         desk.requests.withdraw(request.id, ASKS)
     assert "delivered" not in desk.listener.acts
+
+
+def test_the_clips_key_goes_with_the_request_that_ends(desk, monkeypatch):
+    """A process that is killed right after leaves noise, which the sweep deletes."""
+    request = desk.approved()
+    upload = desk.make(desk.requests.claim("worker"))
+    desk.uploads.keep(upload, request.expires_at)
+    monkeypatch.setattr(desk.uploads, "delete", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        desk.requests.withdraw(request.id, ASKS)
+    with pytest.raises(NoUploadError):
+        desk.uploads.get(upload)
+    desk.uploads.sweep()
+    assert not list(desk.blobs.list(f"uploads/{upload}"))
 
 
 def test_after_its_time_nothing_is_approved_made_or_fetched_and_the_clip_goes(desk):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -193,6 +197,32 @@ def test_what_cannot_be_asked_for_is_answered_with_the_field_or_the_date(api, ch
     assert api.listener.heard == []
 
 
+def test_the_moment_of_capture_is_the_frames_and_not_the_requesters_choice(tmp_path, monkeypatch):
+    """By it schedules say what may be seen."""
+    settings, now = Settings(state_dir=tmp_path), datetime.now(UTC)
+    asked = draft(point=None, box={"left": 1, "top": 1, "right": 30, "bottom": 30})
+    audited = event(5, "north", captured_at=asked.captured_at, audited_at=now)
+
+    found = SimpleNamespace(pages=lambda _: iter([[audited]]))
+    monkeypatch.setattr(picking, "Search", lambda *_: nullcontext(found))
+    assert picking.pick(settings, asked).box.right == 30
+    later = asked.model_copy(update={"captured_at": asked.captured_at + timedelta(seconds=1)})
+    with pytest.raises(PickError, match="captured_at"):
+        picking.pick(settings, later)
+
+
+def test_moments_at_the_edges_of_the_calendar_are_refused(api):
+    spans = [
+        ("0001-01-01T00:00:00+14:00", "0001-01-01T00:01:00+14:00"),
+        ("1999-12-31T23:59:59Z", "2000-01-01T00:00:59Z"),
+    ]
+    for since, until in (*spans, ("9999-12-31T23:58:59-14:00", "9999-12-31T23:59:59-14:00")):
+        answer = api.caller().post(PLACE, json=wanted() | {"since": since, "captured_at": until, "until": until})
+        assert answer.status_code == 422, answer.text
+        assert ("since" in answer.text) or ("until" in answer.text)
+    assert api.listener.heard == []
+
+
 def test_footage_that_is_known_to_be_gone_is_said_to_be_with_the_date(tmp_path):
     settings = Settings(state_dir=tmp_path, raw_retention_minutes=60)
     now = datetime.now(UTC)
@@ -207,3 +237,21 @@ def test_footage_that_is_known_to_be_gone_is_said_to_be_with_the_date(tmp_path):
     with pytest.raises(GoneError, match="shredded at"):
         check(settings, "north", now, event(1, "north", audited_at=now))
     check(settings, "south", now, event(1, "south", audited_at=now))
+
+
+def test_looking_whether_footage_is_there_leaves_no_connection_behind(tmp_path):
+    settings, now = Settings(state_dir=tmp_path, keys_store="database"), datetime.now(UTC)
+    with closing(stores.make(settings)) as store:
+        store.make("north", stores.hour_of(now))
+        store.shred("north", now + timedelta(hours=2))
+    for _ in range(3):
+        with pytest.raises(GoneError):
+            check(settings, "north", now, event(1, "north", audited_at=now))
+    gc.disable()  # which might hide it
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(GoneError):
+            check(settings, "north", now, event(1, "north", audited_at=now))
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()

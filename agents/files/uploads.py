@@ -208,8 +208,13 @@ class Uploads:
     def delete(self, id: str) -> None:
         """Its key first, without which the rest is noise; one that is not there is no error."""
         with self._database.begin() as session:
-            session.execute(delete(Upload).where(Upload.id == id))
+            self.forget(session, id)
         self._shred(id)
+
+    def forget(self, session: Session, id: str) -> None:
+        """Delete its key with the caller's transaction. The rest is an orphan then: the sweep deletes it, or
+        :meth:`delete` now."""
+        session.execute(delete(Upload).where(Upload.id == id))
 
     def _shred(self, id: str) -> None:
         self._blobs.delete(*(blob.name for blob in self._blobs.list(f"{PREFIX}/{id}")))

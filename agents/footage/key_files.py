@@ -17,7 +17,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sfumato.agents.disk import sync
-from sfumato.agents.footage.stores import KEY, KeyGoneError, KeyHour, KeyMissingError, KeyStoreError, ended, named
+from sfumato.agents.footage.stores import (
+    KEY,
+    KeyGoneError,
+    KeyHour,
+    KeyMissingError,
+    KeyStoreError,
+    among,
+    ended,
+    named,
+)
 from sfumato.schemas.cloudevent import CAMERA_ID, format_time
 from sfumato.schemas.frame import HOUR
 
@@ -67,11 +76,21 @@ class KeyFiles:
 
     def shred(self, camera: str, before: datetime, keep: Collection[datetime] = ()) -> list[datetime]:
         """Overwriting is an attempt: file systems that copy on write, SSDs, snapshots and backups keep what was."""
+        shredded, failures = [], []
         with _told(self._folder):
-            hours = [hour for hour in self._keyed(camera) if ended(hour, before) and hour not in keep]
-            for hour in hours:
-                self._shred(self._path(camera, hour))
-            return hours
+            due = [hour for hour in self._keyed(camera) if ended(hour, before) and hour not in keep]
+        for hour in due:
+            path = self._path(camera, hour)
+            try:
+                with _told(path):
+                    if isinstance(_read(path), bytes):
+                        self._shred(path)
+                        shredded.append(hour)
+            except KeyStoreError as error:
+                failures.append(str(error))
+        if failures:
+            raise KeyStoreError(f"{failures[0]}{among(failures)}", shredded)
+        return shredded
 
     def hours(self, camera: str) -> list[KeyHour]:
         with _told(self._folder):
@@ -86,6 +105,9 @@ class KeyFiles:
                 path.name for path in self._folder.iterdir() if CAMERA_ID.fullmatch(path.name) and path.is_dir()
             )
 
+    def close(self) -> None:
+        pass
+
     def _hours(self, camera: str) -> list[KeyHour]:
         found = []
         folder = self._path(camera)
@@ -96,11 +118,11 @@ class KeyFiles:
         return found
 
     def _keyed(self, camera: str) -> list[datetime]:
-        """The hours that have a key, or what may be one; tombstones become many, and are left out by their length."""
+        """The hours that have what may be a key; tombstones become many, and are left out by their length."""
         folder = self._path(camera)
         names = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.exists() else []
         found = [path for path in names if path.stat().st_size != TOMBSTONE]
-        return [hour for path in found if (hour := _hour(path)) and isinstance(_read(path), bytes)]
+        return [hour for path in found if (hour := _hour(path))]
 
     def _shred(self, path: Path) -> None:
         with path.open("r+b") as old:

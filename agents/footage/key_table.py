@@ -39,9 +39,13 @@ class KeyTable:
     @classmethod
     def open(cls, settings: Settings) -> KeyTable:
         database = Database(settings)
-        with _told():
-            database.migrate()
-            return cls(database, MasterKeys(settings))
+        try:
+            with _told():
+                database.migrate()
+                return cls(database, MasterKeys(settings))
+        except BaseException:
+            database.close()
+            raise
 
     def key(self, camera: str, hour: datetime) -> bytes:
         with _told(), self._database.read() as session:
@@ -87,6 +91,9 @@ class KeyTable:
     def cameras(self) -> list[str]:
         with _told(), self._database.read() as session:
             return list(session.scalars(select(KeyRow.camera).distinct().order_by(KeyRow.camera)))
+
+    def close(self) -> None:
+        self._database.close()
 
     def _find(self, session: Session, camera: str, hour: datetime) -> bytes | None:
         row = session.get(KeyRow, (camera, hour))

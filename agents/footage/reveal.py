@@ -55,7 +55,8 @@ class Window:
         self._origin = origin
         self._since, self._until = since, until
         self._deleted = f"the frames are deleted: {FRAMES_RAW.name} keeps them {settings.raw_retention_minutes} minutes"
-        self._opener = Opener(stores.make(settings), required=settings.raw_sealing == "on")
+        self._store = stores.make(settings)
+        self._opener = Opener(self._store, required=settings.raw_sealing == "on")
         self._consumer = Consumer(
             consumer_config(settings, f"{settings.group_id}-raw")
             | {"client.id": CLIENT, "queued.max.messages.kbytes": 64 * 1024}
@@ -63,14 +64,18 @@ class Window:
         try:
             self._start = self._begin()
         except BaseException:
-            self._consumer.close()
+            self.close()
             raise
 
     def __enter__(self) -> Window:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._consumer.close()
+        self._store.close()
 
     def tasks(self, policy: Policy) -> Iterator[Task]:
         """One pass: each frame once, in order, opened; one that stays closed with its outcome."""

@@ -44,7 +44,8 @@ class SealBrokenError(UnopenedError):
 
 
 class Ciphers:
-    """Keys as ciphers, the newest kept and asked for again after :data:`CACHED_SECONDS`. Thread-safe."""
+    """Keys as ciphers, the newest kept and asked for again after :data:`CACHED_SECONDS`; what is older is let go at the
+    next call, whatever that asks for. Thread-safe."""
 
     def __init__(self, key: Callable[[str, datetime], bytes], clock: Callable[[], float] = time.monotonic) -> None:
         """``key``: of a camera and an hour. ``clock``: seconds."""
@@ -55,16 +56,25 @@ class Ciphers:
 
     def get(self, camera: str, hour: datetime) -> AESGCM:
         """Raises what the store raises, and keeps nothing then."""
-        asked, cipher = self._known.get((camera, hour), (float("-inf"), None))
         now = self._clock()
-        if cipher is None or now - asked >= CACHED_SECONDS:
+        with self._lock:
+            self._let_go(now)
+            _, cipher = self._known.get((camera, hour), (now, None))
+        if cipher is None:
             cipher = AESGCM(self._key(camera, hour))  # outside the lock: the others do not wait for the store
             with self._lock:
                 self._known[camera, hour] = now, cipher
                 self._known.move_to_end((camera, hour))
-                while len(self._known) > CACHED_KEYS:
-                    self._known.popitem(last=False)
+                self._let_go(now)
         return cipher
+
+    def _let_go(self, now: float) -> None:
+        """Of the oldest, which come first."""
+        while self._known:
+            asked, _ = next(iter(self._known.values()))
+            if now - asked < CACHED_SECONDS and len(self._known) <= CACHED_KEYS:
+                return
+            self._known.popitem(last=False)
 
 
 class Sealer:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sfumato.agents.footage.stores import KeyStore, ended, named
+from sfumato.agents.footage.stores import KeyStore, KeyStoreError, among, ended, named
 from sfumato.agents.settings import Settings
 from sfumato.schemas.fault import Fault
 
@@ -25,18 +25,32 @@ def shred_expired(
     store: KeyStore, hours: float, now: datetime, held: Iterable[Hold] = ()
 ) -> Iterator[tuple[str, datetime]]:
     """Shred what all cameras of the store captured ``hours`` ago or earlier, but not what is held; yields what was
-    shredded."""
+    shredded. KeyStoreError at the end, where one camera's could not be."""
     kept = {(hold.camera, hold.hour) for hold in held}
+    failures = []
     for camera in store.cameras():
         keep = {hour for name, hour in kept if name == camera}
-        for hour in store.shred(camera, now - timedelta(hours=hours), keep):
+        try:
+            shredded: Collection[datetime] = store.shred(camera, now - timedelta(hours=hours), keep)
+        except KeyStoreError as error:
+            failures.append(error)
+            shredded = error.shredded
+        for hour in shredded:
             yield camera, hour
+    if failures:
+        raise KeyStoreError(f"{failures[0]}{among(failures)}")
 
 
 def due(store: KeyStore, camera: str, before: datetime, held: Iterable[Hold]) -> list[Hold]:
-    """Of what is held, that which would be shredded."""
-    living = {found.hour for found in store.hours(camera) if found.shredded_at is None and ended(found.hour, before)}
-    return [hold for hold in held if hold.camera == camera and hold.hour in living]
+    """Of what is held, that which would be shredded; all of it that may be, where the store cannot say."""
+    wanted = [hold for hold in held if hold.camera == camera and ended(hold.hour, before)]
+    if not wanted:
+        return []
+    try:
+        living = {found.hour for found in store.hours(camera) if found.shredded_at is None}
+    except KeyStoreError:
+        return wanted
+    return [hold for hold in wanted if hold.hour in living]
 
 
 class Shredder(threading.Thread):
@@ -53,8 +67,9 @@ class Shredder(threading.Thread):
         while True:
             try:
                 self._shred(datetime.now(UTC))
-            except Fault as error:  # of the store, or of the database
-                log.critical("keys that have expired may remain: %s", error)
+            except Exception as error:  # noqa: BLE001 - nobody would notice that the thread has ended
+                why = error if isinstance(error, Fault) else type(error).__name__
+                log.critical("keys that have expired may remain: %s", why)
             if self._stopping.wait(INTERVAL):
                 return
 

@@ -26,7 +26,12 @@ KEY = 32
 
 
 class KeyStoreError(Fault, RuntimeError):
-    """The store cannot be used, now or as it is set up. It says nothing about whether a key exists: ask again later."""
+    """The store cannot be used, now or as it is set up. It says nothing about whether a key exists: ask again later.
+    ``shredded``: the hours that were shredded all the same."""
+
+    def __init__(self, text: str, shredded: Collection[datetime] = ()) -> None:
+        super().__init__(text)
+        self.shredded = shredded
 
 
 class KeySettingsError(KeyStoreError):
@@ -85,13 +90,16 @@ class KeyStore(Protocol):
 
     def shred(self, camera: str, before: datetime, keep: Collection[datetime] = ()) -> list[datetime]:
         """Delete the keys of the hours that ended at ``before`` or earlier, but not those of the hours to ``keep``;
-        those that still had one, sorted."""
+        those that still had one, sorted. :class:`KeyStoreError`; what can be is shredded before."""
 
     def hours(self, camera: str) -> list[KeyHour]:
         """The camera's hours, sorted."""
 
     def cameras(self) -> list[str]:
         """The cameras that have or had keys, sorted."""
+
+    def close(self) -> None:
+        """Let go of connections; nobody uses it any more."""
 
 
 def hour_of(moment: datetime) -> datetime:
@@ -107,6 +115,11 @@ def named(hour: datetime) -> str:
 def ended(hour: datetime, before: datetime) -> bool:
     """Whether all of an hour lies before a moment."""
     return hour + timedelta(hours=1) <= before
+
+
+def among(failures: Collection[object]) -> str:
+    """That a failure is not the only one, to be put behind it."""
+    return f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
 
 
 def make(settings: Settings) -> KeyStore:
@@ -146,6 +159,9 @@ class DerivedKeys:
 
     def cameras(self) -> list[str]:
         return []
+
+    def close(self) -> None:
+        pass
 
 
 def _files(settings: Settings) -> KeyStore:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import av
 from av.error import FFmpegError
@@ -55,6 +56,10 @@ PolicyOf = Callable[[str, datetime], Policy | NoPolicy]
 """The policy in force for a camera and a moment of capture."""
 
 
+class Stopped(Exception):
+    """The worker ends; another one makes the clip."""
+
+
 class Clerk:
     """Makes one clip after the other; :meth:`step` is called by one thread at a time."""
 
@@ -67,6 +72,7 @@ class Clerk:
         self._uploads = uploads
         self._ensemble = ensemble
         self._policy_of = policy_of
+        self._unreleased: Claim | None = None
         self._worker = f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(4)}"
 
     def run(self) -> None:
@@ -85,6 +91,7 @@ class Clerk:
 
     def step(self) -> bool:
         """Make the next clip; False where there is none to make. Raises what the database does."""
+        self._release()
         claim = self._requests.claim(self._worker)
         if claim is None:
             return False
@@ -94,12 +101,19 @@ class Clerk:
         except LostError as error:
             metrics.REVEALED.labels("lost").inc()
             log.warning("subject request %s: %s", claim.request.id, error)
-        except AWAY as error:
+        except (Stopped, *AWAY) as error:
             metrics.REVEALED.labels("put_off").inc()
             log.warning("subject request %s is tried again: %s", claim.request.id, type(error).__name__)
-            with suppress(LostError):
-                self._requests.release(claim)
+            self._unreleased = claim
+            self._release()
         return True
+
+    def _release(self) -> None:
+        """What is to be tried again; asked for again where the database did not answer, or an attempt would count."""
+        if self._unreleased is not None:
+            with suppress(LostError):
+                self._requests.release(self._unreleased)
+            self._unreleased = None
 
     def _do(self, claim: Claim) -> SubjectState:
         """What the request then is."""
@@ -114,7 +128,7 @@ class Clerk:
         except FootageGoneError as error:
             self._requests.fail(claim, str(error), error.at)
             return SubjectState.GONE
-        except (LostError, *AWAY):
+        except (LostError, Stopped, *AWAY):
             raise
         except Exception as error:  # noqa: BLE001 - of one request; its text may hold anything
             log.error("subject request %s failed: %s", claim.request.id, type(error).__name__)
@@ -124,12 +138,13 @@ class Clerk:
     def _film(self, claim: Claim) -> tuple[bytes, Clip]:
         """The masked clip as an MP4 file, and what is told of it."""
         request = claim.request
-        policy = self._policy_of(request.camera, request.captured_at)
+        policy_at = partial(self._policy_of, request.camera)
+        policy = policy_at(request.captured_at)
         if isinstance(policy, NoPolicy):
             raise SubjectError(f"camera: no policy gives the right to look ({policy.reason})")
         frame = FrameId(request.camera, request.epoch, request.sequence)
         box = (request.box.left, request.box.top, request.box.right, request.box.bottom)
-        wanted = Wanted(request.kind, frame, box, request.since, request.until, policy)
+        wanted = Wanted(request.kind, frame, box, request.since, request.until, policy, policy_at)
         settings = self._settings
         reveal = Reveal(self._ensemble, wanted, settings.max_pixels, settings.batch_size, Keeping(self, claim).tick)
         counts, target = Counts(), io.BytesIO()
@@ -166,10 +181,14 @@ class Clerk:
             fill(self._uploads, upload, (film[at : at + CHUNK] for at in range(0, len(film), CHUNK)))
             self._uploads.complete(upload)
             self._uploads.keep(upload, claim.request.expires_at)
-            self._requests.made(claim, clip)
         except BaseException:
             self._uploads.delete(upload)
             raise
+        try:
+            self._requests.made(claim, clip)
+        except LostError:
+            self._uploads.delete(upload)
+            raise  # of other errors the clip may be ready all the same; if not, the next attempt deletes it
         log.info("subject request %s is ready: %d pictures", claim.request.id, clip.frames)
 
 
@@ -195,9 +214,9 @@ class Keeping:
         self._renewed = time.monotonic()
 
     def tick(self) -> None:
-        """Raises LostError where the work should not go on."""
+        """Raises LostError or :class:`Stopped` where the work should not go on."""
         if self._clerk.stopping.is_set():
-            raise LostError("the worker ends")
+            raise Stopped
         if time.monotonic() - self._renewed > LEASE / 4:
             self._clerk._requests.renew(self._claim)
             self._renewed = time.monotonic()

@@ -74,7 +74,7 @@ def about(
 ) -> Disclosure:
     """What is told of a request now. ``note``: its first 500 characters are."""
     return Disclosure(
-        id=identity(request.id, act),
+        id=identity(request.id, act, clip),
         request=request.id,
         act=act,
         at=datetime.now(UTC),
@@ -97,6 +97,9 @@ def about(
     )
 
 
-def identity(request: str, act: Act) -> str:
-    """The id of a message about a request."""
+def identity(request: str, act: Act, clip: Clip | None = None) -> str:
+    """The id of a message about a request. Each clip is made once: where the first is told of and lost, the next
+    attempt makes another."""
+    if act is Act.MADE and clip is not None:
+        return f"{request}/{act}/{clip.sha256[:16]}"
     return f"{request}/{act}" if act in ONCE else f"{request}/{act}/{secrets.token_hex(8)}"

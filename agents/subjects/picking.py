@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from sfumato.agents.footage import stores
@@ -23,8 +24,6 @@ from sfumato.schemas.subject_request import Point, SubjectDraft
 
 log = logging.getLogger(__name__)
 
-OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""No footage is older; a moment of year 1 has none before it."""
 EARLIER = 60.0
 """Seconds before its capture from which a frame's audit event is looked for: clocks differ."""
 PAST = 1000
@@ -47,6 +46,8 @@ class NoFrameError(PickError):
 def pick(settings: Settings, draft: SubjectDraft) -> Choice:
     """What the draft chose. :class:`PickError`, GoneError, and SearchError where the topic ``audit`` cannot be read."""
     event = _event(settings, draft)
+    if event.captured_at != draft.captured_at:
+        raise PickError("captured_at: not when the frame was captured; take it from the frame's header ce_time")
     check(settings, draft.camera, draft.captured_at, event)
     target, box = None, draft.box
     if draft.point is not None:
@@ -86,7 +87,8 @@ def check(settings: Settings, camera: str, captured_at: datetime, event: AuditEv
             until,
         )
     try:
-        hours = {found.hour: found.shredded_at for found in stores.make(settings).hours(camera)}
+        with closing(stores.make(settings)) as store:
+            hours = {found.hour: found.shredded_at for found in store.hours(camera)}
     except (stores.KeyStoreError, stores.KeySettingsError) as error:
         log.warning("whether footage is shredded is not known here: %s", error)
         return
@@ -103,9 +105,7 @@ def kept_until(settings: Settings, event: AuditEvent) -> datetime:
 def _event(settings: Settings, draft: SubjectDraft) -> AuditEvent:
     """The first event of the frame's identity."""
     wanted = FrameId(draft.camera, draft.epoch, draft.sequence)
-    query = AuditQuery(
-        lambda camera: True, draft.camera, since=max(draft.captured_at, OLDEST) - timedelta(seconds=EARLIER)
-    )
+    query = AuditQuery(lambda camera: True, draft.camera, since=draft.captured_at - timedelta(seconds=EARLIER))
     deadline = time.monotonic() + TIMEOUT
     with Search(settings, query) as search:
         for page in search.pages(LOOKED_AT):

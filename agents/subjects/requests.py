@@ -310,12 +310,14 @@ class Requests:
         self._close(shown.id, state, error[:500], gone_at)
 
     def _close(self, id: str, state: SubjectState, error: str | None = None, gone_at: datetime | None = None) -> None:
-        """The end of a request that has not ended otherwise meanwhile; its clip goes first of all."""
+        """The end of a request that has not ended otherwise meanwhile; its clip's key goes with it."""
         with self._database.begin() as session:
             row = _find(session, id, lock=True)
             if row.state not in OPEN:
                 return
             upload, row.upload, row.clip = row.upload, None, None
+            if upload is not None:
+                self._uploads.forget(session, upload)
             row.error, row.gone_at = error, gone_at
             row.version += 1
             _end(row, state, datetime.now(UTC))
