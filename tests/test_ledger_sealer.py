@@ -153,3 +153,9 @@ def test_partitions_of_others_are_left_to_them(handing):
 
     asyncio.run(scenario())
     assert handing.sealer.taken == 0
+
+
+def test_the_end_of_an_epoch_waits_as_long_as_raw_frames_are_kept(topics):
+    settings = topics.model_copy(update={"raw_retention_minutes": 3})
+    book = make_book(settings, keys.load(settings), PolicyStore(settings))
+    assert book.rules.raw == 180.0

@@ -32,12 +32,13 @@ OWN_HEADS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a segment is sealed: after so many leaves, or seconds after its first event; and ``grace``, in seconds
-    (:meth:`~sfumato.agents.ledger.account.Log.notice`)."""
+    """When a segment is sealed: after so many leaves, or seconds after its first event; and ``grace`` and ``raw``, in
+    seconds (:meth:`~sfumato.agents.ledger.account.Log.notice`)."""
 
     events: int
     seconds: float
     grace: float
+    raw: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Book:
     ) -> None:
         self.logs: dict[str, Log] = {}
         self._signer = signer
-        self._rules = rules
+        self.rules = rules
         self._policy_sha256 = policy_sha256
         self._topics = topics
         self._next: dict[Place, int] = {}
@@ -121,7 +122,7 @@ class Book:
         claims = self._claims.get(entry.log)
         if claims and found.size in claims:
             self._settle(found, claims.pop(found.size))
-        elif len(found.tally.hashes) >= self._rules.events:
+        elif len(found.tally.hashes) >= self.rules.events:
             self._seal(found)
 
     def take_report(self, camera: str, report: Report, now: float) -> None:
@@ -159,12 +160,12 @@ class Book:
     def due(self, now: float, everything: bool = False) -> None:
         """Look after what no event brings about: frames that are overdue, and segments that are."""
         for found in self.logs.values():
-            missing = 0 if found.stopped else found.notice(now, self._rules.grace)
+            missing = 0 if found.stopped else found.notice(now, self.rules.grace, self.rules.raw)
             if missing:
                 log.error("camera %s: %d frames have no audit event", found.name, missing)
                 metrics.LEDGER_MISSING.labels(found.name).inc(missing)
             opened = found.tally.opened_at
-            if opened is not None and (everything or now - opened >= self._rules.seconds):
+            if opened is not None and (everything or now - opened >= self.rules.seconds):
                 self._seal(found)
 
     def cover(self, place: Place) -> Cover:

@@ -301,7 +301,12 @@ def known_policies(store: PolicyStore) -> Any:
 
 
 def make_book(settings: Settings, keys: Keys, policies: PolicyStore) -> Book:
-    rules = Rules(settings.ledger_segment_events, settings.ledger_segment_seconds, settings.ledger_grace)
+    rules = Rules(
+        settings.ledger_segment_events,
+        settings.ledger_segment_seconds,
+        settings.ledger_grace,
+        settings.raw_retention_minutes * 60.0,
+    )
     topics = {settings.topic(topic): topic.name for topic in (AUDIT, DISCLOSURES)}
     return Book(keys.signer, rules, known_policies(policies), topics)
 
