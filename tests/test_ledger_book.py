@@ -103,11 +103,11 @@ class Newest:
         firsts: dict[str, set[int]] = {}
         for note in self.notes:
             checkpoint = Checkpoint.parse(open_note(note, SIGNER.verifier))
-            segment = Segment.parse(checkpoint.extensions[0])
-            assert right[segment.log][segment.size] == segment.root == checkpoint.root.hex()
-            assert segment.first == 0 or right[segment.log][segment.first] == segment.previous_root
-            sizes.setdefault(segment.log, {0}).add(segment.size)
-            firsts.setdefault(segment.log, set()).add(segment.first)
+            sealed = segment(note)
+            assert right[sealed.log][sealed.size] == sealed.root == checkpoint.root.hex()
+            assert sealed.first == 0 or right[sealed.log][sealed.first] == sealed.previous_root
+            sizes.setdefault(sealed.log, {0}).add(sealed.size)
+            firsts.setdefault(sealed.log, set()).add(sealed.first)
         assert all(found <= sizes[log] for log, found in firsts.items())  # each goes on from another
         if everything:
             assert {log: max(found) for log, found in sizes.items()} == {
@@ -327,7 +327,7 @@ def test_a_camera_that_comes_from_another_partition_is_stopped():
         assert (stopped.head.size, stopped.head.partition) == (1, 0)
 
 
-def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it():
+def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it(caplog):
     book = make_book()
     book.open(PLACE, [], [])
     book.take(PLACE, 0, entry(0), 0.0)
@@ -348,8 +348,9 @@ def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it():
     again.take(PLACE, 2, entry(1), 0.0)
     again.due(0.0, everything=True)
     (third,) = flat(again)
-    segment = Segment.parse(Checkpoint.parse(open_note(third.note, SIGNER.verifier)).extensions[0])
-    assert (segment.first, segment.size, segment.duplicates, segment.conflicting) == (1, 2, 1, 1)
+    found = segment(third.note)
+    assert (found.first, found.size, found.duplicates, found.conflicting) == (1, 2, 1, 1)
+    assert "log north, leaves 1 to 1: 1 events of what has a leaf already, 1 of them say another" in caplog.text
 
 
 def test_how_far_a_log_is_behind_counts_what_is_not_sealed_and_what_is_not_read():

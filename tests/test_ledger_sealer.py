@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from faust.types import TP
 
+from sfumato.agents import exits
 from sfumato.agents.ledger import keys, seal
 from sfumato.agents.ledger.entries import read_audit
 from sfumato.agents.ledger.heads import HeadStore
@@ -158,7 +159,7 @@ def test_partitions_of_others_are_left_to_them(handing):
     assert handing.sealer.taken == 0
 
 
-def test_a_log_that_is_published_and_has_no_head_is_a_refusal(handing):
+def test_a_log_that_is_published_and_has_no_head_is_a_refusal(handing, monkeypatch):
     """Its head and its cover are lost: the topic of heads was made anew, say."""
     place, other = seal.Place(handing.tp.topic, 0), make_book(handing.settings, handing.keys, handing.policies)
     other.open(place, [], [])
@@ -171,9 +172,17 @@ def test_a_log_that_is_published_and_has_no_head_is_a_refusal(handing):
         handing.sealer.revoke()
         await handing.hand(0)
 
+    def leave(why: str, status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(seal, "TICK", 0.0)
+    monkeypatch.setattr(exits, "leave", leave)
     assert handing.producer._producer.flush(10) == 0
     with pytest.raises(HeadError, match="log north: 1 leaves of it are sealed, and its head is gone"):
         asyncio.run(scenario())
+    with pytest.raises(SystemExit) as left:  # nobody hands over anything
+        asyncio.run(handing.sealer._tick(handing.app))
+    assert left.value.code == exits.EXIT_CONFIGURATION
 
 
 def test_a_partition_that_is_shorter_than_it_was_stops_its_logs(handing):

@@ -293,6 +293,9 @@ class Book:
         checkpoint = Checkpoint(f"{self._signer.name}/{found.name}", segment.size, found.tree.root(), (line,))
         found.note = self._signer.sign(checkpoint.text())
         metrics.count_segment(segment)
+        if segment.duplicates:
+            told = "log %s, leaves %d to %d: %d events of what has a leaf already, %d of them say another outcome"
+            log.warning(told, found.name, segment.first, segment.size - 1, segment.duplicates, segment.conflicting)
         self._sealed.append(Sealed(self._head(found), found.note))
 
     def _head(self, found: Log) -> Head:
