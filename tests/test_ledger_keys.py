@@ -189,7 +189,7 @@ def test_a_cover_counts_that_the_ledger_has_signed_for_its_partition(own):
     assert store.covers() == [farther]
 
 
-def test_no_signature_of_a_checkpoint_is_one_of_a_head_nor_the_other_way_round(own):
+def test_a_signature_is_of_one_key_and_never_of_a_checkpoint(own):
     """Also where somebody could choose what the other one says."""
     signer = keys.load(own).signer
     note = signer.sign("text\n")
@@ -200,6 +200,9 @@ def test_no_signature_of_a_checkpoint_is_one_of_a_head_nor_the_other_way_round(o
             unstamp(b"", line + b"\n" + value, [signer.verifier])
     message = stamp(Message(b"north", b"{}", []), signer)
     assert unstamp(b"north", message.value, [signer.verifier]) == b"{}"
+    for key in (b"south", b"", None):
+        with pytest.raises(NoteError, match="not signed"):
+            unstamp(key, message.value, [signer.verifier])
     with pytest.raises(NoteError):
         check_text((DOMAIN + b"north{}\n").decode())
 
