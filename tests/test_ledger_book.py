@@ -157,7 +157,7 @@ def test_two_ledgers_at_once_do_not_fork(seed, turns):
 
 
 @given(st.integers(0, 10**6), st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_older_heads_and_covers_written_over_newer_ones_fork_nothing(seed, turns):
     """Whoever may write the topic, without the key, can only do that. A ledger comes to the same leaves again, or,
     where their events are deleted, does not go on."""

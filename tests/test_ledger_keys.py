@@ -25,7 +25,7 @@ from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.schemas.frame import Message
 from sfumato.schemas.head import Cover, Head, HeadError, KnownEpoch
-from sfumato.schemas.topics import LEDGER, LEDGER_HEADS
+from sfumato.schemas.topics import LEDGER, LEDGER_HEADS, Topic
 from tests.ledgering import NOW, event
 
 
@@ -220,47 +220,44 @@ def test_a_head_that_an_old_key_has_signed_is_believed_while_its_key_is_there(ow
 
 
 @pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-def test_a_log_without_a_head_that_can_be_believed_is_a_refusal(topics, tmp_path):
-    stranger = topics.model_copy(update={"state_dir": tmp_path / "stranger"})
-    producer = Producer(topics, client_id="test")
-    for message in (written(topics, sealed_head(topics, 2)), Message(b"north", b"{}", [])):
-        producer.send(LEDGER_HEADS, message, lambda error: None)
-    assert producer.close(10) == 0
-    store = HeadStore(topics, keys.load(topics))
-    store.start()
-    store.close()
+def test_what_the_topics_tell_of_logs_and_when_that_is_a_refusal(topics, tmp_path):
+    """Of what is published, the farthest checkpoint counts, whatever stands behind it."""
+    stranger, other = (
+        topics.model_copy(update=changed)
+        for changed in ({"state_dir": tmp_path / "stranger"}, {"ledger_origin": "elsewhere.example"})
+    )
+    longest = sealed_head(topics, 9).note
+    forged = keys.load(stranger).signer.sign(longest[: longest.rindex("\n\n") + 1])
+    notes = [sealed_head(topics, 5).note, sealed_head(topics, 3).note, forged, f"{topics.ledger_origin}/north\n99\n"]
+    sent = [(LEDGER, Message(b"north", note.encode(), [])) for note in [*notes, sealed_head(other, 8).note]]
+    garbage = Message(b"north", b"{}", [])
+    send(topics, *sent, (LEDGER_HEADS, written(topics, sealed_head(topics, 2))), (LEDGER_HEADS, garbage))
+    store = started(topics, keys.load(topics))
     assert [head.size for head in store.newest()] == [2]
-    refusing = HeadStore(topics, keys.load(stranger))
-    with pytest.raises(HeadError, match="log north: "):
-        refusing.start()
-    refusing.close()
-
-
-@pytest.mark.parametrize("broker", ["embedded"], indirect=True)
-def test_what_is_published_tells_of_logs_whose_heads_are_gone(topics, tmp_path):
-    """The farthest checkpoint of each log, whatever stands behind it on the topic."""
-    stranger = keys.load(topics.model_copy(update={"state_dir": tmp_path / "stranger"})).signer
-    head, older = sealed_head(topics, 5), sealed_head(topics, 3)
-    longest = sealed_head(topics, 9)
-    text = longest.note[: longest.note.rindex("\n\n") + 1]
-    other = topics.model_copy(update={"ledger_origin": "elsewhere.example"})
-    notes = [
-        head.note,
-        older.note,
-        stranger.sign(text),
-        f"{topics.ledger_origin}/north\n99\n",
-        sealed_head(other, 8).note,
-    ]
-    producer = Producer(topics, client_id="test")
-    for note in notes:
-        producer.send(LEDGER, Message(b"north", note.encode(), []), lambda error: None)
-    assert producer.close(10) == 0
-    store = HeadStore(topics, keys.load(topics))
-    store.start()
-    store.close()
-    (segment,) = store.segments()
-    assert (segment.log, segment.size) == ("north", 5)
+    assert [(segment.log, segment.size) for segment in store.segments()] == [("north", 5)]
     assert newest_segments(topics, keys.load(topics), most=2) == []
+    with pytest.raises(HeadError, match="log north: "):
+        started(topics, keys.load(stranger))
+    send(topics, (LEDGER_HEADS, garbage._replace(key=b"@audit/0")))
+    with pytest.raises(HeadError, match="log @audit/0: "):
+        started(topics, keys.load(topics))
+
+
+def send(settings: Settings, *messages: tuple[Topic, Message]) -> None:
+    producer = Producer(settings, client_id="test")
+    for topic, message in messages:
+        producer.send(topic, message, lambda error: None)
+    assert producer.close(10) == 0
+
+
+def started(settings: Settings, trusted: keys.Keys) -> HeadStore:
+    """What it says when it has started; closed."""
+    store = HeadStore(settings, trusted)
+    try:
+        store.start()
+    finally:
+        store.close()
+    return store
 
 
 def test_the_end_of_an_epoch_waits_as_long_as_raw_frames_are_kept(own):
