@@ -77,7 +77,9 @@ ROLES: Mapping[str, Role] = {
     "anonymize": Role((FRAMES_RAW, POLICIES, SUSPENSIONS), (FRAMES_ANONYMIZED, AUDIT), group=""),
     "inspect": Role((FRAMES_ANONYMIZED, POLICIES, SUSPENSIONS, FINDS), (FINDS, SUSPENSIONS), group="-inspect"),
     "archive": Role((JOBS,), (JOBS, JOB_EVENTS), group="-archive"),
-    "ledger": Role((AUDIT, EPOCHS, POLICIES, DISCLOSURES, LEDGER_HEADS), (LEDGER, LEDGER_HEADS), group="-ledger"),
+    "ledger": Role(
+        (AUDIT, EPOCHS, POLICIES, DISCLOSURES, LEDGER, LEDGER_HEADS), (LEDGER, LEDGER_HEADS), group="-ledger"
+    ),
     "bridge": Role(
         (FRAMES_ANONYMIZED, AUDIT, CALLS, POLICIES, SUSPENSIONS),
         (POLICIES, SUSPENSIONS, CALLS, JOBS, JOB_EVENTS, DISCLOSURES),

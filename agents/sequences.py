@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 
 class Sequences:
@@ -59,15 +59,19 @@ class Sequences:
         """The largest, -1 for an empty set."""
         return self._runs[-1][1] if self._runs else -1
 
+    def touching(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The runs that have something of ``first`` to ``last``."""
+        begin = bisect_left(self._runs, first, key=lambda run: run[1])
+        end = bisect_right(self._runs, last, key=lambda run: run[0])
+        return [(first, last) for first, last in self._runs[begin:end]]
+
     def gaps(self, last: int, first: int = 0) -> list[tuple[int, int]]:
         """The runs of what is not in the set from ``first`` to ``last``; only the runs there are looked at."""
         found, begin = [], first
-        place = max(0, bisect_right(self._runs, first, key=lambda run: run[0]) - 1)
-        while place < len(self._runs) and self._runs[place][0] <= last:
-            known, end = self._runs[place]
+        for known, end in self.touching(first, last):
             if begin < known:
                 found.append((begin, known - 1))
-            begin, place = max(begin, end + 1), place + 1
+            begin = end + 1
         return [*found, (begin, last)] if begin <= last else found
 
     def missing(self, last: int) -> int:
@@ -76,12 +80,35 @@ class Sequences:
 
     def add_run(self, first: int, last: int) -> None:
         """Add all from ``first`` to ``last``."""
-        apart = [run for run in self._runs if run[1] < first - 1 or run[0] > last + 1]
-        joined = [run for run in self._runs if not (run[1] < first - 1 or run[0] > last + 1)]
-        ends = [first, last, *(end for run in joined for end in run)]
-        self._runs = sorted([*apart, [min(ends), max(ends)]])
+        begin = bisect_left(self._runs, first - 1, key=lambda run: run[1])
+        end = bisect_right(self._runs, last + 1, key=lambda run: run[0])
+        if begin < end:  # those that it touches become one with it
+            first, last = min(first, self._runs[begin][0]), max(last, self._runs[end - 1][1])
+        self._runs[begin:end] = [[first, last]]
 
-    def fill_lowest_gap(self) -> None:
-        """Add what is missing between the two lowest runs; ValueError where there are no two."""
-        (first, _), (_, last) = self._runs[:2]
+    def remove(self, other: Sequences) -> None:
+        """Take out what is in the other set."""
+        self._runs = [[first, last] for first, last in subtract(self.runs, other.runs)]
+
+    def fill_lowest_gap(self) -> tuple[int, int]:
+        """Add what is missing between the two lowest runs, and give it; ValueError where there are no two."""
+        (first, gap), (end, last) = self._runs[:2]
         self._runs[:2] = [[first, last]]
+        return gap + 1, end - 1
+
+
+def subtract(runs: Iterable[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of ``runs`` is not in ``taken``; both ascending, the runs of each apart. Linear in both."""
+    found, place = [], 0
+    for first, last in runs:
+        while place < len(taken) and taken[place][0] <= last:
+            begin, end = taken[place]
+            if first < begin:
+                found.append((first, begin - 1))
+            first = max(first, end + 1)
+            if end > last:
+                break
+            place += 1
+        if first <= last:
+            found.append((first, last))
+    return found

@@ -93,7 +93,7 @@ def message(number: int, epoch: int = 1) -> Message:
 
 def pure(count: int) -> float:
     signer = Signer("bench.example", Ed25519PrivateKey.generate())
-    book, place = Book(signer, Rules(1500, 60.0, 60.0), lambda name, version: None, {}), Place("audit", 0)
+    book, place = Book(signer, Rules(1500, 60.0, 60.0, 600.0), lambda name, version: None, {}), Place("audit", 0)
     book.open(place, [], [])
     messages = [message(number) for number in range(count)]
     started = time.perf_counter()

@@ -24,6 +24,7 @@ from sfumato.agents.evidence import inventory
 from sfumato.agents.evidence.proof import Proof
 from sfumato.agents.footage.sealing import Sealer
 from sfumato.agents.ledger.note import Checkpoint, Signer
+from sfumato.agents.ledger.stamp import stamp
 from sfumato.agents.web import formats, paging
 from sfumato.agents.web.paging import After
 from sfumato.models import images
@@ -367,6 +368,10 @@ def heads() -> list[bytes]:
     head = Head(log="north", at=AT, note=notes()[0].decode(), next_offset=3, **shared)
     cover = Cover(offset=3, sizes={"north": 2}, **shared)
     return [record.to_message().value for record in (head, cover)]
+
+
+def stamps() -> list[bytes]:
+    return [stamp(Message(b"north", value, []), signer()).value for value in heads()]
 
 
 def signing_keys() -> list[bytes]:

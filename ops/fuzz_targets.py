@@ -34,7 +34,7 @@ from sfumato.agents.files.sealing import SealError
 from sfumato.agents.footage import key_files
 from sfumato.agents.footage.sealing import Opener
 from sfumato.agents.footage.stores import KeyStoreError, UnopenedError
-from sfumato.agents.ledger import keys, note
+from sfumato.agents.ledger import keys, note, stamp
 from sfumato.agents.ledger.entries import read_audit
 from sfumato.agents.ledger.keys import KeyFileError
 from sfumato.agents.ledger.note import Checkpoint, NoteError, VerifierKey
@@ -350,6 +350,10 @@ def export_line(data: bytes) -> object:
     return found
 
 
+def stamped(data: bytes) -> object:
+    return stamp.unstamp(b"north", data, [seeds.signer().verifier])
+
+
 def head(data: bytes) -> object:
     try:
         return Head.from_message(data).to_message()
@@ -418,6 +422,7 @@ TARGETS = {
     "manifest": Target(manifest, (ExportError,), seeds.manifests),
     "export_line": Target(export_line, (EnvelopeError,), seeds.export_lines),
     "ledger_head": Target(head, (EnvelopeError,), seeds.heads),
+    "ledger_stamp": Target(stamped, (NoteError,), seeds.stamps),
     "signing_key": Target(lambda data: keys._read(written("ledger.key", data)), (KeyFileError,), seeds.signing_keys),
     "vendors_toml": Target(lambda data: shares.read_file(written("v.toml", data)), (ShareError,), seeds.vendor_files),
     "controller": Target(lambda data: read_controller(written("c.toml", data)), (ControllerError,), seeds.controllers),

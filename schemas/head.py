@@ -1,6 +1,7 @@
 """How far a log is sealed, and what has to be remembered of it: the state from which a ledger goes on.
 
 Written before the checkpoint itself is published, so that a ledger that was killed in between finds and publishes it.
+On the topic a signature lies before the JSON (:mod:`sfumato.agents.ledger.stamp`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfumato.schemas.audit import Sha256, summary
 from sfumato.schemas.cloudevent import EnvelopeError
+from sfumato.schemas.fault import Fault
 from sfumato.schemas.frame import Message
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.segment import LOG_NAME, Conflict, Run
 
 Count = Annotated[int, Field(ge=0)]
 Pair = tuple[Count, Count]
+
+
+class HeadError(Fault, ValueError):
+    """A log's head cannot be believed, or is gone; the text names the log, says why and where it says what to do."""
+
+    def __init__(self, log: str, why: str) -> None:
+        super().__init__(f"ledger.heads: log {log}: {why}; docs/ledger.md says what to do")
 
 
 class _Record(BaseModel):
@@ -78,12 +87,12 @@ class Head(_Record):
     pending: Pending = Pending()
 
     def to_message(self) -> Message:
-        value = self.model_dump_json(exclude_defaults=True).encode()
-        return Message(self.log.encode(), value, [("content-type", b"application/json")])
+        """Not signed yet."""
+        return Message(self.log.encode(), self.model_dump_json(exclude_defaults=True).encode(), [])
 
     @classmethod
     def from_message(cls, value: bytes | None) -> Head:
-        """Read a message of ``ledger.heads``; :class:`EnvelopeError` where it breaks the contract."""
+        """Read the JSON of a message of ``ledger.heads``; :class:`EnvelopeError` where it breaks the contract."""
         try:
             return cls.model_validate_json(value or b"")
         except ValidationError as error:
@@ -107,12 +116,13 @@ class Cover(_Record):
         return f"@{self.topic}/{self.partition}".encode()
 
     def to_message(self) -> Message:
-        return Message(self.key, self.model_dump_json().encode(), [("content-type", b"application/json")])
+        """Not signed yet."""
+        return Message(self.key, self.model_dump_json().encode(), [])
 
     @classmethod
     def from_message(cls, value: bytes | None) -> Cover:
-        """Read a message of ``ledger.heads`` whose key begins with @; :class:`EnvelopeError` where it breaks the
-        contract."""
+        """Read the JSON of a message of ``ledger.heads`` whose key begins with @; :class:`EnvelopeError` where it
+        breaks the contract."""
         try:
             return cls.model_validate_json(value or b"")
         except ValidationError as error:

@@ -67,7 +67,7 @@ JOBS = Topic("jobs", "job", "JSON", None, DAY, "producer", 1024 * 1024)
 JOB_EVENTS = Topic("job.events", "job", "JSON", 1, 90 * DAY, "producer", 1024 * 1024)
 DISCLOSURES = Topic("disclosures", "request", "JSON", 1, 400 * DAY, "producer", 1024 * 1024)
 LEDGER = Topic("ledger", "log", "signed checkpoint", 1, 400 * DAY, "producer", 1024 * 1024)
-LEDGER_HEADS = Topic("ledger.heads", "log", "JSON", 1, None, "producer", 1024 * 1024, roll_ms=10 * MINUTE)
+LEDGER_HEADS = Topic("ledger.heads", "log", "signed JSON", 1, None, "producer", 1024 * 1024, roll_ms=10 * MINUTE)
 
 TOPICS = (
     FRAMES_RAW,

@@ -124,6 +124,7 @@ def assert_consistent(found: list[Published], values: list[bytes]) -> None:
 SIGNER = Signer("city.example", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 PLACE = Place("t.audit", 0)
 GRACE = 60.0
+RAW = 600.0
 
 
 def entry(*arguments, **changes) -> Entry:
@@ -132,4 +133,4 @@ def entry(*arguments, **changes) -> Entry:
 
 
 def make_book(events: int = 5, seconds: float = 10.0) -> Book:
-    return Book(SIGNER, Rules(events, seconds, GRACE), lambda name, version: None, {PLACE.topic: "audit"})
+    return Book(SIGNER, Rules(events, seconds, GRACE, RAW), lambda name, version: None, {PLACE.topic: "audit"})

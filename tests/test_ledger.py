@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from pydantic_core import from_json
 
 from sfumato.agents.ledger import account
-from sfumato.agents.ledger.account import RAW_SECONDS, Log
+from sfumato.agents.ledger.account import Log
 from sfumato.agents.ledger.entries import read_audit, read_disclosure
 from sfumato.agents.ledger.gauges import balance
 from sfumato.agents.ledger.seal import known_policies
 from sfumato.agents.policies import Register
-from sfumato.agents.sequences import Sequences
+from sfumato.agents.sequences import Sequences, subtract
 from sfumato.schemas.floor import Floor
 from sfumato.schemas.head import Head, Report
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.policy import digest
 from sfumato.schemas.segment import Conflict, Run, Segment
-from tests.ledgering import GRACE, NOW, PLACE, entry, event
+from tests.ledgering import GRACE, NOW, PLACE, RAW, entry, event
 from tests.test_policy import named
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "segment.schema.json"
@@ -160,6 +160,21 @@ def test_runs_of_sequences_are_sets(added):
     assert [n for first, last in sequences.gaps(70) for n in range(first, last + 1)] == sorted({*range(71)} - plain)
 
 
+@given(*[st.sets(st.integers(0, 60))] * 2)
+@settings(deadline=None)
+def test_runs_are_taken_from_runs(numbers, taken):
+    runs, other = Sequences(), Sequences()
+    for sequences, members in ((runs, numbers), (other, taken)):
+        for number in members:
+            sequences.add(number)
+    assert [n for first, last in subtract(runs.runs, other.runs) for n in range(first, last + 1)] == sorted(
+        numbers - taken
+    )
+    runs.remove(other)
+    assert Sequences(runs.runs).runs == runs.runs
+    assert len(runs) == len(numbers - taken)
+
+
 @pytest.mark.parametrize("runs", [[(3, 2)], [(0, 1), (2, 3)], [(-1, 1)], [(5, 6), (0, 1)]])
 def test_runs_that_are_none(runs):
     with pytest.raises(ValueError, match="ascending and apart"):
@@ -194,30 +209,30 @@ def test_the_first_event_counts_and_one_that_contradicts_it_is_told():
 
 def test_frames_out_of_order_are_told_and_not_missing():
     log = filled(0, 2, 1, 3)
-    assert log.notice(10**6, GRACE) == 0
+    assert log.notice(10**6, GRACE, RAW) == 0
     segment = seal(log)
     assert (segment.reordered, segment.missing, segment.runs) == (1, (), (Run(epoch=1, first=0, last=3),))
 
 
 def test_a_gap_is_missing_once_it_is_old_and_once_only():
     log = filled(0, 1, 5, 6)
-    assert log.notice(100.0, GRACE) == log.notice(100.0 + GRACE - 1, GRACE) == 0
-    assert log.notice(100.0 + GRACE, GRACE) == 3
-    assert log.notice(10**6, GRACE) == 0
+    assert log.notice(100.0, GRACE, RAW) == log.notice(100.0 + GRACE - 1, GRACE, RAW) == 0
+    assert log.notice(100.0 + GRACE, GRACE, RAW) == 3
+    assert log.notice(10**6, GRACE, RAW) == 0
     assert seal(log).missing == (Run(epoch=1, first=2, last=4),)
     assert log.take(entry(3), 9, 0.0)
     segment = seal(log)
     assert (segment.found_late, segment.missing, segment.reordered) == (1, (), 1)
-    assert log.notice(10**6, GRACE) == 0
+    assert log.notice(10**6, GRACE, RAW) == 0
 
 
 def test_the_end_of_an_epoch_is_missing_once_raw_frames_are_gone():
     log = filled(0, 1)
     log.take_report(Report(epoch=1, last_sent=4), 0.0)
-    assert log.notice(0.0, GRACE) == log.notice(10**6, GRACE) == 0  # still on their way, for all that is known
+    assert log.notice(0.0, GRACE, RAW) == log.notice(10**6, GRACE, RAW) == 0  # on their way, for all that is known
     log.take_report(Report(epoch=1, last_sent=4, ended=True), 0.0)
-    assert log.notice(0.0, GRACE) == log.notice(GRACE, GRACE) == 0
-    assert log.notice(GRACE + RAW_SECONDS, GRACE) == 3
+    assert log.notice(0.0, GRACE, RAW) == log.notice(GRACE, GRACE, RAW) == 0
+    assert log.notice(GRACE + RAW, GRACE, RAW) == 3
     assert log.tally.missing == [Run(epoch=1, first=2, last=4)]
 
 
@@ -274,3 +289,62 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     for number in range(30):
         unreadable.take(read_audit(None, b"%d" % number, 0), number, 0.0)
     assert len(unreadable.head("x", NOW).ids) == 20
+
+
+def missing(*segments: Segment) -> list[int]:
+    """All sequences that these call missing, each as often as it is."""
+    return sorted(n for segment in segments for run in segment.missing for n in range(run.first, run.last + 1))
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_epoch_that_is_full_of_holes_keeps_little_and_hides_none(late, monkeypatch):
+    """Every second frame is missing: each is told, and once, whether its grace passes before it is too much or not."""
+    monkeypatch.setattr(account, "MOST_RUNS", 10)
+    log, segments, counted = Log("north", PLACE), [], 0
+    for number in range(300):
+        log.take(entry(2 * number), number, 0.0)
+        if late and number % 7 == 0:
+            log.notice(number, 0.0, RAW)
+            counted += log.notice(number + 1.0, 0.0, RAW)
+        assert log.epochs[1].audited.pieces <= 10
+        assert log.epochs[1].missing.pieces <= 10
+        if number % 50 == 49:
+            segments.append(seal(log))
+            log = Log.from_head(Head.from_message(log.head("x", NOW).to_message().value))
+    counted += log.notice(10**6, 0.0, RAW) + log.notice(10**7, 0.0, RAW)
+    log.take(entry(599), 300, 0.0)
+    segments.append(seal(log))
+    assert missing(*segments) == list(range(1, 598, 2))
+    assert counted > 0
+
+
+def test_what_was_missing_and_came_after_all_is_not_kept():
+    log = filled(*range(0, 100, 2))
+    log.notice(0.0, GRACE, RAW)
+    assert log.notice(GRACE, GRACE, RAW) == 49
+    for offset, sequence in enumerate(range(1, 99, 2), 50):
+        log.take(entry(sequence), offset, GRACE)
+    assert log.notice(GRACE, GRACE, RAW) == 0
+    assert log.epochs[1].missing.pieces == 0
+    assert seal(log).found_late == 49
+
+
+def test_an_epoch_that_is_forgotten_has_its_holes_told(monkeypatch):
+    monkeypatch.setattr(account, "MOST_EPOCHS", 1)
+    log = filled(0, 1, 5)
+    log.take_report(Report(epoch=1, last_sent=7, ended=True), 0.0)
+    log.take(entry(0, epoch=2), 6, 0.0)
+    assert log.notice(0.0, GRACE, RAW) == 5
+    assert missing(seal(log)) == [2, 3, 4, 6, 7]
+
+
+def test_what_a_segment_has_no_room_for_is_told_by_the_next(monkeypatch):
+    monkeypatch.setattr(account, "MOST_MISSING", 20)
+    log, segments = filled(*range(0, 100, 2)), []
+    for number in range(3):
+        log.notice(0.0, GRACE, RAW)
+        log.notice(GRACE, GRACE, RAW)
+        log.take(entry(99 + number), 100 + number, 0.0)
+        segments.append(seal(log))
+    assert [len(segment.missing) for segment in segments] == [20, 20, 9]
+    assert missing(*segments) == list(range(1, 98, 2))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.agents import metrics
-from sfumato.agents.ledger.book import Book, Sealed
+from sfumato.agents.ledger.book import EVERYTHING, Book, Sealed
 from sfumato.agents.ledger.entries import Entry, Place, read_audit
 from sfumato.agents.ledger.gauges import Gauges, Unread
 from sfumato.agents.ledger.note import Checkpoint, open_note
 from sfumato.agents.ledger.tree import Range, leaf_hash
-from sfumato.schemas.head import Cover, Head, Report
+from sfumato.schemas.head import Cover, Head, HeadError, Report
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.segment import Segment
 from tests.ledgering import NOW, PLACE, SIGNER, entry, make_book
@@ -50,6 +51,10 @@ def roots(entries: list[Entry]) -> dict[str, dict[int, str]]:
     return found
 
 
+def segment(note: str) -> Segment:
+    return Segment.parse(Checkpoint.parse(open_note(note, SIGNER.verifier)).extensions[0])
+
+
 class Newest:
     """The compacted topic of heads, as two ledgers write and read it."""
 
@@ -57,6 +62,8 @@ class Newest:
         self.heads: dict[str, Head] = {}
         self.covers: list[Cover] = []
         self.notes: list[str] = []
+        self.older: list[Head | Cover] = []
+        """All that was ever written: signed, so it can be written again."""
 
     def write(self, book: Book, other: Book | None = None, most: int = 10**6) -> None:
         """Of what the book has sealed, ``most`` messages reach the topics before it is killed."""
@@ -70,15 +77,25 @@ class Newest:
                 self.notes.append(message)
             elif isinstance(message, Cover):
                 self.covers = [message]
+                self.older.append(message)
             else:
+                self.older.append(message)
                 head = Head.from_message(message.to_message().value)
                 self.heads[head.log] = head  # also an older one over a newer one
                 if other is not None:
                     other.claim(head)
 
-    def open(self, book: Book) -> int:
-        self.notes += book.open(PLACE, self.heads.values(), self.covers)
+    def open(self, book: Book, kept: range = EVERYTHING) -> int:
+        self.notes += book.open(PLACE, self.heads.values(), self.covers, map(segment, self.notes), kept)
         return book.next(PLACE)
+
+    def replay(self, chance: random.Random) -> None:
+        """Somebody without the key writes older heads and covers over the newest, and the topic is compacted."""
+        for record in chance.sample(self.older, len(self.older)):
+            if isinstance(record, Cover):
+                self.covers = [record]
+            else:
+                self.heads[record.log] = record
 
     def assert_no_fork(self, entries: list[Entry], everything: bool = True) -> None:
         right = roots(entries)
@@ -86,11 +103,11 @@ class Newest:
         firsts: dict[str, set[int]] = {}
         for note in self.notes:
             checkpoint = Checkpoint.parse(open_note(note, SIGNER.verifier))
-            segment = Segment.parse(checkpoint.extensions[0])
-            assert right[segment.log][segment.size] == segment.root == checkpoint.root.hex()
-            assert segment.first == 0 or right[segment.log][segment.first] == segment.previous_root
-            sizes.setdefault(segment.log, {0}).add(segment.size)
-            firsts.setdefault(segment.log, set()).add(segment.first)
+            sealed = segment(note)
+            assert right[sealed.log][sealed.size] == sealed.root == checkpoint.root.hex()
+            assert sealed.first == 0 or right[sealed.log][sealed.first] == sealed.previous_root
+            sizes.setdefault(sealed.log, {0}).add(sealed.size)
+            firsts.setdefault(sealed.log, set()).add(sealed.first)
         assert all(found <= sizes[log] for log, found in firsts.items())  # each goes on from another
         if everything:
             assert {log: max(found) for log, found in sizes.items()} == {
@@ -137,6 +154,109 @@ def test_two_ledgers_at_once_do_not_fork(seed, turns):
         newest.write(book, other)
     newest.assert_no_fork(entries)
     assert not any(log.stopped for book in books for log in book.logs.values())
+
+
+@given(st.integers(0, 10**6), st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_older_heads_and_covers_written_over_newer_ones_fork_nothing(seed, turns):
+    """Whoever may write the topic, without the key, can only do that. A ledger comes to the same leaves again, or,
+    where their events are deleted, does not go on."""
+    chance, entries, newest = random.Random(seed), topic(seed), Newest()
+    kept = range(len(entries))
+    for count, deletes in [*turns, (10**6, False)]:
+        book = make_book(events=chance.choice([3, 5]))
+        try:
+            begin = max(newest.open(book, kept), kept.start)
+        except HeadError:
+            assert kept.start
+            break
+        for offset, each in enumerate(entries[begin : begin + count], begin):
+            book.take(PLACE, offset, each, 0.0)
+        book.due(0.0, everything=True)
+        newest.write(book)
+        assert not any(log.stopped for log in book.logs.values())
+        if deletes:
+            kept = range(book.low_water(PLACE), len(entries))  # what is sealed is old enough
+        newest.replay(chance)
+    newest.assert_no_fork(entries, everything=not kept.start)
+
+
+def test_a_log_that_was_sealed_and_has_no_head_does_not_begin_anew():
+    book, newest = make_book(), Newest()
+    newest.open(book)
+    for offset in range(10):
+        book.take(PLACE, offset, entry(offset), 0.0)
+        book.take(PLACE, offset, entry(offset, camera="south"), 0.0)
+    newest.write(book)
+    del newest.heads["north"]
+    sealed = list(map(segment, newest.notes))
+    lost = "ledger.heads: log north: 10 leaves of it are sealed, and its head is gone; docs/ledger.md says what to do"
+    for covers, segments in ((newest.covers, []), ([], sealed)):
+        with pytest.raises(HeadError) as refused:
+            make_book().open(PLACE, newest.heads.values(), covers, segments)
+        assert str(refused.value) == lost
+    elsewhere = Place(PLACE.topic, 1)  # whose logs have all their heads
+    make_book().open(elsewhere, newest.heads.values(), newest.covers, sealed)
+    make_book().open(PLACE, newest.heads.values(), [], [each for each in sealed if each.log == "south"])
+
+
+def test_an_old_head_is_refused_whose_events_are_deleted():
+    book, newest = make_book(), Newest()
+    newest.open(book)
+    for offset in range(5):
+        book.take(PLACE, offset, entry(offset), 0.0)
+    newest.write(book)
+    old_head, old_covers = newest.heads["north"], newest.covers
+    for offset in range(5, 15):
+        book.take(PLACE, offset, entry(offset), 0.0)
+    newest.write(book)
+    newest.open(make_book(), range(20, 30))  # nothing of what is sealed has to be read again
+    newest.heads["north"] = old_head
+    for covers in (newest.covers, old_covers):  # the one says so, or what is published
+        newest.covers = covers
+        assert newest.open(make_book(), range(5, 30)) == 5
+        with pytest.raises(
+            HeadError, match="15 leaves of it are sealed, its head has 5, and events between are deleted"
+        ):
+            newest.open(make_book(), range(6, 30))
+
+
+@pytest.mark.parametrize("witness", ["head", "cover", "checkpoint", "none"])
+def test_a_partition_that_is_shorter_than_it_was_stops_its_logs(witness):
+    """Cut, or made anew: other events have the offsets that were read. Whatever is left says how far that was."""
+    book, newest = make_book(), Newest()
+    newest.open(book)
+    book.take(PLACE, 0, entry(0), 0.0)
+    book.due(0.0, everything=True)
+    newest.write(book)
+    old = newest.heads, newest.covers
+    if witness != "none":
+        newest.heads, newest.covers = dict(old[0]), list(old[1])
+        for offset in range(1, 10):
+            book.take(PLACE, offset, entry(offset), 0.0)
+        book.due(0.0, everything=True)
+        newest.write(book)
+        heads = newest.heads if witness == "head" else old[0]
+        covers = newest.covers if witness == "cover" else old[1]
+        segments = [segment(note) for note in newest.notes] if witness == "checkpoint" else []
+        again = make_book()
+        again.open(PLACE, heads.values(), covers, segments, range(10))
+        assert not again.logs["north"].stopped
+        again = make_book()
+        again.open(PLACE, heads.values(), covers, segments, range(9))
+        reached = 10
+    else:  # it was longer when the ledger opened it
+        again, reached = book, 1
+        again.end_at(PLACE, 1)
+        assert not again.logs["north"].stopped
+        again.end_at(PLACE, 0)
+    assert f"and was read up to {reached}: was it made anew?" in again.logs["north"].stopped
+    assert metrics.LEDGER_STOPPED.labels("north")._value.get() == 1
+    for offset in range(reached, 30):
+        again.take(PLACE, offset, entry(offset), 0.0)
+        again.take(PLACE, offset, entry(offset, camera="south"), 0.0)
+    again.due(0.0, everything=True)
+    assert [(each.note, bool(each.head.stopped)) for each in flat(again)] == [("", True)] * 2
 
 
 def test_a_report_from_before_the_log_was_opened_does_not_make_its_segment_old():
@@ -207,7 +327,7 @@ def test_a_camera_that_comes_from_another_partition_is_stopped():
         assert (stopped.head.size, stopped.head.partition) == (1, 0)
 
 
-def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it():
+def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it(caplog):
     book = make_book()
     book.open(PLACE, [], [])
     book.take(PLACE, 0, entry(0), 0.0)
@@ -228,8 +348,9 @@ def test_what_is_no_leaf_is_remembered_and_nothing_is_sealed_for_it():
     again.take(PLACE, 2, entry(1), 0.0)
     again.due(0.0, everything=True)
     (third,) = flat(again)
-    segment = Segment.parse(Checkpoint.parse(open_note(third.note, SIGNER.verifier)).extensions[0])
-    assert (segment.first, segment.size, segment.duplicates, segment.conflicting) == (1, 2, 1, 1)
+    found = segment(third.note)
+    assert (found.first, found.size, found.duplicates, found.conflicting) == (1, 2, 1, 1)
+    assert "log north, leaves 1 to 1: 1 events of what has a leaf already, 1 of them say another" in caplog.text
 
 
 def test_how_far_a_log_is_behind_counts_what_is_not_sealed_and_what_is_not_read():

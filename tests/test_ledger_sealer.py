@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 from faust.types import TP
 
+from sfumato.agents import exits
 from sfumato.agents.ledger import keys, seal
+from sfumato.agents.ledger.entries import read_audit
 from sfumato.agents.ledger.heads import HeadStore
 from sfumato.agents.ledger.seal import Revoked, Sealer, make_book
 from sfumato.agents.policies import PolicyStore
@@ -18,7 +20,8 @@ from sfumato.agents.produce import Producer
 from sfumato.agents.settings import Settings
 from sfumato.agents.transport import UNREADABLE
 from sfumato.schemas.frame import Message
-from sfumato.schemas.topics import AUDIT
+from sfumato.schemas.head import HeadError
+from sfumato.schemas.topics import AUDIT, LEDGER
 from tests.ledgering import Published, assert_sealed_as_read, audit, published
 
 COUNT = 60
@@ -46,7 +49,8 @@ class Handing:
         assert producer.close(10) == 0
         heads = HeadStore(self.settings, self.keys)
         heads.start()
-        book = make_book(self.settings, self.keys, PolicyStore(self.settings))
+        self.policies = PolicyStore(self.settings)
+        book = make_book(self.settings, self.keys, self.policies)
         self.producer = Producer(self.settings, client_id="test")
         self.sealer = Sealer(self.settings, self.keys, book, self.producer, heads)
 
@@ -153,3 +157,55 @@ def test_partitions_of_others_are_left_to_them(handing):
 
     asyncio.run(scenario())
     assert handing.sealer.taken == 0
+
+
+def test_a_log_that_is_published_and_has_no_head_is_a_refusal(handing, monkeypatch):
+    """Its head and its cover are lost: the topic of heads was made anew, say."""
+    place, other = seal.Place(handing.tp.topic, 0), make_book(handing.settings, handing.keys, handing.policies)
+    other.open(place, [], [])
+    other.take(place, 0, read_audit(*handing.messages[0][:2], 0), 0.0)
+    other.due(0.0, everything=True)
+    ((sealed,),) = other.sealed()
+    handing.producer.send(LEDGER, Message(b"north", sealed.note.encode(), []), lambda error: None)
+
+    async def scenario() -> None:
+        handing.sealer.revoke()
+        await handing.hand(0)
+
+    def leave(why: str, status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(seal, "TICK", 0.0)
+    monkeypatch.setattr(exits, "leave", leave)
+    assert handing.producer._producer.flush(10) == 0
+    with pytest.raises(HeadError, match="log north: 1 leaves of it are sealed, and its head is gone"):
+        asyncio.run(scenario())
+    with pytest.raises(SystemExit) as left:  # nobody hands over anything
+        asyncio.run(handing.sealer._tick(handing.app))
+    assert left.value.code == exits.EXIT_CONFIGURATION
+
+
+def test_a_partition_that_is_shorter_than_it_was_stops_its_logs(handing):
+    """The broker is asked: what Faust heard of the end last may be older than what was read since."""
+    place = seal.Place(handing.tp.topic, 0)
+
+    def stopped() -> dict[str, bool]:
+        return {log.name: bool(log.stopped) for log in handing.sealer._book.logs.values()}
+
+    async def scenario() -> None:
+        await handing.hand(COUNT - 1)
+        assert handing.end < handing.sealer._expected(place) == COUNT
+        await handing.sealer._look(handing.app)
+        assert stopped() == {"north": False}
+        handing.sealer._put(place, COUNT, read_audit(*audit(COUNT)[:2], 0), 0.0)  # the broker has no such offset
+        handing.end = COUNT + 1
+        await handing.sealer._look(handing.app)
+        assert stopped() == {"north": False}  # Faust says that it has
+        handing.end = COUNT
+        await handing.sealer._look(handing.app)
+        assert stopped() == {"north": True}
+        handing.sealer.revoke()
+        await handing.sealer._open(place)
+        assert stopped() == {"north": True}
+
+    asyncio.run(scenario())

@@ -13,16 +13,17 @@ from datetime import datetime
 
 from sfumato.agents.ledger.entries import Entry, Place
 from sfumato.agents.ledger.tree import Range, leaf_hash
-from sfumato.agents.sequences import Sequences
+from sfumato.agents.sequences import Sequences, subtract
 from sfumato.schemas.head import Head, KnownEpoch, Pending, Report
 from sfumato.schemas.outcome import Outcome, Reason
 from sfumato.schemas.segment import MOST_CONFLICTS, Conflict, Run, Segment, Source
-from sfumato.schemas.topics import FRAMES_RAW
 
 MOST_EPOCHS = 256
 """Epochs of a camera that are remembered; the one not heard of for longest is forgotten first."""
 MOST_RUNS = 5_000
 """Runs of sequences of a camera that are remembered: what an epoch with holes costs."""
+MOST_MISSING = 2_000
+"""Runs of missing sequences that a segment names; what more there is, the next one does."""
 REMEMBERED = 1_000
 """Newest leaves whose outcome, or id, is remembered."""
 _LETTERS: dict[Outcome | None, str] = {Outcome.MASKED: "m", Outcome.FULLY_MASKED: "f", Outcome.DROPPED: "d", None: "?"}
@@ -31,8 +32,9 @@ _OUTCOMES = {letter: outcome for outcome, letter in _LETTERS.items()}
 
 @dataclass(slots=True)
 class Epoch:
-    """What is known of a camera's epoch. ``noticed``: since when (monotonic, seconds) a gap is seen, by its first
-    sequence."""
+    """What is known of a camera's epoch. ``missing``: what was called so and has not come; so it lies in the gaps of
+    ``audited``, and has no more runs than these. ``noticed``: since when (monotonic, seconds) a gap is seen, by its
+    first sequence."""
 
     audited: Sequences = field(default_factory=Sequences)
     missing: Sequences = field(default_factory=Sequences)
@@ -107,6 +109,8 @@ class Log:
         self._newest = -1
         """The epoch heard of last."""
         self._runs = 0
+        self._overdue = 0
+        """Frames that were called missing since :meth:`notice` said how many."""
         self._recent: OrderedDict[tuple[int, int], Outcome | None] = OrderedDict()
         self._ids = Ids()
         self._before: tuple[Range, list[bytes]] = (Range(), [])
@@ -168,26 +172,26 @@ class Log:
         if len(self.reports) > MOST_EPOCHS:
             del self.reports[min(self.reports)]
 
-    def notice(self, now: float, grace: float) -> int:
+    def notice(self, now: float, grace: float, raw: float) -> int:
         """Look for frames that are overdue; how many were called missing. A gap before later frames counts once it is
-        as old as ``grace``, in seconds; the end of an epoch that has ended only once raw frames are deleted, since an
-        anonymizer may be late."""
-        found = 0
+        as old as ``grace``, in seconds; the end of an epoch that has ended only once raw frames are deleted too, after
+        ``raw`` seconds, since an anonymizer may be late."""
         for number, epoch in self.epochs.items():
-            report = self.reports.get(number)
-            last = epoch.audited.last
-            end = report.last_sent if report is not None and report.ended else -1
+            if epoch.missing.pieces:
+                epoch.missing.remove(epoch.audited)
+            last, end = epoch.audited.last, self._end(number)
             if epoch.audited.pieces == 1 and epoch.audited.runs[0][0] == 0 and end <= last:
                 continue  # nothing is missing, as nearly always
             noticed = {}
-            for first, until in _without(epoch.audited.gaps(max(last, end)), epoch.missing):
+            for first, until in subtract(epoch.audited.gaps(max(last, end)), epoch.missing.runs):
                 noticed[first] = since = epoch.noticed.get(first, now)
-                if now - since >= grace + (RAW_SECONDS if first > last else 0.0):
+                overdue = now - since >= grace + (raw if first > last else 0.0)
+                if overdue and len(self.tally.missing) < MOST_MISSING:
                     epoch.missing.add_run(first, until)
-                    self.tally.missing.append(Run(epoch=number, first=first, last=until))
+                    self._miss(number, [(first, until)])
                     self.tally.open(now)
-                    found += until - first + 1
             epoch.noticed = noticed
+        found, self._overdue = self._overdue, 0
         return found
 
     def seal(self, topic: str, at: datetime, policy_sha256: Callable[[str, int], str | None]) -> Segment:
@@ -347,12 +351,29 @@ class Log:
             self.tally.conflicts.append(conflict)
 
     def _shrink(self) -> None:
+        """Forget what is too much. A gap that nothing will be known of any more is called missing before: what comes
+        of it later is told to be missing all the same, never the other way round."""
         while len(self.epochs) > MOST_EPOCHS or (self._runs > MOST_RUNS and len(self.epochs) > 1):
-            _, forgotten = self.epochs.popitem(last=False)
+            number, forgotten = self.epochs.popitem(last=False)
             self._runs -= forgotten.audited.pieces
+            gaps = forgotten.audited.gaps(max(forgotten.audited.last, self._end(number)))
+            self._miss(number, subtract(gaps, forgotten.missing.runs))
         if self._runs > MOST_RUNS:
-            next(iter(self.epochs.values())).audited.fill_lowest_gap()
+            number, epoch = next(iter(self.epochs.items()))
+            gap = epoch.audited.fill_lowest_gap()
+            self._miss(number, subtract([gap], epoch.missing.touching(*gap)))
             self._runs -= 1
+
+    def _end(self, number: int) -> int:
+        """The last sequence of an epoch that the ingestor has ended, else -1."""
+        report = self.reports.get(number)
+        return report.last_sent if report is not None and report.ended else -1
+
+    def _miss(self, number: int, runs: Iterable[tuple[int, int]]) -> None:
+        """Call sequences of an epoch missing."""
+        for first, last in runs:
+            self.tally.missing.append(Run(epoch=number, first=first, last=last))
+            self._overdue += last - first + 1
 
     def _encoded(self) -> Iterator[tuple[int, int, str]]:
         """The remembered outcomes, oldest first, those of sequences that follow each other as one text."""
@@ -366,17 +387,3 @@ class Log:
             epoch, first, letters = number, sequence, _LETTERS[outcome]
         if letters:
             yield epoch, first, letters
-
-
-RAW_SECONDS = (FRAMES_RAW.retention_ms or 0) / 1000
-"""After so long a raw frame that nobody anonymized is gone."""
-
-
-def _without(gaps: list[tuple[int, int]], known: Sequences) -> Iterator[tuple[int, int]]:
-    """The gaps without what is known to be missing at their beginning."""
-    for first, last in gaps:
-        for begin, end in known.runs:
-            if begin <= first <= end:
-                first = end + 1
-        if first <= last:
-            yield first, last

@@ -8,7 +8,7 @@ one ahead, when it comes to the same root there. One that comes to another root 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,8 @@ from sfumato.agents import metrics
 from sfumato.agents.ledger.account import Log
 from sfumato.agents.ledger.entries import Entry, Place
 from sfumato.agents.ledger.note import Checkpoint, Signer
-from sfumato.schemas.head import Cover, Head, Report
+from sfumato.schemas.head import Cover, Head, HeadError, Report
+from sfumato.schemas.segment import Segment
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +29,19 @@ MOST_CLAIMS = 16
 """Heads of one log that somebody wrote who is ahead of this process."""
 OWN_HEADS = 10_000
 """Heads that this process wrote and knows again."""
+EVERYTHING = range(2**63 - 1)
+"""The offsets of a partition of which nothing is deleted, and whose end is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a segment is sealed: after so many leaves, or seconds after its first event; and ``grace``, in seconds
-    (:meth:`~sfumato.agents.ledger.account.Log.notice`)."""
+    """When a segment is sealed: after so many leaves, or seconds after its first event; and ``grace`` and ``raw``, in
+    seconds (:meth:`~sfumato.agents.ledger.account.Log.notice`)."""
 
     events: int
     seconds: float
     grace: float
+    raw: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,12 @@ class Book:
     ) -> None:
         self.logs: dict[str, Log] = {}
         self._signer = signer
-        self._rules = rules
+        self.rules = rules
         self._policy_sha256 = policy_sha256
         self._topics = topics
         self._next: dict[Place, int] = {}
+        self._cut: dict[Place, str] = {}
+        """Partitions that are shorter than they were, and what is to be said of them."""
         self._homes: dict[str, Head] = {}
         self._claims: dict[str, dict[int, Head]] = {}
         self._reports: dict[str, dict[int, Report]] = {}
@@ -73,27 +79,68 @@ class Book:
         """The newest moment that the book was told: monotonic, in seconds."""
         self._own: OrderedDict[tuple[str, datetime], None] = OrderedDict()
 
-    def open(self, place: Place, heads: Iterable[Head], covers: Iterable[Cover]) -> list[str]:
+    def open(
+        self,
+        place: Place,
+        heads: Iterable[Head],
+        covers: Iterable[Cover],
+        segments: Iterable[Segment] = (),
+        kept: range = EVERYTHING,
+    ) -> list[str]:
         """Go on with a partition where the newest heads and covers, of all partitions, say. The notes of its logs: each
-        may not have been published when its ledger was killed. Raises ValueError where a head contradicts itself."""
+        may not have been published when its ledger was killed.
+
+        ``segments``: what is known to be published, of all partitions; ``kept``: the offsets that the broker has of
+        this one. Raises :class:`HeadError` where a log that was sealed has no head, or one from which it cannot come
+        to what was sealed: it would begin anew, and fork. ValueError where a head contradicts itself."""
         for head in heads:
             self._homes[head.log] = head
             if (head.topic, head.partition) == (place.topic, place.partition):
                 self._adopt(head)
-        self._next[place] = 0
-        for cover in covers:
-            if (cover.topic, cover.partition) == (place.topic, place.partition):
-                self._next[place] = self._reach(cover)
+        here = [cover for cover in covers if (cover.topic, cover.partition) == (place.topic, place.partition)]
+        cover = here[0] if here else self.cover(place).model_copy(update={"offset": 0, "sizes": {}})
+        source = self._topics.get(place.topic, place.topic), place.partition
+        sealed = [each for each in segments if (each.source.topic, each.source.partition) == source]
+        self._next[place] = self._reach(cover, sealed, kept)
+        reached = {cover.offset, *(found.next_offset for found in self._at(place))}
+        self._end_at(place, kept.stop, max(reached | {each.source.last_offset + 1 for each in sealed}))
         return [found.note for found in self._at(place) if found.note]
 
-    def _reach(self, cover: Cover) -> int:
-        """The first offset that may not be in its log. A log may have an older head than the cover knows of."""
+    def _reach(self, cover: Cover, sealed: Iterable[Segment], kept: range) -> int:
+        """The first offset that may not be in its log. A log may have an older head than the cover knows of, or than
+        is published: from there it comes to the same leaves, where their events are not deleted."""
         reached = cover.offset
-        for name, size in cover.sizes.items():
+        sizes = Counter(cover.sizes)
+        for each in sealed:
+            sizes[each.log] = max(sizes[each.log], each.size)
+        for name, size in sizes.items():
             found = self.logs.get(name)
-            if found is None or found.tree.end < size:
-                reached = min(reached, found.next_offset if found else 0)
+            if name not in self._homes:
+                if size:
+                    raise HeadError(name, f"{size} leaves of it are sealed, and its head is gone")
+                reached = 0  # nothing of it was sealed yet
+            if found is None or found.tree.end >= size:
+                continue
+            covered = found.tree.end >= cover.sizes.get(name, 0)
+            begin = max(found.next_offset, cover.offset) if covered else found.next_offset
+            if begin < kept.start and not found.stopped:
+                why = f"{size} leaves of it are sealed, its head has {found.tree.end}, and events between are deleted"
+                raise HeadError(name, why)
+            reached = min(reached, begin)
         return reached
+
+    def end_at(self, place: Place, end: int) -> None:
+        """Tell where an open partition ends, as the broker says. Where more was read of it, it was cut or made anew:
+        other events have the offsets of those that were sealed, so none of its logs goes on."""
+        self._end_at(place, end, self._next[place])
+
+    def _end_at(self, place: Place, end: int, reached: int) -> None:
+        if end >= reached or place in self._cut:
+            return
+        self._cut[place] = f"{place} ends at offset {end}, and was read up to {reached}: was it made anew?"
+        log.critical("%s; docs/ledger.md says what to do", self._cut[place])
+        for found in list(self._at(place)):
+            self._stop(found, self._cut[place])
 
     def next(self, place: Place) -> int | None:
         """The offset from which the partition is to be read on; None: it is not open."""
@@ -101,7 +148,7 @@ class Book:
 
     def close(self) -> None:
         """The partitions were revoked: whoever gets them goes on from the heads."""
-        for found in (self.logs, self._next, self._homes, self._claims, self._sealed):
+        for found in (self.logs, self._next, self._cut, self._homes, self._claims, self._sealed):
             found.clear()
 
     def take(self, place: Place, offset: int, entry: Entry, now: float) -> None:
@@ -121,7 +168,7 @@ class Book:
         claims = self._claims.get(entry.log)
         if claims and found.size in claims:
             self._settle(found, claims.pop(found.size))
-        elif len(found.tally.hashes) >= self._rules.events:
+        elif len(found.tally.hashes) >= self.rules.events:
             self._seal(found)
 
     def take_report(self, camera: str, report: Report, now: float) -> None:
@@ -159,12 +206,12 @@ class Book:
     def due(self, now: float, everything: bool = False) -> None:
         """Look after what no event brings about: frames that are overdue, and segments that are."""
         for found in self.logs.values():
-            missing = 0 if found.stopped else found.notice(now, self._rules.grace)
+            missing = 0 if found.stopped else found.notice(now, self.rules.grace, self.rules.raw)
             if missing:
                 log.error("camera %s: %d frames have no audit event", found.name, missing)
                 metrics.LEDGER_MISSING.labels(found.name).inc(missing)
             opened = found.tally.opened_at
-            if opened is not None and (everything or now - opened >= self._rules.seconds):
+            if opened is not None and (everything or now - opened >= self.rules.seconds):
                 self._seal(found)
 
     def cover(self, place: Place) -> Cover:
@@ -198,6 +245,8 @@ class Book:
             found = self.logs[name] = Log(name, place)
             for report in self._reports.get(name, {}).values():
                 found.take_report(report, self._now)
+            if place in self._cut:
+                self._stop(found, self._cut[place])
             return found
         return self._adopt(home)  # it lies in a partition that is another's, and will be stopped
 
@@ -244,6 +293,9 @@ class Book:
         checkpoint = Checkpoint(f"{self._signer.name}/{found.name}", segment.size, found.tree.root(), (line,))
         found.note = self._signer.sign(checkpoint.text())
         metrics.count_segment(segment)
+        if segment.duplicates:
+            told = "log %s, leaves %d to %d: %d events of what has a leaf already, %d of them say another outcome"
+            log.warning(told, found.name, segment.first, segment.size - 1, segment.duplicates, segment.conflicting)
         self._sealed.append(Sealed(self._head(found), found.note))
 
     def _head(self, found: Log) -> Head:

@@ -14,7 +14,49 @@ from sfumato.agents.ledger.entries import Place
 from sfumato.agents.settings import Settings
 
 TIMEOUT = 10.0
-"""Longest wait for the end of a partition to be seen, in seconds."""
+"""Longest wait for the end of a partition to be seen, or told, in seconds."""
+
+
+class Bounds:
+    """What the broker has of partitions. Not thread-safe; close it."""
+
+    def __init__(self, settings: Settings) -> None:
+        options = {"auto.offset.reset": "error", "fetch.wait.max.ms": 10}
+        self._consumer = Consumer(consumer_config(settings, settings.group_id) | options)
+
+    def kept(self, place: Place) -> range:
+        """The offsets from the first that is not deleted to the partition's end, asked now. KafkaException or
+        TimeoutError where the broker does not answer."""
+        deadline = time.monotonic() + TIMEOUT
+        first, end = self._ask(place, deadline)
+        # The embedded broker says where its last batch begins, not where it ends, so the end is read.
+        self._consumer.assign([TopicPartition(*place, end)])
+        try:
+            while (message := self._consumer.poll(max(0.0, deadline - time.monotonic()))) is not None:
+                error = message.error()
+                if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                    return range(first, message.offset() or 0)
+                if error is not None:
+                    raise KafkaException(error)
+        finally:
+            self._consumer.unassign()
+        raise TimeoutError(f"{place}: its end is not seen")
+
+    def _ask(self, place: Place, deadline: float) -> tuple[int, int]:
+        while True:
+            try:
+                found = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT, cached=False)
+            except KafkaException:  # also while a leader is elected, which the client does not wait for
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+                continue
+            if found is None:
+                raise TimeoutError(f"{place}: the broker does not say what it has of it")
+            return found
+
+    def close(self) -> None:
+        self._consumer.close()
 
 
 class BulkReader:

@@ -16,16 +16,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from confluent_kafka import KafkaException
 from faust.types import TP
 
 from sfumato.agents import exits, messages, metrics
 from sfumato.agents.ledger.book import Book, Rules
-from sfumato.agents.ledger.bulk import BulkReader
+from sfumato.agents.ledger.bulk import Bounds, BulkReader
 from sfumato.agents.ledger.entries import Entry, Place, Version, read_audit, read_disclosure
 from sfumato.agents.ledger.gauges import Gauges, Unread
-from sfumato.agents.ledger.heads import HeadError, HeadStore
+from sfumato.agents.ledger.heads import HeadStore
 from sfumato.agents.ledger.keys import KeyFileError, Keys, load
 from sfumato.agents.ledger.reports import ReportStore
+from sfumato.agents.ledger.stamp import stamp
 from sfumato.agents.policies import PolicyStore
 from sfumato.agents.produce import Producer, deliver
 from sfumato.agents.settings import Settings
@@ -33,6 +35,7 @@ from sfumato.agents.transport import UNREADABLE
 from sfumato.agents.watch import Watchdog
 from sfumato.schemas.cloudevent import EnvelopeError, Headers
 from sfumato.schemas.frame import Message
+from sfumato.schemas.head import Cover, Head, HeadError
 from sfumato.schemas.policy import digest
 from sfumato.schemas.topics import AUDIT, DISCLOSURES, LEDGER, LEDGER_HEADS, Topic
 
@@ -73,6 +76,7 @@ class Sealer:
         self._committed: dict[Place, int] = {}
         self._committed_at = 0.0
         self._readers: dict[Place, BulkReader] = {}
+        self._bounds = Bounds(settings)
         self._written: dict[Place, float] = {}
         self._busy = asyncio.Lock()
         self._revoked = self._renewed = 0
@@ -90,12 +94,16 @@ class Sealer:
         """After partitions were revoked, read the heads anew: others may have written since."""
         while self._renewed != self._revoked:
             self._renewed = self._revoked
-            await asyncio.to_thread(self.close)
+            await asyncio.to_thread(self._close_readers)
             self._heads = HeadStore(self._settings, self._keys)
             await asyncio.to_thread(self._heads.start)
 
     def close(self) -> None:
         """Close what reads from Kafka."""
+        self._close_readers()
+        self._bounds.close()
+
+    def _close_readers(self) -> None:
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
@@ -131,10 +139,13 @@ class Sealer:
                     await self._commit(app)
                 except Revoked:
                     log.info("partitions were revoked")
+                except HeadError as error:
+                    exits.leave(str(error), exits.EXIT_CONFIGURATION)
 
     async def _look(self, app: Any) -> None:
         for place in _assigned(app):
             await self._open(place)
+            await self._look_at_end(app, place)
         now = time.monotonic()
         for head in self._heads.came():
             self._book.claim(head)
@@ -171,9 +182,28 @@ class Sealer:
         if self._book.next(place) is not None:
             return
         await self._renew()
-        notes = self._book.open(place, self._heads.newest(), self._heads.covers())
+        before = self._revoked
+        kept = await asyncio.to_thread(self._bounds.kept, place)
+        if self._revoked != before:
+            raise Revoked
+        covers = self._heads.covers()  # before the heads: each log that a cover names has one by then
+        notes = self._book.open(place, self._heads.newest(), covers, self._heads.segments(), kept)
         log.info("%s: on from offset %d", place, self._book.next(place))
         await self._deliver((LEDGER, _checkpoint(note)) for note in notes)
+
+    async def _look_at_end(self, app: Any, place: Place) -> None:
+        """What Faust knows of a partition's end may be old, so the broker is asked before a log is stopped for it."""
+        end, before = app.consumer.highwater(TP(place.topic, place.partition)), self._revoked
+        if end is not None and end >= self._expected(place):
+            return
+        try:
+            kept = await asyncio.to_thread(self._bounds.kept, place)
+        except (KafkaException, TimeoutError) as error:
+            log.warning("%s: its end is not known: %s", place, error)
+            return
+        if self._revoked != before:
+            raise Revoked
+        self._book.end_at(place, kept.stop)
 
     async def _read_until(self, place: Place, offset: int) -> None:
         """Take everything up to an offset that Faust has handed over, and that exists therefore."""
@@ -243,10 +273,13 @@ class Sealer:
         """Heads first, then checkpoints, each acknowledged by the broker; what they cover at the end."""
         places: set[Place] = set()
         for sealed in self._book.sealed():
-            await self._deliver((LEDGER_HEADS, each.head.to_message()) for each in sealed)
+            await self._deliver(self._state(each.head) for each in sealed)
             await self._deliver((LEDGER, _checkpoint(each.note)) for each in sealed if each.note)
             places.update(Place(each.head.topic, each.head.partition) for each in sealed)
-        await self._deliver((LEDGER_HEADS, self._book.cover(place).to_message()) for place in places)
+        await self._deliver(self._state(self._book.cover(place)) for place in places)
+
+    def _state(self, record: Head | Cover) -> tuple[Topic, Message]:
+        return LEDGER_HEADS, stamp(record.to_message(), self._keys.signer)
 
     async def _deliver(self, messages: Iterable[tuple[Topic, Message]]) -> None:
         given = list(messages)
@@ -306,7 +339,12 @@ def known_policies(store: PolicyStore) -> Any:
 
 
 def make_book(settings: Settings, keys: Keys, policies: PolicyStore) -> Book:
-    rules = Rules(settings.ledger_segment_events, settings.ledger_segment_seconds, settings.ledger_grace)
+    rules = Rules(
+        settings.ledger_segment_events,
+        settings.ledger_segment_seconds,
+        settings.ledger_grace,
+        settings.raw_retention_minutes * 60.0,
+    )
     topics = {settings.topic(topic): topic.name for topic in (AUDIT, DISCLOSURES)}
     return Book(keys.signer, rules, known_policies(policies), topics)
 
