@@ -5,10 +5,10 @@ Its JSON Schema is published as ``docs/audit.schema.json``.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfumato.schemas.cloudevent import CloudEvent, EnvelopeError, FrameId, identity
 from sfumato.schemas.detection import Detections, DetectorName
@@ -25,6 +25,14 @@ MOST_ERRORS = 100
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Field(ge=0)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """A time without a zone is taken for UTC: it can be compared with none."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Instant = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 class _Record(BaseModel):
@@ -73,9 +81,9 @@ class AuditEvent(_Record):
     outcome: Outcome
     reason: Reason | None = None
     detail: str | None = None
-    captured_at: datetime | None = None
+    captured_at: Instant | None = None
     time_source: TimeSource | None = None
-    audited_at: datetime
+    audited_at: Instant
     policy: str | None = None
     policy_version: int | None = None
     policy_sha256: Sha256 | None = None

@@ -43,6 +43,11 @@ def test_round_trip_and_published_schema():
     assert detection.items() >= {"class": "face", "score": 0.5, "box": [0, 0, 9, 9]}.items()
 
 
+def test_a_time_without_a_zone_can_be_compared():
+    at = EVENT["audited_at"]
+    assert AuditEvent(**{**EVENT, "audited_at": at.replace(tzinfo=None), "captured_at": at}).audited_at == at
+
+
 def test_the_published_schema_is_the_one_in_force():
     assert json.loads(SCHEMA.read_text()) == AuditEvent.model_json_schema(by_alias=True, mode="serialization"), (
         "run `make schemas`"
