@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -188,7 +189,9 @@ def test_what_is_no_http_is_told_so_though_more_of_it_comes(app):
         connection.shutdown(socket.SHUT_WR)
         answer = read(connection)
     assert answer.startswith(b"HTTP/1.1 400")
-    assert answer.endswith(b"Invalid HTTP request received.")
+    headers, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in headers
+    assert "no HTTP request" in json.loads(body)["detail"]
 
 
 def test_headers_that_are_too_large_are_refused(app, key):

@@ -264,7 +264,7 @@ def test_whatever_the_ledger_seals_passes(
         if log.take(read_audit(key, value, 0), offset, 0.0):
             leaves.append(event)
         if (offset in cuts or offset == len(frames) - 1) and log.size > log.tree.end:
-            log.notice(1e9, 0.0)
+            log.notice(1e9, 0.0, 0.0)
             segment = log.seal("audit", exporting.BEGAN, lambda name, version: policy)
             root = bytes.fromhex(segment.root)
             checkpoint = Checkpoint("sfumato.example/north", segment.size, root, (segment.model_dump_json(),))

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sfumato.agents.live import Live
 from sfumato.agents.settings import Settings
+from sfumato.agents.web import problems
 from sfumato.agents.web.tls import Certificate
 
 log = logging.getLogger(__name__)
@@ -62,16 +63,6 @@ def config(app: Any, settings: Settings, certificate: Certificate | None) -> uvi
     )
 
 
-class _Unclosed:
-    """A transport, to be closed by somebody else."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.write = transport.write
-
-    def close(self) -> None:
-        pass
-
-
 def _patient_for(seconds: float) -> type[H11Protocol]:
     class Protocol(H11Protocol):
         """Closes a connection on which no whole header of a request came within so many seconds; uvicorn itself
@@ -99,15 +90,17 @@ def _patient_for(seconds: float) -> type[H11Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             """Closed with bytes unread, the connection would be reset, and the answer might go with it."""
-            transport = self.transport
-            self.transport = _Unclosed(transport)  # type: ignore[assignment]
-            super().send_400_response(msg)
-            self.transport, self._refused = transport, True
-            if transport.can_write_eof():
-                transport.write_eof()
-                self.loop.call_later(LINGER, transport.close)
+            answer = problems.response(400, "this is no HTTP request; mind your URL and your headers")
+            headers = [*answer.raw_headers, (b"connection", b"close")]
+            begin = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (begin, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            self._refused = True
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+                self.loop.call_later(LINGER, self.transport.close)
             else:  # TLS
-                transport.close()
+                self.transport.close()
 
         def _wait(self) -> None:
             self._waiting = self.loop.call_later(seconds, self.transport.close)
