@@ -15,6 +15,7 @@ import av
 import pytest
 from clips import clip
 from confluent_kafka.admin import AdminClient
+from postgresql import PostgreSQL, postgresql
 from stack import Stack
 
 from sfumato.agents import exits, provision
@@ -66,6 +67,19 @@ def topics(settings: Settings) -> Settings:
     """Settings whose topics exist."""
     provision.create(settings)
     return settings
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """One server for the whole session; who stops it takes one of their own."""
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of an empty database, of both kinds; empty: SQLite in the state folder."""
+    return request.getfixturevalue("postgres").database() if request.param == "postgresql" else ""
 
 
 @pytest.fixture(scope="module")

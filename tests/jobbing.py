@@ -19,11 +19,15 @@ from sfumato.agents.jobs.housekeeping import Housekeeping
 from sfumato.agents.jobs.records import Jobs
 from sfumato.agents.jobs.sweep import Sweeper
 from sfumato.agents.settings import Settings
+from sfumato.models import images
 from sfumato.models.ensemble import Ensemble
 from sfumato.schemas.job import Job, JobRequest
 from tests import films
+from tests.films import scene, write
 
 OWNER = "key:test"
+FRAMES = 100
+"""Of a film: two parts."""
 
 
 class Unheard:
@@ -105,3 +109,11 @@ def workshop(folder: Path, **changes: Any) -> Iterator[Workshop]:
     blobs, keys = Blobs(settings), MasterKeys(settings)
     yield Workshop(settings, database, blobs, Uploads(settings, database, blobs, keys), keys)
     database.close()
+
+
+def film(folder: Path, name: str = "a.mp4", count: int = FRAMES, **keys: object) -> Path:
+    return write(folder / name, [scene(n) for n in range(count)], options={"g": "20"}, **keys)
+
+
+def picture(number: int = 0) -> bytes:
+    return images.encode(scene(number), 95)

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgresql import PostgreSQL, postgresql
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -63,12 +62,6 @@ def test_a_key_opens_until_it_ends_and_only_its_hash_is_kept(database, tmp_path)
 def test_other_databases_are_refused_with_the_remedy(url, tmp_path):
     with pytest.raises(DatabaseError, match="SFUMATO_DATABASE_URL"):
         Database(Settings(state_dir=tmp_path, database_url=url))
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgreSQL]:
-    with postgresql() as made:
-        yield made
 
 
 def test_a_server_that_stands_still_is_given_up_and_asked_again(tmp_path, monkeypatch, postgres):

@@ -6,7 +6,7 @@ import base64
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from postgresql import PostgreSQL, postgresql
 
 from sfumato.agents.cli import main
 from sfumato.agents.footage import key_files, sealing, stores
@@ -40,17 +39,11 @@ UNIT = RawUnit(9000, Fraction(1, 90_000), keyframe=False, dts=6000, discard=True
 FRAME = RawFrame(FrameId("north", 1, 7), AT, TimeSource.CAMERA, 64, 48, H264, b"raw pixels", UNIT)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQL]:
-    with postgresql() as server:
-        yield server
-
-
 @pytest.fixture(params=[*stores.STORES, "postgresql"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """``database``: on SQLite; ``postgresql``: the same store on PostgreSQL."""
     if request.param == "postgresql":
-        url = request.getfixturevalue("server").database()
+        url = request.getfixturevalue("postgres").database()
         return Settings(state_dir=tmp_path, keys_store="database", database_url=url)
     return Settings(state_dir=tmp_path, keys_store=request.param, keys_secret=SECRET)
 

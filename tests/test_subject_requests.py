@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from postgresql import PostgreSQL, postgresql
 from pydantic import ValidationError
 
 from sfumato.agents.files.uploads import NoUploadError
@@ -32,16 +31,9 @@ from tests.requesting import ASKS, FIRST, SECOND, THIRD, Office, clip, draft, of
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQL]:
-    with postgresql() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def desk(request, tmp_path, server) -> Iterator[Office]:
-    url = server.database() if request.param == "postgresql" else ""
-    with office(tmp_path, database_url=url) as made:
+@pytest.fixture
+def desk(tmp_path, database_url) -> Iterator[Office]:
+    with office(tmp_path, database_url=database_url) as made:
         yield made
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import av
 import pytest
-from postgresql import PostgreSQL, postgresql
 from sqlalchemy import delete, select, update
 
 from sfumato.agents.database import Database
@@ -27,16 +25,9 @@ from tests.uploading import box, film, make_uploads
 OWNER = "key:1"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQL]:
-    with postgresql() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    url = request.getfixturevalue("server").database() if request.param == "postgresql" else ""
-    return Settings(state_dir=tmp_path / "state", database_url=url)
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state", database_url=database_url)
 
 
 @pytest.fixture
