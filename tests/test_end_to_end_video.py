@@ -249,9 +249,10 @@ def test_a_cameras_stream_from_rtsp_to_the_audit(stack):
         assert stack.stop("ingest") == 0
         settle(stack, reader)
         report = reader.account.report()
-    assert report["unaccounted"] == report["unpublished"] == report["fully_masked"] == 0
+    assert report["unaccounted"] == report["unpublished"] == 0
     assert set(report["dropped"]) <= {Reason.NO_KEYFRAME, Reason.UNDECODABLE}
-    assert report["dropped"].get(Reason.UNDECODABLE, 0) <= 4  # half sent by a killed server
+    half_sent = report["fully_masked"] + report["dropped"].get(Reason.UNDECODABLE, 0)
+    assert half_sent <= 4  # by a server that was killed: one of each camera, each time
     kinds = {dict(message.headers())["content-type"] for message in read_topic(stack.settings, FRAMES_RAW)}
     assert kinds == {H264.encode(), b"image/jpeg"}
 
