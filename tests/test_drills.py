@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from drills import __main__ as drills
-from drills import load, marker, planting, report
+from drills import brokers, load, marker, planting, report
 from drills.copies import Copies
 from drills.counting import Tally
 from drills.detector import FAULTS, WEDGE
@@ -299,11 +300,20 @@ def test_a_drill(rows, name):
     assert row.recovery_s is not None
 
 
-def test_a_drill_that_cannot_be_run_to_its_end_fails(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"), [(DrillError("no worker started"), "no worker started"), (TypeError("odd"), "TypeError('odd')")]
+)
+def test_a_drill_that_cannot_be_run_to_its_end_fails(monkeypatch, error, told):
     def broken(plan: Plan) -> Row:
-        raise DrillError("no worker started")
+        raise error
 
     monkeypatch.setitem(DRILLS, "broken", broken)
     row = drills.run("broken", Plan("embedded", 1))
     assert not row.passed
-    assert row.json()["failed"] == "no worker started"
+    assert row.json()["failed"] == told
+
+
+@pytest.mark.parametrize("kind", [brokers.Cluster, brokers.Networked, brokers.Cramped])
+def test_every_broker_can_be_made(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert kind().bootstrap_servers

@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ def run(name: str, plan: Plan) -> Row:
         row = DRILLS[name](plan)
     except (DrillError, StackError, Fault, OSError) as error:
         row = Row(failed=str(error))
+    except Exception as error:  # noqa: BLE001 - of one drill; the others are run all the same
+        traceback.print_exception(error)
+        row = Row(failed=repr(error))
     finally:
         signal.alarm(0)
     row.name, row.broker, row.seconds = name, plan.kind, round(time.monotonic() - began, 1)

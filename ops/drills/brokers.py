@@ -82,6 +82,9 @@ class Cluster(BrokerProcess):
             node.kill()
             node.stop()
 
+    def _command(self) -> tuple[list[str], dict[str, str]]:
+        raise NotImplementedError("each node has its own")
+
 
 class Networked(ApacheKafka):
     """Apache Kafka behind a network that can be cut."""
