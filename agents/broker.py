@@ -34,16 +34,46 @@ class BrokerError(Fault, RuntimeError):
     """A broker cannot be started or has died; the text says why and what to do."""
 
 
-class BrokerProcess(ABC):
-    """A broker as a child process on loopback: a context manager that starts and stops it.
+class Broker(ABC):
+    """One or several processes that answer as a broker: a context manager that starts and stops them."""
+
+    name = "broker"
+    credentials: Mapping[str, Any] = {}
+    """What a client needs besides the address to be answered, by librdkafka's names."""
+
+    @property
+    @abstractmethod
+    def bootstrap_servers(self) -> str:
+        """Where it answers, as Kafka's setting of that name has it."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether it may answer still."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start and return once a metadata request is answered; :class:`BrokerError` where that fails."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End in good order. Idempotent."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+
+class BrokerProcess(Broker):
+    """A broker as a child process on loopback.
 
     The broker has its own session, so that Ctrl-C reaches this process alone and the broker outlives its
     clients; it is killed when this process dies, however that happens.
     """
 
-    name = "broker"
-    credentials: Mapping[str, Any] = {}
-    """What a client needs besides the address to be answered, by librdkafka's names."""
     start_timeout = 60.0
     stop_timeout = 15.0
 
@@ -120,13 +150,6 @@ class BrokerProcess(ABC):
             return int(output.stdout) * 1024
         except (OSError, IndexError, ValueError, subprocess.CalledProcessError):
             raise BrokerError(f"{self.name}: no longer runs") from None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
 
     @abstractmethod
     def _command(self) -> tuple[list[str], dict[str, str]]:

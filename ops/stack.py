@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from sfumato.agents import policies, provision
 from sfumato.agents.access.keys import Keys
-from sfumato.agents.broker import BrokerProcess, EmbeddedBroker, free_port
+from sfumato.agents.broker import Broker, EmbeddedBroker, free_port
 from sfumato.agents.database import Database
 from sfumato.agents.settings import Settings
 from sfumato.schemas.policy import Policy
@@ -45,7 +45,7 @@ class Stack:
     On a running broker the topics get a prefix of their own and are deleted at the end.
     """
 
-    def __init__(self, broker: str | BrokerProcess, folder: Path, **overrides: Any) -> None:
+    def __init__(self, broker: str | Broker, folder: Path, **overrides: Any) -> None:
         self.broker_name = broker if isinstance(broker, str) else broker.name
         self._given = None if isinstance(broker, str) else broker
         self.folder = folder

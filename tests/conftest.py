@@ -23,6 +23,7 @@ from sfumato.agents.broker import BrokerError, EmbeddedBroker, answers, free_por
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.settings import Settings
 from sfumato.models import images
+from tests.jobbing import Workshop, workshop
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def postgres() -> Iterator[PostgreSQL]:
 def database_url(request: pytest.FixtureRequest) -> str:
     """Of an empty database, of both kinds; empty: SQLite in the state folder."""
     return request.getfixturevalue("postgres").database() if request.param == "postgresql" else ""
+
+
+@pytest.fixture
+def shop(database_url: str, tmp_path: Path) -> Iterator[Workshop]:
+    with workshop(tmp_path, database_url=database_url) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,11 @@ class Workshop:
     def fetch(self, job: Job, number: int = 0) -> bytes:
         return self.blobs.get(self.jobs.result(job.id, number)[1])
 
+    def keep(self, job: Job, number: int, path: Path) -> Path:
+        """The result as a file."""
+        path.write_bytes(self.fetch(job, number))
+        return path
+
     def names(self, prefix: str = "jobs") -> Sequence[str]:
         return sorted(blob.name for blob in self.blobs.list(prefix))
 

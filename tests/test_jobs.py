@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,18 +26,7 @@ from sfumato.schemas.job import JobEnded, JobReport, JobRequest, JobState, Progr
 from sfumato.schemas.topics import JOB_EVENTS
 from tests import films
 from tests.films import red
-from tests.jobbing import FRAMES, OWNER, Workshop, film, picture, workshop
-
-
-@pytest.fixture
-def shop(database_url: str, tmp_path: Path) -> Iterator[Workshop]:
-    with workshop(tmp_path, database_url=database_url) as made:
-        yield made
-
-
-def kept(shop: Workshop, job: object, number: int, path: Path) -> Path:
-    path.write_bytes(shop.fetch(job, number))
-    return path
+from tests.jobbing import FRAMES, OWNER, Workshop, film, picture
 
 
 def test_a_batch_is_masked_and_each_file_accounted_for(shop: Workshop, tmp_path: Path) -> None:
@@ -60,7 +48,7 @@ def test_a_batch_is_masked_and_each_file_accounted_for(shop: Workshop, tmp_path:
         account = file.result.account
         assert (file.frames_done, file.frames_total, account.frames, account.masked) == (FRAMES,) * 4
         assert file.bytes_before == source.stat().st_size
-        target = kept(shop, job, file.number, tmp_path / f"masked{source.suffix}")
+        target = shop.keep(job, file.number, tmp_path / f"masked{source.suffix}")
         assert file.result.bytes == target.stat().st_size
         assert films.times(target) == films.times(source)
         assert not any(red(image).any() for image in films.read(target))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,17 +18,6 @@ from sfumato.agents.jobs.rows import JobRow, PartRow
 from sfumato.schemas.job import JobState
 from tests import films
 from tests.jobbing import FRAMES, Workshop, film, picture, workshop
-
-
-@pytest.fixture
-def shop(database_url: str, tmp_path: Path) -> Iterator[Workshop]:
-    with workshop(tmp_path, database_url=database_url) as made:
-        yield made
-
-
-def kept(shop: Workshop, job: object, number: int, path: Path) -> Path:
-    path.write_bytes(shop.fetch(job, number))
-    return path
 
 
 def test_a_job_that_takes_too_long_fails_and_its_uploads_go(shop: Workshop) -> None:
@@ -153,7 +141,7 @@ def test_a_store_that_fails_after_a_film_is_published_takes_nothing_back(shop: W
     shop.work()
     assert refused
     assert shop.jobs.get(job.id).state is JobState.SUCCEEDED
-    assert kept(shop, job, 0, tmp_path / "masked.mp4").stat().st_size
+    assert shop.keep(job, 0, tmp_path / "masked.mp4").stat().st_size
     shop.sweeper.sweep()
     assert len(shop.names()) == 1
 

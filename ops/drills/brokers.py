@@ -15,7 +15,7 @@ from typing import Self
 from apache_kafka import ApacheKafka, cluster_id
 
 from drills.proxy import Network, Proxy
-from sfumato.agents.broker import HOST, BrokerError, BrokerProcess, free_port
+from sfumato.agents.broker import HOST, Broker, BrokerError, BrokerProcess, free_port
 
 SESSION = {"broker.session.timeout.ms": 4000, "broker.heartbeat.interval.ms": 1000}
 """How soon the controller notices that a broker is gone; Kafka's default is 9 s."""
@@ -40,13 +40,12 @@ def go_on(broker: BrokerProcess) -> None:
     os.kill(broker.pid, signal.SIGCONT)
 
 
-class Cluster(BrokerProcess):
+class Cluster(Broker):
     """Three nodes, each broker and controller; every topic on all three, two of which must have a message."""
 
     name = f"{ApacheKafka.name}, three nodes"
 
     def __init__(self) -> None:
-        super().__init__()
         ports, controllers = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
         voters = ",".join(f"{number}@{HOST}:{port}" for number, port in enumerate(controllers, 1))
         shared = cluster_id()
@@ -81,9 +80,6 @@ class Cluster(BrokerProcess):
         for node in self.nodes:  # data are not needed any more
             node.kill()
             node.stop()
-
-    def _command(self) -> tuple[list[str], dict[str, str]]:
-        raise NotImplementedError("each node has its own")
 
 
 class Networked(ApacheKafka):

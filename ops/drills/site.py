@@ -23,7 +23,7 @@ from drills import load, marker
 from drills.counting import TOPICS, Arrival, Tally
 from drills.report import Row
 from drills.witness import Witness
-from sfumato.agents.broker import BrokerProcess, EmbeddedBroker
+from sfumato.agents.broker import Broker, EmbeddedBroker
 from sfumato.agents.fetch import fetch_weights
 from sfumato.agents.supervise import STEADY
 from sfumato.schemas.outcome import Reason
@@ -53,7 +53,7 @@ class Site:
 
     def __init__(
         self,
-        broker: str | BrokerProcess,
+        broker: str | Broker,
         *,
         cameras: Sequence[str] = load.CAMERAS,
         fps: float = load.FPS,
